@@ -1,0 +1,185 @@
+"""From world points to pixels and back: the one place where poses and intrinsics are applied.
+
+All of it is float64 up to uv. Each function takes any leading batch dimensions and NumPy arrays or torch tensors;
+what goes in decides what comes out, and on which device.
+
+Source of the formulas: the pinhole model, Hartley and Zisserman, Multiple View Geometry (2004), chapter 6.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from clipfeat.types import PointStatus, Projection
+
+_EDGE = 1e-6
+"""Pixels. The outermost pixels' own points come back to u = -1e-13 now and then; that is rounding, not out of view."""
+
+
+def world_to_cam(cam_to_world: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The full inverse of (..., 4, 4) poses.
+
+    The transposed rotation is not enough: the rotations of real recordings are orthonormal to 1e-3 only, which is
+    several pixels.
+
+    Raises:
+        ValueError: If a pose is not (4, 4) or not finite.
+    """
+    poses = np.asarray(cam_to_world, dtype=np.float64)
+    if poses.shape[-2:] != (4, 4):
+        raise ValueError(f"cam_to_world must be (..., 4, 4), got {poses.shape}")
+    if not np.isfinite(poses).all():
+        raise ValueError("cam_to_world holds inf or NaN: a lost track, leave the frame out")
+    inverse: NDArray[np.float64] = np.asarray(np.linalg.inv(poses), dtype=np.float64)
+    return inverse
+
+
+def transform_points(transform: Any, points: Any) -> Any:
+    """Applies (..., 4, 4) rigid transforms to (..., N, 3) points; leading dimensions broadcast."""
+    return points @ transform[..., :3, :3].swapaxes(-1, -2) + transform[..., None, :3, 3]
+
+
+def project_camera_points(points_cam: Any, intrinsics: Any) -> tuple[Any, Any]:
+    """Pinhole projection ``u = fx·x/z + s·y/z + cx``, ``v = fy·y/z + cy``.
+
+    Args:
+        points_cam: (..., N, 3) in camera axes, metres.
+        intrinsics: (..., 3, 3).
+
+    Returns:
+        uv (..., N, 2) pixels, NaN where z <= 0, and z (..., N) metres.
+    """
+    x, y, z = points_cam[..., 0], points_cam[..., 1], points_cam[..., 2]
+    xp: Any = torch if isinstance(points_cam, torch.Tensor) else np
+    in_front = xp.where(z > 0, z, xp.nan)
+    x, y = x / in_front, y / in_front
+    k = intrinsics[..., None, :, :]
+    u = k[..., 0, 0] * x + k[..., 0, 1] * y + k[..., 0, 2]
+    v = k[..., 1, 1] * y + k[..., 1, 2]
+    return xp.stack((u, v), -1), z
+
+
+def frustum_status(uv: Any, z: Any, image_size: tuple[int, int] | None, near: float, far: float) -> Any:
+    """VISIBLE, OUT_OF_VIEW or BEHIND for each point, by position alone; occlusion is ``visibility``'s.
+
+    In view is ``0 <= u <= W-1``, ``0 <= v <= H-1`` and ``near <= z <= far``.
+
+    Returns:
+        (..., N) uint8 of ``PointStatus``.
+    """
+    inside = (z >= near) & (z <= far)
+    if image_size is not None:
+        width, height = image_size
+        u, v = uv[..., 0], uv[..., 1]
+        # NaN compares false, so points behind the camera are never inside.
+        inside = inside & (u >= -_EDGE) & (u <= width - 1 + _EDGE) & (v >= -_EDGE) & (v <= height - 1 + _EDGE)
+    behind = ~(z > 0)  # a NaN depth is no place in front of the camera either
+    status: Any
+    if isinstance(z, torch.Tensor):
+        status = torch.full(z.shape, int(PointStatus.OUT_OF_VIEW), dtype=torch.uint8, device=z.device)
+    else:
+        status = np.full(z.shape, PointStatus.OUT_OF_VIEW, dtype=np.uint8)
+    status[inside] = int(PointStatus.VISIBLE)
+    status[behind] = int(PointStatus.BEHIND)
+    return status
+
+
+def build_uv_index(
+    points: Any,
+    intrins: Any,
+    extrins: Any,
+    image_size: tuple[int, int] | None = None,
+    near: float = 0.0,
+    far: float = float("inf"),
+) -> Projection:
+    """Projects world points into pictures.
+
+    Args:
+        points: (..., N, 3) world points in metres, NumPy or torch.
+        intrins: (..., 3, 3) or (..., 4, 4) camera matrices in pixels of the picture that uv shall be in.
+        extrins: (..., 4, 4) WORLD-TO-CAMERA transforms, the full inverse of ScanNet's poses (``world_to_cam``).
+        image_size: (width, height) of that picture. Without it, points beyond its edges are not told apart.
+        near: nearest z in metres.
+        far: farthest z in metres.
+
+    Leading dimensions broadcast: points (N, 3) with extrins (V, 4, 4) give uv (V, N, 2).
+
+    Returns:
+        uv (..., N, 2) in pixels of that picture, z, status VISIBLE (in view), OUT_OF_VIEW or BEHIND, and conf_2d 1
+        where in view: occlusion needs a depth picture, see ``project_frame``. Torch tensors on the points' device if
+        points are one.
+
+    Raises:
+        ValueError: If a shape does not fit, or a matrix holds inf or NaN.
+    """
+    if isinstance(points, torch.Tensor):
+        points = points.to(torch.float64)
+        intrins = torch.as_tensor(intrins, dtype=torch.float64, device=points.device)
+        extrins = torch.as_tensor(extrins, dtype=torch.float64, device=points.device)
+    else:
+        points, intrins, extrins = (_float64(a) for a in (points, intrins, extrins))
+    if points.shape[-1:] != (3,) or points.ndim < 2:
+        raise ValueError(f"points must be (..., N, 3), got {tuple(points.shape)}")
+    if intrins.shape[-2:] not in ((3, 3), (4, 4)):
+        raise ValueError(f"intrins must be (..., 3, 3) or (..., 4, 4), got {tuple(intrins.shape)}")
+    if extrins.shape[-2:] != (4, 4):
+        raise ValueError(f"extrins must be (..., 4, 4) world-to-camera, got {tuple(extrins.shape)}")
+    xp: Any = torch if isinstance(points, torch.Tensor) else np
+    if not (xp.isfinite(intrins).all() and xp.isfinite(extrins).all()):
+        raise ValueError("intrins or extrins hold inf or NaN: a lost track, leave the frame out")
+    uv, z = project_camera_points(transform_points(extrins, points), intrins)
+    status = frustum_status(uv, z, image_size, near, far)
+    in_view = status == int(PointStatus.VISIBLE)
+    if isinstance(points, torch.Tensor):
+        return Projection(uv.to(torch.float32), z.to(torch.float32), status, in_view.to(torch.float32))
+    return Projection(uv.astype(np.float32), z.astype(np.float32), status, in_view.astype(np.float32))
+
+
+def unproject_depth(
+    depth_m: NDArray[np.floating],
+    intrinsics: ArrayLike,
+    cam_to_world: ArrayLike,
+    pixels: NDArray[np.integer] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Lifts depth pixels to world points: ``X = cam_to_world · (z·K⁻¹·(u, v, 1))``.
+
+    Args:
+        depth_m: (h, w) z-depth in metres; 0, negative and non-finite pixels are holes.
+        intrinsics: (3, 3) K of the depth picture.
+        cam_to_world: (4, 4).
+        pixels: (M,) flat indices v·w + u to lift; None for all. Holes among them are dropped.
+
+    Returns:
+        (N, 3) float64 world points and (N,) int64 flat indices of the pixels that they come from, in the order of
+        ``pixels``, ascending without.
+
+    Raises:
+        ValueError: If a shape does not fit.
+    """
+    k, pose = _float64(intrinsics), _float64(cam_to_world)
+    if depth_m.ndim != 2 or k.shape != (3, 3) or pose.shape != (4, 4):
+        raise ValueError(f"expected depth (h, w), K (3, 3), pose (4, 4), got {depth_m.shape}, {k.shape}, {pose.shape}")
+    flat = depth_m.reshape(-1)
+    if pixels is None:
+        index = np.flatnonzero(valid_depth(flat))
+    else:
+        index = np.asarray(pixels, dtype=np.int64)
+        index = index[valid_depth(flat[index])]
+    v, u = np.divmod(index, depth_m.shape[1])
+    z = flat[index].astype(np.float64)
+    y = (v - k[1, 2]) / k[1, 1]
+    x = (u - k[0, 2] - k[0, 1] * y) / k[0, 0]
+    return transform_points(pose, np.stack((x * z, y * z, z), -1)), index.astype(np.int64)
+
+
+def valid_depth(depth_m: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Where something was measured: finite and above 0."""
+    return np.isfinite(depth_m) & (depth_m > 0)
+
+
+def _float64(array: Any) -> NDArray[np.float64]:
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu().numpy()
+    return np.asarray(array, dtype=np.float64)

@@ -1,0 +1,154 @@
+"""The commands: compose the configuration, check it, call the work. No work is done here.
+
+Only what composing needs is imported at the top, so that ``--help`` and ``--cfg job`` answer at once.
+"""
+
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from difflib import get_close_matches
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from clipfeat.config import DemoConfig, ExtractConfig, ScanNetConfig, config_dir, register_schemas
+from clipfeat.errors import ClipfeatError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+
+def extract_main() -> None:
+    """Entry point of ``clipfeat-extract``."""
+    _run("extract", _extract)
+
+
+def _extract(cfg: ExtractConfig) -> None:
+    from clipfeat.extract import extract
+
+    extract(cfg)
+
+
+def _run(config_name: str, work: Callable[[ExtractConfig], None]) -> None:
+    """Composes ``config_name`` with the command line, calls ``work`` and turns what goes wrong into an exit code."""
+    register_schemas()
+    # Only our own messages: open_clip and the hub's client log on the root logger what is said here once, in short.
+    logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("clipfeat").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, _terminate)
+    # With this set, Hydra hands every exception over as it is instead of printing it its own way.
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def task(cfg: DictConfig) -> None:
+        plain = cast("ExtractConfig", OmegaConf.to_object(cfg))
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            plain.output_dir = str(Path(plain.output_dir) / sweep_folder(HydraConfig.get().overrides.task))
+        work(plain)
+
+    def report(error: Exception) -> None:
+        if wants_traceback:
+            raise error
+        print(f"clipfeat: {explain(error)}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+
+    def run_task(cfg: DictConfig) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            task(cfg)  # Hydra names the failed job of a sweep
+            return
+        try:
+            task(cfg)
+        except (ClipfeatError, OmegaConfBaseException) as error:
+            report(error)
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run_task)()
+    except KeyboardInterrupt:
+        print("clipfeat: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except (ClipfeatError, HydraException, OmegaConfBaseException) as error:
+        report(error)
+
+
+def _terminate(_signum: int, _frame: "FrameType | None") -> None:
+    """SIGTERM (what SLURM and ``kill`` send) ends a run as cleanly as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def sweep_folder(overrides: list[str]) -> str:
+    """Name of a sweep job's own folder inside ``output_dir``.
+
+    It follows from the job's overrides alone, so jobs of one sweep never collide and a repeated sweep resumes.
+    The readable part may be cut and its odd characters replaced; the hash of the exact overrides keeps it unique.
+    """
+    own = [o for o in overrides if not o.lstrip("+").startswith("output_dir=")]
+    readable = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", ",".join(own)).strip("-.")[:80]
+    digest = sha256("\n".join(overrides).encode()).hexdigest()[:8]
+    return f"{readable or 'default'}-{digest}"
+
+
+def explain(error: Exception) -> str:
+    """One line of what is wrong with the input and what to do; Hydra's and OmegaConf's own messages are rewritten."""
+    if isinstance(error, ClipfeatError):
+        return str(error)
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(cause, OmegaConfBaseException) and cause is not error:
+        lines += [line.strip() for line in str(cause).splitlines() if line.strip()]
+    text = " ".join(lines)
+    if isinstance(cause, MissingMandatoryValue) or "Missing mandatory value" in text:
+        key = getattr(cause, "full_key", None) or "a key"
+        hint = ": give the folder that holds one folder a scene" if key == "data.root" else ""
+        return f"{key} is not set{hint}, as {key}=…"
+    if match := re.search(r"Error parsing override '([^']*)'", text):
+        return f"cannot read the override '{match.group(1)}': expected key=value"
+    if match := re.search(r"Could not override '([^']+)'.*?(?:is not in struct|not in '|not a)", text):
+        return _unknown_key(match.group(1))
+    if match := re.search(
+        r"Could not find '([^']+)/([^'/]+)' Available options in '([^']+)': (.*?)(?: Config search|$)", text
+    ):
+        group, choice, _, options = match.groups()
+        valid = [o for o in options.split() if not o.endswith("_schema")]
+        return f"{group}={choice}: no such choice, expected one of {', '.join(valid)}"
+    if isinstance(cause, OmegaConfBaseException) and getattr(cause, "full_key", None):
+        reason = str(getattr(cause, "msg", None) or cause).splitlines()[0]
+        return f"{cause.full_key}: {reason}"
+    return text
+
+
+def _unknown_key(key: str) -> str:
+    names = _known_keys()
+    if key in names:
+        return f"{key}: not a key of the chosen {key.split('.')[0]}; it belongs to another choice of that group"
+    near = get_close_matches(key, names, n=3, cutoff=0.6) or [n for n in names if n.rsplit(".", 1)[-1] == key]
+    hint = f"; did you mean {' or '.join(near)}?" if near else "; clipfeat-extract --help lists the keys"
+    return f"{key}: no such key{hint}"
+
+
+def _known_keys() -> list[str]:
+    """Dotted names of all keys of all choices."""
+
+    def walk(node: dict[str, Any], prefix: str) -> list[str]:
+        found = []
+        for name, child in node.items():
+            found.append(f"{prefix}{name}")
+            if isinstance(child, dict):
+                found += walk(child, f"{prefix}{name}.")
+        return found
+
+    every = asdict(ExtractConfig()) | {"data": {}}
+    return walk(every, "") + [f"data.{f.name}" for layout in (ScanNetConfig, DemoConfig) for f in fields(layout)]

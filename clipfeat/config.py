@@ -1,0 +1,344 @@
+"""The schema of the configuration: one dataclass a group, every range checked where it is declared.
+
+The dataclasses hold the defaults and the checks; the YAML files in ``conf/`` name the choices of each group and what
+they set differently. Nothing here knows of Hydra's run time: ``OmegaConf.to_object`` turns a composed configuration
+into these plain dataclasses, and all other code sees only them.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from clipfeat.errors import ConfigError
+
+
+def config_dir() -> Path:
+    """The folder of the YAML files: inside the package when installed from a wheel, beside it in a checkout.
+
+    Raises:
+        ConfigError: If neither exists, so the installation is broken.
+    """
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / "extract.yaml").is_file():
+            return candidate
+    raise ConfigError(f"no conf/ folder in or beside {package}: the installation is incomplete, install clipfeat again")
+
+
+def _one_of(key: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{key}={value}: expected one of {', '.join(choices)}")
+
+
+def _at_least(key: str, value: float | None, lowest: float, *, above: bool = False) -> None:
+    """Accepts None (the key is optional and unset); NaN fails."""
+    if value is None or (value > lowest if above else value >= lowest):
+        return
+    raise ConfigError(f"{key}={value}: expected a number {'above' if above else 'of at least'} {lowest:g}")
+
+
+@dataclass
+class DataConfig:
+    """Where frames come from.
+
+    Attributes:
+        name: layout of the data set.
+        root: folder that holds one folder a scene.
+    """
+
+    name: str = MISSING
+    root: str = MISSING
+
+
+@dataclass
+class ScanNetConfig(DataConfig):
+    """ScanNet as its own tool exports it: ``<root>/<scene>/{color,depth,pose,intrinsic}``.
+
+    Attributes:
+        depth_scale: units of the depth files in a metre (1000: millimetres).
+        color_intrinsics_size: [width, height] that the stored colour K belongs to, where the pictures were resized
+            after the export. Null: K belongs to the pictures as they are stored.
+        depth_intrinsics_size: the same for the depth K.
+    """
+
+    name: str = "scannet"
+    depth_scale: float = 1000.0
+    color_intrinsics_size: list[int] | None = None
+    depth_intrinsics_size: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        _at_least("data.depth_scale", self.depth_scale, 0, above=True)
+        for key in ("color_intrinsics_size", "depth_intrinsics_size"):
+            size = getattr(self, key)
+            if size is not None and (len(size) != 2 or min(size) < 1):
+                raise ConfigError(f"data.{key}={size}: expected [width,height] in pixels, such as [1296,968]")
+
+
+@dataclass
+class DemoConfig(ScanNetConfig):
+    """Rendered rooms in ScanNet's layout, written to ``root`` the first time and read from there afterwards.
+
+    Attributes:
+        num_scenes: rooms to render.
+        num_frames: views a room.
+        depth_noise: standard deviation of the depth noise in metres at 1 m; it grows with the square of the depth.
+        depth_holes: share of the depth pixels that are missing, in blobs, 0 to 0.9.
+        lost_poses: frames a scene whose pose is -inf, as ScanNet writes a lost track.
+        mesh_spacing: distance of the mesh's vertices in metres.
+        color_size: [width, height] of the colour pictures.
+        depth_size: [width, height] of the depth pictures.
+        seed: what the rooms look like.
+    """
+
+    name: str = "demo"
+    num_scenes: int = 2
+    num_frames: int = 5
+    depth_noise: float = 0.0
+    depth_holes: float = 0.0
+    lost_poses: int = 0
+    mesh_spacing: float = 0.04
+    color_size: list[int] = field(default_factory=lambda: [1296, 968])
+    depth_size: list[int] = field(default_factory=lambda: [640, 480])
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("data.num_scenes", self.num_scenes, 1)
+        _at_least("data.num_frames", self.num_frames, 1)
+        _at_least("data.depth_noise", self.depth_noise, 0)
+        _at_least("data.lost_poses", self.lost_poses, 0)
+        _at_least("data.mesh_spacing", self.mesh_spacing, 0.005)
+        _at_least("data.seed", self.seed, 0)
+        if not 0 <= self.depth_holes <= 0.9:
+            raise ConfigError(f"data.depth_holes={self.depth_holes}: expected a share from 0 to 0.9")
+        for key in ("color_size", "depth_size"):
+            size = getattr(self, key)
+            if len(size) != 2 or min(size) < 16:
+                raise ConfigError(f"data.{key}={size}: expected [width,height] of at least 16 pixels each")
+
+
+@dataclass
+class HeadConfig:
+    """What is made of the encoder's tokens.
+
+    Attributes:
+        name: none (768×14×14), pixelshuffle (192×28×28) or proj128 (256×56×56, then 128 a point).
+        weights: safetensors file of a head that has weights; null seeds them from the run's ``seed``.
+    """
+
+    name: str = "pixelshuffle"
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("model.head.name", self.name, HEADS)
+
+
+HEADS = ("none", "pixelshuffle", "proj128")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+RESIZE_MODES = ("squash", "letterbox", "crop")
+
+
+@dataclass
+class ModelConfig:
+    """The frozen CLIP image encoder and its head.
+
+    Attributes:
+        arch: name of an open_clip ViT, such as ViT-B-16.
+        pretrained: tag of open_clip's (laion2b_s34b_b88k), a checkpoint file, or null for seeded random weights.
+        allow_random: go on with random weights, loudly, where the pretrained ones can't be had. For the demo.
+        precision: auto is fp16 on a GPU and fp32 on a CPU.
+        input_size: side of the network's square input in pixels, a multiple of its patch size.
+        resize_mode: squash (ignores the aspect ratio), letterbox (pads) or crop (the centre; points outside it are
+            out of view).
+        head: see HeadConfig.
+    """
+
+    arch: str = "ViT-B-16"
+    pretrained: str | None = "laion2b_s34b_b88k"
+    allow_random: bool = False
+    precision: str = "auto"
+    input_size: int = 224
+    resize_mode: str = "squash"
+    head: HeadConfig = field(default_factory=HeadConfig)
+
+    def __post_init__(self) -> None:
+        _one_of("model.precision", self.precision, PRECISIONS)
+        _one_of("model.resize_mode", self.resize_mode, RESIZE_MODES)
+        _at_least("model.input_size", self.input_size, 1)
+
+
+@dataclass
+class CameraConfig:
+    """When a point counts as seen.
+
+    Attributes:
+        near: nearest z in metres.
+        far: farthest z in metres.
+        depth_tolerance: allowed |z - depth| in metres.
+        depth_tolerance_rel: allowed |z - depth| as a share of z; the larger of the two counts.
+    """
+
+    near: float = 0.1
+    far: float = 20.0
+    depth_tolerance: float = 0.05
+    depth_tolerance_rel: float = 0.02
+
+    def __post_init__(self) -> None:
+        _at_least("camera.near", self.near, 0)
+        _at_least("camera.far", self.far, self.near, above=True)
+        _at_least("camera.depth_tolerance", self.depth_tolerance, 0)
+        _at_least("camera.depth_tolerance_rel", self.depth_tolerance_rel, 0)
+        if self.depth_tolerance == 0 and self.depth_tolerance_rel == 0:
+            raise ConfigError(
+                "camera.depth_tolerance and camera.depth_tolerance_rel are both 0: no point can be visible"
+            )
+
+
+@dataclass
+class SamplingConfig:
+    """Which 3D points get a feature.
+
+    Attributes:
+        name: depth (the frame's own depth pixels).
+        num_points: points a frame, chosen at random without replacement; null takes all.
+    """
+
+    name: str = "depth"
+    num_points: int | None = 20000
+
+    def __post_init__(self) -> None:
+        _at_least("sampling.num_points", self.num_points, 1)
+
+
+DTYPES = ("float32", "float16")
+
+
+@dataclass
+class OutputConfig:
+    """The feature files.
+
+    Attributes:
+        name: npz or h5.
+        dtype: of ``pts_feat`` on disk: float32 or float16.
+    """
+
+    name: str = "npz"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        _one_of("output.dtype", self.dtype, DTYPES)
+
+
+@dataclass
+class VisConfig:
+    """The picture of each frame.
+
+    Attributes:
+        name: tsne (picture, PCA colours, t-SNE scatter), pca, heatmap or none.
+        max_frames: pictures a scene at most, spread evenly over its frames.
+        points_per_frame: points of each frame in the joint t-SNE of a scene.
+        overlay_points: points of each frame that are painted over the picture.
+        perplexity: t-SNE's.
+        dpi: resolution of the PNG; its width is 15 inches for tsne, 10 otherwise.
+    """
+
+    name: str = "tsne"
+    max_frames: int = 50
+    points_per_frame: int = 200
+    overlay_points: int = 4000
+    perplexity: float = 30.0
+    dpi: int = 110
+
+    def __post_init__(self) -> None:
+        _at_least("vis.max_frames", self.max_frames, 1)
+        _at_least("vis.points_per_frame", self.points_per_frame, 10)
+        _at_least("vis.overlay_points", self.overlay_points, self.points_per_frame)
+        _at_least("vis.perplexity", self.perplexity, 1)
+        _at_least("vis.dpi", self.dpi, 20)
+
+
+@dataclass
+class ShardConfig:
+    """One of several equal shares of the scenes.
+
+    Attributes:
+        index: which share this process takes, from 0.
+        count: how many shares there are.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ConfigError(f"shard.index={self.index} shard.count={self.count}: expected 0 <= index < count")
+
+
+FRAME_SELECTIONS = ("first", "random", "uniform")
+
+
+@dataclass
+class ExtractConfig:
+    """All of ``clipfeat-extract``.
+
+    Attributes:
+        data: see DataConfig.
+        model: see ModelConfig.
+        camera: see CameraConfig.
+        sampling: see SamplingConfig.
+        output: see OutputConfig.
+        vis: see VisConfig.
+        scenes_file: text file with a scene a line; null takes every scene under ``data.root``.
+        frames_per_scene: frames a scene at most; null takes all.
+        frame_stride: every how many-th frame is looked at.
+        frame_selection: which of those are taken: first, random or uniform (evenly spread).
+        output_dir: folder for everything that the run writes.
+        device: auto, cpu, cuda or cuda:<n>.
+        batch_size: pictures a forward pass.
+        num_workers: threads that read and project ahead.
+        seed: of the choice of frames and points, and of random weights.
+        resume: true skips what is done already; false does everything again.
+        on_bad_frame: skip (count and list it) or fail (stop the run).
+        shard: see ShardConfig.
+    """
+
+    data: DataConfig = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    vis: VisConfig = field(default_factory=VisConfig)
+    scenes_file: str | None = None
+    frames_per_scene: int | None = None
+    frame_stride: int = 1
+    frame_selection: str = "first"
+    output_dir: str = "outputs/clip_feat"
+    device: str = "auto"
+    batch_size: int = 8
+    num_workers: int = 2
+    seed: int = 0
+    resume: bool = True
+    on_bad_frame: str = "skip"
+    shard: ShardConfig = field(default_factory=ShardConfig)
+
+    def __post_init__(self) -> None:
+        _at_least("frames_per_scene", self.frames_per_scene, 1)
+        _at_least("frame_stride", self.frame_stride, 1)
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("num_workers", self.num_workers, 1)
+        _at_least("seed", self.seed, 0)
+        _one_of("frame_selection", self.frame_selection, FRAME_SELECTIONS)
+        _one_of("on_bad_frame", self.on_bad_frame, ("skip", "fail"))
+        if not self.output_dir:
+            raise ConfigError("output_dir is empty: give a folder for the results")
+
+
+def register_schemas() -> None:
+    """Tells Hydra the schema, so that a misspelt key or a wrong type fails while composing."""
+    store = ConfigStore.instance()
+    store.store(name="extract_schema", node=ExtractConfig)
+    store.store(group="data", name="scannet_schema", node=ScanNetConfig)
+    store.store(group="data", name="demo_schema", node=DemoConfig)

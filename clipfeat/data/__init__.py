@@ -1,0 +1,55 @@
+"""Where frames come from: one file a layout, all behind ``Dataset``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clipfeat.config import DataConfig, DemoConfig, ScanNetConfig
+from clipfeat.data.base import Dataset
+from clipfeat.data.scannet import ScanNetDataset
+from clipfeat.errors import ConfigError
+
+__all__ = ["DATASETS", "Dataset", "build_dataset"]
+
+
+def _size(value: list[int] | None) -> tuple[int, int] | None:
+    return None if value is None else (value[0], value[1])
+
+
+def _scannet(cfg: ScanNetConfig, scene_ids: list[str] | None = None) -> Dataset:
+    return ScanNetDataset(
+        Path(cfg.root), cfg.depth_scale, _size(cfg.color_intrinsics_size), _size(cfg.depth_intrinsics_size), scene_ids
+    )
+
+
+def _demo(cfg: DemoConfig) -> Dataset:
+    from clipfeat.data.demo import SceneOptions, demo_scene_id, render_scenes
+
+    options = SceneOptions(
+        num_frames=cfg.num_frames,
+        color_size=(cfg.color_size[0], cfg.color_size[1]),
+        depth_size=(cfg.depth_size[0], cfg.depth_size[1]),
+        depth_noise=cfg.depth_noise,
+        depth_holes=cfg.depth_holes,
+        lost_poses=cfg.lost_poses,
+        mesh_spacing=cfg.mesh_spacing,
+        seed=cfg.seed,
+    )
+    render_scenes(Path(cfg.root), cfg.num_scenes, options)
+    # The folder may hold more rooms, rendered for another run.
+    return _scannet(cfg, [demo_scene_id(index) for index in range(cfg.num_scenes)])
+
+
+DATASETS: dict[str, Callable[[Any], Dataset]] = {"scannet": _scannet, "demo": _demo}
+
+
+def build_dataset(cfg: DataConfig) -> Dataset:
+    """The data set that ``data=…`` names.
+
+    Raises:
+        ConfigError: If there is no such layout.
+        DataError: If its root can't be read.
+    """
+    if cfg.name not in DATASETS:
+        raise ConfigError(f"data.name={cfg.name}: expected one of {', '.join(DATASETS)}")
+    return DATASETS[cfg.name](cfg)

@@ -1,0 +1,111 @@
+"""What every data set offers, and the choices of scenes and frames that are the same for all of them."""
+
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from clipfeat.errors import DataError
+from clipfeat.types import Frame
+
+_SCENE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+
+
+class Dataset(Protocol):
+    """A source of frames. Safe to call from several threads.
+
+    The frames keep the conventions of ``clipfeat.types``: OpenCV axes, metres, ``cam_to_world``, pixel centres on
+    integers, depth registered to colour.
+    """
+
+    def scenes(self) -> list[str]:
+        """All scenes, sorted."""
+        ...
+
+    def frame_ids(self, scene_id: str) -> list[int]:
+        """The numbers of a scene's frames, ascending.
+
+        Raises:
+            DataError: If there is no such scene, or it can't be read at all.
+        """
+        ...
+
+    def load(self, scene_id: str, frame_id: int) -> Frame:
+        """Reads one frame.
+
+        Raises:
+            FrameError: If this frame can't be used.
+            DataError: If the scene can't, so that its other frames can't either.
+        """
+        ...
+
+
+def check_scene_name(name: str, where: str) -> str:
+    """Returns the name if it can be a folder's name and nothing else.
+
+    Raises:
+        DataError: If it is a path (``../x``, ``/etc``), empty or has odd characters.
+    """
+    if not _SCENE_NAME.fullmatch(name):
+        raise DataError(f"{where}: scene name '{name}' is not allowed: letters, digits, '_', '-', '.', and no path")
+    return name
+
+
+def read_scenes_file(path: Path) -> list[str]:
+    """Reads a scene a line; empty lines and lines that start with # are passed over, repeats are dropped.
+
+    Raises:
+        DataError: If the file can't be read, names no scene, or holds a name that is not allowed.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise DataError(f"scenes_file={path}: no such file, expected a text file with a scene a line") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"scenes_file={path}: can't be read as text ({error})") from error
+    names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not names:
+        raise DataError(f"scenes_file={path}: names no scene, expected one a line")
+    return list(dict.fromkeys(check_scene_name(name, f"scenes_file={path}") for name in names))
+
+
+def seeded_rng(seed: int, *key: object) -> np.random.Generator:
+    """A generator that depends on the seed and the key alone: not on the order of the work, nor on the process."""
+    return np.random.default_rng([seed, zlib.crc32("/".join(map(str, key)).encode())])
+
+
+def select_frames(
+    frame_ids: Sequence[int],
+    scene_id: str,
+    *,
+    stride: int = 1,
+    count: int | None = None,
+    how: str = "first",
+    seed: int = 0,
+) -> list[int]:
+    """Chooses a scene's frames: every ``stride``-th, and at most ``count`` of those.
+
+    Args:
+        frame_ids: ascending.
+        scene_id: makes the random choice a scene's own.
+        stride: every how many-th frame is looked at.
+        count: at most so many; None for all.
+        how: "first", "random" (seeded, without replacement), or "uniform" (evenly spread, ends included).
+        seed: of the random choice.
+
+    Returns:
+        Chosen numbers, ascending.
+    """
+    candidates = list(frame_ids)[::stride]
+    if count is None or count >= len(candidates):
+        return candidates
+    if how == "first":
+        return candidates[:count]
+    if how == "random":
+        chosen = seeded_rng(seed, scene_id).choice(len(candidates), count, replace=False)
+    else:
+        chosen = np.linspace(0, len(candidates) - 1, count).round().astype(int)
+    return [candidates[i] for i in sorted(chosen)]

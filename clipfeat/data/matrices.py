@@ -1,0 +1,99 @@
+"""Reading camera matrices and poses from text files, with the checks that keep a wrong one out."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfeat.errors import DataError, FrameError
+from clipfeat.types import Camera
+
+
+def read_pose(path: Path) -> NDArray[np.float64]:
+    """Reads a 4×4 cam_to_world.
+
+    Raises:
+        FrameError: If the file is missing or no 4×4 matrix, or if ``check_pose`` refuses it.
+    """
+    try:
+        pose = _read_matrix(path)
+    except FileNotFoundError as error:
+        raise FrameError(f"{path}: no such file, a 4×4 camera-to-world pose was expected") from error
+    except (ValueError, OSError) as error:
+        raise FrameError(f"{path}: not a 4×4 camera-to-world pose ({error})") from error
+    return check_pose(pose, str(path))
+
+
+def check_pose(pose: NDArray[np.float64], where: str) -> NDArray[np.float64]:
+    """Returns the (4, 4) pose if it is a rigid motion; ``where`` names its source in the message.
+
+    Raises:
+        FrameError: If it has another shape, holds inf or NaN (a lost track), or is no rotation and translation.
+    """
+    if pose.shape != (4, 4):
+        raise FrameError(f"{where}: pose of shape {pose.shape}, expected 4×4 camera-to-world")
+    if not np.isfinite(pose).all():
+        raise FrameError(f"{where}: the pose holds inf or NaN, so tracking was lost in this frame")
+    rotation = pose[:3, :3]
+    # Real poses are off by some 1e-3; 0.05 still lets a careless export pass and stops scales and transposed blocks.
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 0.05 or np.linalg.det(rotation) < 0:
+        raise FrameError(f"{where}: the upper left 3×3 is no rotation (a scale, a mirrored axis, or another matrix?)")
+    if np.abs(pose[3] - (0, 0, 0, 1)).max() > 1e-6:
+        raise FrameError(f"{where}: the last row is {pose[3].tolist()}, expected 0 0 0 1 (transposed?)")
+    return pose
+
+
+def read_intrinsics(path: Path) -> NDArray[np.float64]:
+    """Reads a 3×3 or 4×4 camera matrix as (3, 3).
+
+    Raises:
+        DataError: If the file is missing or no such matrix.
+    """
+    try:
+        k = _read_matrix(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file, a 3×3 or 4×4 camera matrix was expected") from error
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: not a camera matrix ({error})") from error
+    if k.shape not in ((3, 3), (4, 4)):
+        raise DataError(f"{path}: matrix of shape {k.shape}, expected a 3×3 or 4×4 camera matrix")
+    return k[:3, :3]
+
+
+def _read_matrix(path: Path) -> NDArray[np.float64]:
+    """Rows of numbers. Raises ValueError or OSError for anything else."""
+    lines = path.read_text(encoding="ascii").splitlines()
+    rows = [line.split() for line in lines if line.strip()]
+    if not rows or len({len(row) for row in rows}) > 1:
+        raise ValueError(f"{len(rows)} rows of {sorted({len(row) for row in rows})} numbers")
+    return np.array(rows, dtype=np.float64)
+
+
+def camera_for(
+    k: NDArray[np.float64], k_size: tuple[int, int] | None, picture_size: tuple[int, int], where: str, size_key: str
+) -> Camera:
+    """The camera of pictures of ``picture_size`` from a K that belongs to ``k_size`` (None: to the pictures as stored).
+
+    Args:
+        k: (3, 3).
+        k_size: (width, height) that K belongs to, or None.
+        picture_size: (width, height).
+        where: source of K, for messages.
+        size_key: configuration key that sets ``k_size``, for messages.
+
+    Raises:
+        DataError: If K is no camera matrix, or its principal point lies outside the picture, the mark of a K that
+            belongs to another resolution.
+    """
+    width, height = k_size or picture_size
+    try:
+        camera = Camera(k, width, height)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+    cx, cy = camera.intrinsics[0, 2], camera.intrinsics[1, 2]
+    if not (0 <= cx <= width - 1 and 0 <= cy <= height - 1):
+        raise DataError(
+            f"{where}: principal point ({cx:g}, {cy:g}) lies outside the {width}×{height} picture; "
+            f"if K belongs to another resolution, say so by {size_key}=[width,height]"
+        )
+    return camera if (width, height) == picture_size else camera.resized(*picture_size)

@@ -1,0 +1,115 @@
+"""ScanNet's exported layout."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfeat.data.base import check_scene_name
+from clipfeat.data.images import read_color, read_depth
+from clipfeat.data.matrices import camera_for, read_intrinsics, read_pose
+from clipfeat.errors import DataError, FrameError
+from clipfeat.types import Camera, Frame
+
+_COLOR_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class ScanNetDataset:
+    """``<root>/<scene>/`` with ``color/<i>.jpg|png``, ``depth/<i>.png`` (u16), ``pose/<i>.txt`` and ``intrinsic/``.
+
+    Poses are camera-to-world.
+    Colour and depth may differ in size and then have their own K: ``intrinsic/intrinsic_{color,depth}.txt``, 3×3 or
+    4×4. Depth is already registered to colour, so ScanNet's extrinsics are not applied, nor is ``axisAlignment``.
+
+    Args:
+        root: folder with one folder a scene.
+        depth_scale: units of the depth files in a metre.
+        color_intrinsics_size: (width, height) that the colour K belongs to, if not the pictures as they are stored.
+        depth_intrinsics_size: the same for depth.
+        scene_ids: the scenes that ``scenes()`` lists; None for all that are there.
+
+    Raises:
+        DataError: If ``root`` is no folder.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        depth_scale: float = 1000.0,
+        color_intrinsics_size: tuple[int, int] | None = None,
+        depth_intrinsics_size: tuple[int, int] | None = None,
+        scene_ids: list[str] | None = None,
+    ):
+        if not root.is_dir():
+            raise DataError(f"data.root={root}: no such folder, expected one that holds a folder a scene")
+        self.root = root
+        self.depth_scale = depth_scale
+        self.scene_ids = scene_ids
+        self.k_size = {"color": color_intrinsics_size, "depth": depth_intrinsics_size}
+        # Methods are cached an instance, so that two data sets never share an entry.
+        self._color_files = lru_cache(maxsize=8)(self._list_color_files)
+        self._intrinsics = lru_cache(maxsize=64)(self._read_intrinsics)
+
+    def scenes(self) -> list[str]:
+        """All folders under the root that hold a ``color`` folder, sorted by name.
+
+        Raises:
+            DataError: If there is none.
+        """
+        if self.scene_ids is not None:
+            return self.scene_ids
+        found = sorted(p.parent.name for p in self.root.glob("*/color") if not p.parent.name.startswith("."))
+        if not found:
+            raise DataError(f"data.root={self.root}: holds no scene, expected folders such as scene0000_00/color")
+        return found
+
+    def frame_ids(self, scene_id: str) -> list[int]:
+        """See ``Dataset``."""
+        return list(self._color_files(scene_id))
+
+    def load(self, scene_id: str, frame_id: int) -> Frame:
+        """See ``Dataset``. A missing depth file makes a frame without depth; a missing pose makes it unusable."""
+        scene = self._scene(scene_id)
+        color_path = self._color_files(scene_id).get(frame_id)
+        if color_path is None:
+            raise FrameError(f"{scene / 'color'}: holds no frame {frame_id}")
+        cam_to_world = read_pose(scene / "pose" / f"{frame_id}.txt")
+        image = read_color(color_path)
+        depth_path = scene / "depth" / f"{frame_id}.png"
+        depth_m = read_depth(depth_path, self.depth_scale) if depth_path.is_file() else None
+        return Frame(
+            scene_id=scene_id,
+            frame_id=frame_id,
+            image=image,
+            depth_m=depth_m,
+            color_camera=self._camera(scene, "color", image),
+            depth_camera=None if depth_m is None else self._camera(scene, "depth", depth_m),
+            cam_to_world=cam_to_world,
+        )
+
+    def _scene(self, scene_id: str) -> Path:
+        scene = self.root / check_scene_name(scene_id, "scene")
+        if not (scene / "color").is_dir():
+            raise DataError(f"{scene}: no such scene, expected a folder with color/, depth/, pose/ and intrinsic/")
+        return scene
+
+    def _list_color_files(self, scene_id: str) -> dict[int, Path]:
+        """Frame number to file, ascending by number: "9" comes before "10"."""
+        folder = self._scene(scene_id) / "color"
+        files = {int(p.stem): p for p in folder.iterdir() if p.suffix.lower() in _COLOR_SUFFIXES and p.stem.isdecimal()}
+        if not files:
+            raise DataError(f"{folder}: holds no frames, expected <number>.jpg or <number>.png")
+        return dict(sorted(files.items()))
+
+    def _read_intrinsics(self, scene: Path, kind: str) -> NDArray[np.float64]:
+        return read_intrinsics(scene / "intrinsic" / f"intrinsic_{kind}.txt")
+
+    def _camera(self, scene: Path, kind: str, picture: NDArray[np.generic]) -> Camera:
+        return camera_for(
+            self._intrinsics(scene, kind),
+            self.k_size[kind],
+            (picture.shape[1], picture.shape[0]),
+            str(scene / "intrinsic" / f"intrinsic_{kind}.txt"),
+            f"data.{kind}_intrinsics_size",
+        )

@@ -1,0 +1,112 @@
+"""What is made of the encoder's tokens: a dense map, and perhaps something at the sampled points."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as nnf
+from safetensors.torch import load_file
+from torch import nn
+
+from clipfeat.errors import WeightsError
+
+
+class Head(nn.Module):
+    """Tokens as a map (B, D, h, w) to a feature map, and sampled features to point features. This one does nothing.
+
+    Attributes:
+        scale: cells of the feature map along one side of a token.
+    """
+
+    scale = 1
+
+    def to_map(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, D, h, w) to (B, C, scale·h, scale·w)."""
+        return tokens
+
+    def to_points(self, sampled: torch.Tensor) -> torch.Tensor:
+        """(N, C) sampled float32 to the (N, C') that is written."""
+        return sampled
+
+
+class PixelShuffleHead(Head):
+    """Four channels become four sub-cells: 768×14×14 to 192×28×28. No weights.
+
+    Raises:
+        ValueError: If the width is not a multiple of 4.
+    """
+
+    scale = 2
+
+    def __init__(self, width: int):
+        super().__init__()
+        if width % 4:
+            raise ValueError(f"head pixelshuffle needs a width that is a multiple of 4, this encoder's is {width}")
+
+    def to_map(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, 4·C, h, w) to (B, C, 2·h, 2·w)."""
+        return nnf.pixel_shuffle(tokens, 2)
+
+
+class Proj128Head(Head):
+    """PixelShuffle, 1×1 convolution to 256, bilinear ×2 (256×56×56); ``Linear(256, 128)`` at the points, in float32."""
+
+    scale = 4
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.shuffle = PixelShuffleHead(width)
+        self.conv = nn.Conv2d(width // 4, 256, 1)
+        self.linear = nn.Linear(256, 128)
+
+    def to_map(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, 768, 14, 14) to (B, 256, 56, 56)."""
+        shuffled = self.shuffle.to_map(tokens)
+        # align_corners=False keeps the edges of the cells where they were, as image_to_map assumes.
+        return nnf.interpolate(self.conv(shuffled), scale_factor=2, mode="bilinear", align_corners=False)
+
+    def to_points(self, sampled: torch.Tensor) -> torch.Tensor:
+        """(N, 256) to (N, 128) float32."""
+        return self.linear(sampled)
+
+
+HEADS: dict[str, Callable[[int], Head]] = {
+    "none": lambda _width: Head(),
+    "pixelshuffle": PixelShuffleHead,
+    "proj128": Proj128Head,
+}
+
+
+def build_head(name: str, width: int, weights: Path | None, seed: int) -> Head:
+    """A frozen head for tokens of ``width`` channels; weights come from a file or from the seed.
+
+    Raises:
+        WeightsError: If the file can't be read or is not this head's, or the head can't work on this width, or a file
+            is given to a head without weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            head = HEADS[name](width)
+        except ValueError as error:
+            raise WeightsError(f"model/head={name}: {error}") from error
+    if weights is not None:
+        if not head.state_dict():
+            raise WeightsError(f"model.head.weights={weights}: head {name} has no weights; leave it out")
+        load_head(head, weights)
+    return head.eval().requires_grad_(False)
+
+
+def load_head(head: Head, path: Path) -> None:
+    """Loads a safetensors file into a head.
+
+    Raises:
+        WeightsError: If it can't be read or does not fit.
+    """
+    try:
+        head.load_state_dict(load_file(path))
+    except FileNotFoundError as error:
+        raise WeightsError(f"model.head.weights={path}: no such file") from error
+    except Exception as error:  # safetensors raises its own type, torch RuntimeError; both mean the file
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"model.head.weights={path}: not a safetensors file of this head ({reason})") from error

@@ -1,0 +1,106 @@
+"""How a picture enters the network, and the exact map from its pixels to the network's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipfeat.types import compose_affine, resize_affine
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a picture lies in the network's square input.
+
+    Attributes:
+        resized: (width, height) that the whole picture is resized to.
+        offset: (left, top) of the resized picture's corner in the input; negative where it is cropped.
+    """
+
+    resized: tuple[int, int]
+    offset: tuple[int, int]
+
+
+def squash(width: int, height: int, size: int) -> Placement:  # noqa: ARG001 - one signature for all three
+    """The whole picture fills the input; the aspect ratio is lost (open_clip's ``resize_mode="squash"``)."""
+    return Placement((size, size), (0, 0))
+
+
+def letterbox(width: int, height: int, size: int) -> Placement:
+    """The whole picture, its longer side fills the input, bars of the mean colour beside it.
+
+    The middle is floored as open_clip's ``resize_mode="longest"`` does it.
+    """
+    longest = max(width, height)
+    resized = (max(round(width * size / longest), 1), max(round(height * size / longest), 1))
+    return Placement(resized, ((size - resized[0]) // 2, (size - resized[1]) // 2))
+
+
+def crop(width: int, height: int, size: int) -> Placement:
+    """The centre square; what lies outside has no features (open_clip's and CLIP's own ``resize_mode="shortest"``)."""
+    shortest = min(width, height)
+    resized = (size * width // shortest, size * height // shortest)
+    return Placement(resized, (-round((resized[0] - size) / 2), -round((resized[1] - size) / 2)))
+
+
+PLACEMENTS: dict[str, Callable[[int, int, int], Placement]] = {"squash": squash, "letterbox": letterbox, "crop": crop}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """A picture to the network's normalised input, as open_clip's own transform would bring it.
+
+    Attributes:
+        size: side of the square input in pixels.
+        mode: squash, letterbox or crop.
+        mean: of each channel, 0 to 1.
+        std: of each channel, 0 to 1.
+    """
+
+    size: int
+    mode: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resizes and places an (H, W, 3) picture: (size, size, 3) uint8, by Pillow's antialiased bicubic."""
+        place = self.placement(image.shape[1], image.shape[0])
+        resized = Image.fromarray(image).resize(place.resized, Image.Resampling.BICUBIC)
+        if place == Placement((self.size, self.size), (0, 0)):
+            return np.asarray(resized)
+        canvas = Image.new("RGB", (self.size, self.size), tuple(round(255 * m) for m in self.mean))
+        canvas.paste(resized, place.offset)
+        return np.asarray(canvas)
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(..., S, S, 3) uint8 to the (..., 3, S, S) float32 that the encoder takes."""
+        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
+        return pixels.movedim(-1, -3).float().div(255).sub(mean).div(std)
+
+    def placement(self, width: int, height: int) -> Placement:
+        """Where a picture of this size lies in the input."""
+        return PLACEMENTS[self.mode](width, height, self.size)
+
+    def image_to_input(self, width: int, height: int) -> NDArray[np.float64]:
+        """The (2, 3) affine map from the picture's pixels to the input's, pixel centres on integers in both."""
+        place = self.placement(width, height)
+        resize = resize_affine((width, height), place.resized)
+        shift = np.array([[1.0, 0.0, place.offset[0]], [0.0, 1.0, place.offset[1]]])
+        return compose_affine(shift, resize)
+
+    def image_to_map(self, width: int, height: int, map_size: tuple[int, int]) -> NDArray[np.float64]:
+        """The (2, 3) affine map from the picture's pixels to the cells of a map of ``map_size`` (h, w)."""
+        to_cells = resize_affine((self.size, self.size), (map_size[1], map_size[0]))
+        return compose_affine(to_cells, self.image_to_input(width, height))
+
+    def covers(self, uv: NDArray[np.floating], width: int, height: int) -> NDArray[np.bool_]:
+        """Which positions (..., 2) of the picture the network sees; all of them but for crop. NaN is not seen."""
+        affine = self.image_to_input(width, height)
+        position = uv @ affine[:, :2].T + affine[:, 2]
+        with np.errstate(invalid="ignore"):
+            inside: NDArray[np.bool_] = (position >= -0.5) & (position <= self.size - 0.5)
+        return np.logical_and(inside[..., 0], inside[..., 1])

@@ -1,0 +1,150 @@
+"""The feature files of one frame: npz and h5, written whole or not at all, read back without pickle."""
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+from clipfeat.errors import DataError, OutputError
+from clipfeat.types import PointFeatures
+
+SCHEMA_VERSION = 1
+_ARRAYS = ("pts_feat", "uv_idx", "conf_2d", "xyz", "pts_idx")
+TEMPORARY = ".tmp"
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a temporary file beside ``path`` that takes its name when the block ends well, and goes when it does not.
+
+    Raises:
+        OutputError: If it can't be written, such as on a full disk.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w+b") as file:
+            yield file
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path}: can't be written ({error.strerror or error}); what was finished before is kept"
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_npz(file: BinaryIO, arrays: dict[str, np.ndarray], meta: str) -> None:
+    """Uncompressed: compressing costs many times the writing and saves a few per cent of float features."""
+    np.savez(file, **arrays, meta=np.array(meta))  # type: ignore[arg-type]
+
+
+def read_npz(path: Path, keys: tuple[str, ...]) -> tuple[dict[str, np.ndarray], str]:
+    """Reads the arrays named by ``keys`` and the meta."""
+    with np.load(path, allow_pickle=False) as data:
+        return {key: data[key] for key in keys}, str(data["meta"])
+
+
+def write_h5(file: BinaryIO, arrays: dict[str, np.ndarray], meta: str) -> None:
+    """One dataset an array, contiguous, and the meta as an attribute of the root."""
+    with h5py.File(file, "w") as h5:
+        for key, array in arrays.items():
+            h5.create_dataset(key, data=array)
+        h5.attrs["meta"] = meta
+
+
+def read_h5(path: Path, keys: tuple[str, ...]) -> tuple[dict[str, np.ndarray], str]:
+    """Reads the arrays named by ``keys`` and the meta."""
+    with h5py.File(path, "r") as h5:
+        return {key: h5[key][()] for key in keys}, str(h5.attrs["meta"])
+
+
+@dataclass(frozen=True)
+class FrameFormat:
+    """A file format for the features of one frame.
+
+    Attributes:
+        suffix: of the file's name.
+        write: arrays and meta into an open file.
+        read: some of the arrays, and the meta, from a path.
+    """
+
+    suffix: str
+    write: Callable[[BinaryIO, dict[str, np.ndarray], str], None]
+    read: Callable[[Path, tuple[str, ...]], tuple[dict[str, np.ndarray], str]]
+
+
+FORMATS = {"npz": FrameFormat(".npz", write_npz, read_npz), "h5": FrameFormat(".h5", write_h5, read_h5)}
+
+
+def write_features(path: Path, name: str, features: PointFeatures, meta: dict[str, Any], dtype: str = "float32") -> int:
+    """Writes one frame.
+
+    Args:
+        path: the file.
+        name: npz or h5.
+        features: what is written.
+        meta: anything JSON can hold; the schema version is added.
+        dtype: of pts_feat on disk.
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        OutputError: If it can't be written.
+    """
+    arrays = {key: getattr(features, key) for key in _ARRAYS}
+    arrays["pts_feat"] = arrays["pts_feat"].astype(dtype, copy=False)
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **meta}, allow_nan=False)
+    with atomic_file(path) as file:
+        FORMATS[name].write(file, arrays, text)
+    return path.stat().st_size
+
+
+def read_features(path: Path) -> tuple[PointFeatures, dict[str, Any]]:
+    """Reads one frame's file and its meta; the suffix tells the format.
+
+    Raises:
+        DataError: If it is missing, damaged or of a newer schema.
+    """
+    arrays, meta = _read(path, _ARRAYS)
+    return PointFeatures(**arrays), meta
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """Reads only the meta of one frame's file.
+
+    Raises:
+        DataError: If it is missing, damaged or of a newer schema.
+    """
+    return _read(path, ())[1]
+
+
+def _read(path: Path, keys: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    readers = {fmt.suffix: fmt.read for fmt in FORMATS.values()}
+    if path.suffix not in readers:
+        raise DataError(f"{path}: not a feature file, expected one of {', '.join(readers)}")
+    try:
+        arrays, text = readers[path.suffix](path, keys)
+        meta = json.loads(text)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, io.UnsupportedOperation) as error:
+        raise DataError(
+            f"{path}: not a whole feature file ({error}); delete it and run the same command again"
+        ) from error
+    if meta.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(
+            f"{path}: written with schema {meta.get('schema_version')}, this clipfeat reads {SCHEMA_VERSION}; update it"
+        )
+    return arrays, meta

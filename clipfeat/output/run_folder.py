@@ -1,0 +1,184 @@
+"""The folder of one run: which frames are done in it, its configuration, and a line a frame."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save
+
+from clipfeat.errors import DataError, OutputError
+from clipfeat.output.files import FORMATS, TEMPORARY, atomic_file, read_meta, write_features
+from clipfeat.types import PointFeatures
+
+# Keys that may change from one run to the next into the same folder: they say how and how much, not what is in a file.
+_FREE_KEYS = (
+    "output_dir", "resume", "device", "batch_size", "num_workers", "on_bad_frame", "shard", "vis",
+    "scenes_file", "frames_per_scene", "frame_stride", "frame_selection", "model.allow_random",
+)  # fmt: skip
+
+
+class RunFolder:
+    """Everything that a run writes goes through here.
+
+    A frame is done when its file has its name: files take their names whole, so no list can disagree with the disk.
+
+    Args:
+        path: the folder; made if missing.
+        format_name: npz or h5.
+        dtype: of pts_feat on disk.
+
+    Raises:
+        OutputError: If the folder can't be made or written to.
+    """
+
+    def __init__(self, path: Path, format_name: str, dtype: str):
+        self.path = path
+        self.format_name = format_name
+        self.dtype = dtype
+        probe = path / f".probe.{os.getpid()}{TEMPORARY}"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(
+                f"output_dir={path}: can't be written to ({error.strerror or error}); choose another output_dir"
+            ) from error
+
+    def feature_path(self, scene_id: str, frame_id: int) -> Path:
+        """Where a frame's features go."""
+        return self.path / scene_id / f"frame_{frame_id}{FORMATS[self.format_name].suffix}"
+
+    def picture_path(self, scene_id: str, frame_id: int) -> Path:
+        """Where a frame's picture goes."""
+        return self.path / scene_id / f"vis_{frame_id}.png"
+
+    def missing(self, frames: list[tuple[str, int]], *, with_pictures: bool) -> list[tuple[str, int]]:
+        """The frames that are still to do.
+
+        The pictures of a scene share their colours and their embedding, so with pictures a scene is done as a whole:
+        if one of its frames is missing, or all of its pictures are, all of its frames are to do.
+        """
+        todo = {key for key in frames if not self.is_done(*key)}
+        if with_pictures:
+            scenes = {scene_id for scene_id, _ in todo}
+            pictured = {scene_id for scene_id, frame_id in frames if self.picture_path(scene_id, frame_id).is_file()}
+            todo |= {key for key in frames if key[0] in scenes or key[0] not in pictured}
+        return [key for key in frames if key in todo]
+
+    def is_done(self, scene_id: str, frame_id: int) -> bool:
+        """Whether the frame's features are there, whole."""
+        return self.feature_path(scene_id, frame_id).is_file()
+
+    def write(self, scene_id: str, frame_id: int, features: PointFeatures, meta: dict[str, Any]) -> int:
+        """Writes a frame's features and returns their bytes.
+
+        Raises:
+            OutputError: If that fails.
+        """
+        return write_features(self.feature_path(scene_id, frame_id), self.format_name, features, meta, self.dtype)
+
+    def write_head(self, name: str, weights: dict[str, torch.Tensor]) -> None:
+        """Writes ``head_<name>.safetensors``, for a head that has weights: without them its features mean nothing.
+
+        Raises:
+            OutputError: If that fails.
+        """
+        if weights:
+            with atomic_file(self.path / f"head_{name}.safetensors") as file:
+                file.write(save({key: value.detach().cpu().contiguous() for key, value in weights.items()}))
+
+    def claim(self, config: dict[str, Any], *, overwrite: bool) -> None:
+        """Writes ``config.yaml``, unless the folder holds the results of another configuration.
+
+        Raises:
+            OutputError: If it does, and ``overwrite`` is false; the differing keys are listed.
+        """
+        path = self.path / "config.yaml"
+        if path.is_file() and not overwrite:
+            try:
+                before = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, yaml.YAMLError) as error:
+                raise OutputError(f"{path}: can't be read ({error}); choose another output_dir or delete it") from error
+            differing = different_keys(before, config)
+            if differing:
+                raise OutputError(
+                    f"output_dir={self.path} holds results of another configuration, which differs in "
+                    f"{'; '.join(differing)}. Choose another output_dir, or resume=false to do everything again"
+                )
+        with atomic_file(path) as file:
+            file.write(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+
+    def check_model(self, done: Iterable[tuple[str, int]], model: dict[str, Any]) -> None:
+        """Refuses to add features of one model to those of another.
+
+        Args:
+            done: frames that are there already; the first readable one is looked at.
+            model: ``ClipModel.describe()``.
+
+        Raises:
+            OutputError: If their model differs.
+        """
+        for scene_id, frame_id in done:
+            try:
+                before = read_meta(self.feature_path(scene_id, frame_id))["model"]
+            except DataError:
+                continue
+            differing = different_keys(before, model)
+            if differing:
+                raise OutputError(
+                    f"output_dir={self.path} holds features of another model, which differs in {'; '.join(differing)}. "
+                    f"Choose another output_dir, or resume=false to do everything again"
+                )
+            return
+
+    def append_record(self, record: dict[str, Any]) -> None:
+        """Adds a line to ``frames.jsonl``.
+
+        Raises:
+            OutputError: If that fails.
+        """
+        path = self.path / "frames.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as error:
+            raise OutputError(f"{path}: can't be written ({error.strerror or error})") from error
+
+    def records(self) -> list[dict[str, Any]]:
+        """The latest line of each frame; a line cut off by a crash is passed over."""
+        latest: dict[tuple[str, int], dict[str, Any]] = {}
+        path = self.path / "frames.jsonl"
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    record = json.loads(line)
+                    latest[record["scene_id"], record["frame_id"]] = record
+                except (ValueError, KeyError, TypeError):
+                    continue
+        return list(latest.values())
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Writes ``summary.json``.
+
+        Raises:
+            OutputError: If that fails.
+        """
+        with atomic_file(self.path / "summary.json") as file:
+            file.write(json.dumps(summary, indent=2, allow_nan=False).encode())
+
+
+def different_keys(before: Any, now: Any, prefix: str = "") -> list[str]:
+    """Names and values of the keys in which two nested dictionaries differ, keys that may differ left out."""
+    if prefix in _FREE_KEYS:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = []
+        for key in dict.fromkeys([*before, *now]):
+            found += different_keys(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return [] if before == now else [f"{prefix}: {before} there, {now} now"]

@@ -1,0 +1,174 @@
+"""What a run did: seconds a stage, points by status, bytes, memory; as a dictionary and as a short table."""
+
+import platform
+import resource
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from clipfeat import __version__
+from clipfeat.types import PointStatus
+
+LOW_VISIBLE_SHARE = 0.6
+
+
+class Stopwatch:
+    """Adds up the seconds of each stage, from any thread."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
+        self.start = time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str, own: dict[str, float] | None = None) -> Iterator[None]:
+        """Times the block under ``name``, in total and, if given, in a frame's ``own`` record."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - begin
+            with self._lock:
+                self.seconds[name] += spent
+            if own is not None:
+                own[name] = round(own.get(name, 0.0) + spent, 5)
+
+    def total(self) -> float:
+        """Seconds since the stopwatch was made."""
+        return time.perf_counter() - self.start
+
+
+def status_counts(status: Any) -> dict[str, int]:
+    """Points by the lower-case name of their status, from an array of ``PointStatus``."""
+    counts = Counter(int(s) for s in status.tolist())
+    return {s.name.lower(): counts.get(int(s), 0) for s in PointStatus}
+
+
+def summarize(
+    records: list[dict[str, Any]], stopwatch: Stopwatch, frames_now: int, model: dict[str, Any], *, interrupted: bool
+) -> dict[str, Any]:
+    """The content of ``summary.json``.
+
+    Args:
+        records: one a frame, of all runs into the folder.
+        stopwatch: of this run.
+        frames_now: frames done by this run.
+        model: ``ClipModel.describe()``.
+        interrupted: whether the run was stopped before its end.
+    """
+    done = [r for r in records if r["status"] == "done"]
+    failed = [r for r in records if r["status"] == "failed"]
+    seconds = stopwatch.total()
+    scenes: dict[str, Counter[str]] = defaultdict(Counter)
+    for record in done:
+        scenes[record["scene_id"]].update(record["points"])
+    return {
+        "frames": len(done),
+        "failed": len(failed),
+        "failures": [{k: r[k] for k in ("scene_id", "frame_id", "why")} for r in failed],
+        "bytes": sum(r["bytes"] for r in done),
+        "bytes_per_frame": round(sum(r["bytes"] for r in done) / len(done)) if done else 0,
+        "points": dict(sum(scenes.values(), Counter())),
+        "visible_share": {scene: round(visible_share(counts), 4) for scene, counts in scenes.items()},
+        "run": {
+            "frames": frames_now,
+            "seconds": round(seconds, 3),
+            "frames_per_second": round(frames_now / seconds, 3),
+            "seconds_a_stage": {name: round(value, 3) for name, value in sorted(stopwatch.seconds.items())},
+            "interrupted": interrupted,
+            **peak_memory(),
+        },
+        "model": model,
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def visible_share(counts: Mapping[str, int]) -> float:
+    """Visible points as a share of all that were looked at; 0 where there were none."""
+    total = sum(counts.values())
+    return counts.get("visible", 0) / total if total else 0.0
+
+
+def peak_memory() -> dict[str, int]:
+    """Peak resident bytes of this process, and allocated bytes of the GPU where there is one."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_available():
+        peak["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
+    return peak
+
+
+def machine() -> dict[str, Any]:
+    """What the run ran on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": _cpu_name(), "threads": torch.get_num_threads(), "gpu": gpu, "system": platform.system()}
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - not a file in the usual sense
+            return next(
+                (line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), platform.machine()
+            )
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"clipfeat": __version__, "python": platform.python_version()}
+    for package in ("torch", "open_clip_torch", "numpy", "pillow", "h5py"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def summary_table(summary: dict[str, Any]) -> str:
+    """The few lines that end a run."""
+    run, points, model = summary["run"], summary["points"], summary["model"]
+    total = max(sum(points.values()), 1)
+    share = {
+        name: f"{100 * points.get(name, 0) / total:.1f} %"
+        for name in ("visible", "occluded", "out_of_view", "no_depth")
+    }
+    stages = "  ".join(f"{name} {seconds:.1f}" for name, seconds in run["seconds_a_stage"].items())
+    memory = f"{run['peak_memory_bytes'] / 2**30:.2f} GiB"
+    if "peak_gpu_memory_bytes" in run:
+        memory += f", GPU {run['peak_gpu_memory_bytes'] / 2**30:.2f} GiB"
+    rows = [
+        ("frames", f"{summary['frames']} done ({run['frames']} now), {summary['failed']} failed"),
+        ("speed", f"{run['frames_per_second']:.2f} frames/s, {run['seconds']:.1f} s in all"),
+        ("seconds a stage", stages),
+        ("peak memory", memory),
+        ("size", f"{summary['bytes_per_frame'] / 1e6:.2f} MB a frame, {summary['bytes'] / 1e6:.1f} MB in all"),
+        ("points", f"{share['visible']} visible, {share['occluded']} occluded, {share['out_of_view']} out of view, "
+                   f"{share['no_depth']} without depth"),
+        ("weights", f"{model['weights']} ({model['weights_sha256']}), head {model['head']}"),
+    ]  # fmt: skip
+    return "\n".join(f"  {name:<16} {value}" for name, value in rows)
+
+
+def warnings_of(summary: dict[str, Any]) -> list[str]:
+    """What a user should look at before trusting the features."""
+    low = {scene: share for scene, share in summary["visible_share"].items() if share < LOW_VISIBLE_SHARE}
+    found = [
+        f"{scene}: only {share:.0%} of its points are visible; a wrong pose direction, "
+        f"a K of another resolution or a wrong depth scale look like this"
+        for scene, share in low.items()
+    ]
+    if summary["failures"]:
+        shown = [f"{f['scene_id']} frame {f['frame_id']}: {f['why']}" for f in summary["failures"][:5]]
+        more = len(summary["failures"]) - len(shown)
+        found += [f"failed: {line}" for line in shown]
+        found += [f"… and {more} more failed frames, all listed in frames.jsonl"] if more else []
+    return found

@@ -1,0 +1,35 @@
+"""Work done ahead: a bounded, ordered prefetch in threads."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def prefetch(function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int) -> Iterator[Result]:
+    """``map(function, items)`` in threads, in order, never more than ``ahead`` results in waiting.
+
+    Decoding and resizing leave Python's lock, so threads suffice and nothing is copied between processes. An error of
+    ``function`` is raised where its result would have come. When the caller stops early, what has not begun is dropped.
+    """
+    source = iter(items)
+    with ThreadPoolExecutor(workers, thread_name_prefix="clipfeat-prepare") as pool:
+        waiting: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(source, ahead))
+        try:
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in islice(source, 1))
+                yield result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of ``size`` items; the last may be shorter."""
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch

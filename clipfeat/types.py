@@ -1,0 +1,173 @@
+"""The nouns that flow through the stages, and the conventions that they all keep.
+
+* Camera axes are OpenCV's: x right, y down, z forward. Lengths are metres.
+* Poses are ``cam_to_world``: ``X_world = cam_to_world @ X_cam``.
+* Pixel centres lie on integers: a picture of width W spans [-0.5, W - 0.5]. Resizing by a factor s maps
+  ``u' = (u + 0.5) * s - 0.5``. The cells of a feature map follow the same rule.
+* ``uv`` is always in pixels of the original colour picture, u to the right and v down.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+FloatArray = NDArray[np.floating]
+
+
+class PointStatus(IntEnum):
+    """Why a point has, or has no, pixel in a frame."""
+
+    VISIBLE = 0
+    OCCLUDED = 1
+    """In view, but its depth disagrees with the frame's depth by more than the tolerance."""
+    OUT_OF_VIEW = 2
+    """In front of the camera, but outside the picture, the near or the far plane, or the part the network sees."""
+    BEHIND = 3
+    """z <= 0."""
+    NO_DEPTH = 4
+    """In view, but the frame's depth has a hole there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A pinhole camera: intrinsics that know the resolution they belong to.
+
+    Attributes:
+        intrinsics: (3, 3) float64 K in pixels.
+        width: picture width in pixels.
+        height: picture height in pixels.
+
+    Raises:
+        ValueError: If K has another shape, is not finite, has a focal length <= 0, or is not a K; or if the size is
+            not positive.
+    """
+
+    intrinsics: NDArray[np.float64]
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        k = np.array(self.intrinsics, dtype=np.float64)
+        if k.shape != (3, 3):
+            raise ValueError(f"intrinsics must be (3, 3), got {k.shape}")
+        if not np.isfinite(k).all():
+            raise ValueError("intrinsics hold inf or NaN")
+        if k[0, 0] <= 0 or k[1, 1] <= 0:
+            raise ValueError(f"focal lengths must be positive, got fx={k[0, 0]:g}, fy={k[1, 1]:g}")
+        if np.any(k[2] != (0, 0, 1)) or k[1, 0] != 0:
+            raise ValueError(f"not a camera matrix [[fx, s, cx], [0, fy, cy], [0, 0, 1]]: {k.tolist()}")
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"picture size must be positive, got {self.width}×{self.height}")
+        k.setflags(write=False)
+        object.__setattr__(self, "intrinsics", k)
+
+    def resized(self, width: int, height: int) -> "Camera":
+        """The camera of the same picture resized to ``width`` × ``height`` pixels."""
+        to_new = resize_affine((self.width, self.height), (width, height))
+        k = self.intrinsics.copy()
+        k[0] = to_new[0, 0] * k[0] + to_new[0, 2] * k[2]
+        k[1] = to_new[1, 1] * k[1] + to_new[1, 2] * k[2]
+        return Camera(k, width, height)
+
+
+def resize_affine(size_from: tuple[float, float], size_to: tuple[float, float]) -> NDArray[np.float64]:
+    """The (2, 3) affine map of pixel coordinates when a picture of (width, height) is resized to another size.
+
+    ``u' = (u + 0.5) * s - 0.5``: edges map to edges, because pixel centres lie on integers.
+    """
+    sx, sy = size_to[0] / size_from[0], size_to[1] / size_from[1]
+    return np.array([[sx, 0.0, 0.5 * sx - 0.5], [0.0, sy, 0.5 * sy - 0.5]])
+
+
+def compose_affine(outer: NDArray[np.float64], inner: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The (2, 3) affine map that applies ``inner`` first and ``outer`` second."""
+    bottom = np.array([[0.0, 0.0, 1.0]])
+    return outer @ np.concatenate([inner, bottom])
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One posed RGB-D frame of a scene. Colour and depth are registered: they share one pose.
+
+    Attributes:
+        scene_id: name of the scene.
+        frame_id: the frame's own number in the recording.
+        image: (H, W, 3) uint8 RGB.
+        depth_m: (h, w) float32 z-depth in metres, 0 where there is none; or None for a frame without depth.
+        color_camera: intrinsics of ``image``.
+        depth_camera: intrinsics of ``depth_m``, or None.
+        cam_to_world: (4, 4) float64, finite.
+        points: (N, 3) float64 world points stored for this frame, or None.
+        mask: (H, W) uint16 instance ids of the picture's pixels, 0 for none; or None.
+    """
+
+    scene_id: str
+    frame_id: int
+    image: NDArray[np.uint8]
+    depth_m: NDArray[np.float32] | None
+    color_camera: Camera
+    depth_camera: Camera | None
+    cam_to_world: NDArray[np.float64]
+    points: NDArray[np.float64] | None = None
+    mask: NDArray[np.uint16] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """A dense feature map of one picture and where its cells lie in that picture.
+
+    Attributes:
+        values: (C, h, w) tensor.
+        image_to_map: (2, 3) float64 affine map from pixels of the original colour picture to cells. Cell centres lie
+            on integers, as pixel centres do. It carries squash, letterbox, crop and the network's input size.
+    """
+
+    values: "torch.Tensor"
+    image_to_map: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Where world points fall in a frame.
+
+    Attributes:
+        uv: (..., N, 2) float32 pixels of the colour picture; NaN where the point is behind the camera.
+        depth_m: (..., N) float32 z of the point in the camera, in metres.
+        status: (..., N) uint8 of ``PointStatus``.
+        conf_2d: (..., N) float32 in [0, 1]: 0 where not visible, 1 on the measured surface.
+    """
+
+    uv: NDArray[np.float32]
+    depth_m: NDArray[np.float32]
+    status: NDArray[np.uint8]
+    conf_2d: NDArray[np.float32]
+
+    @property
+    def visible(self) -> NDArray[np.bool_]:
+        """(..., N) bool."""
+        return self.status == PointStatus.VISIBLE
+
+
+@dataclass(frozen=True, eq=False)
+class PointFeatures:
+    """Features at the visible points of one frame: what is written to disk.
+
+    Attributes:
+        pts_feat: (N, C) float32 or float16.
+        uv_idx: (N, 2) float32 pixels of the original colour picture.
+        conf_2d: (N,) float32 in [0, 1].
+        xyz: (N, 3) float32 world metres.
+        pts_idx: (N,) int64 row of the point in its source (pixel v·w + u of the depth picture, or mesh vertex).
+    """
+
+    pts_feat: FloatArray
+    uv_idx: NDArray[np.float32]
+    conf_2d: NDArray[np.float32]
+    xyz: NDArray[np.float32]
+    pts_idx: NDArray[np.int64]

@@ -1,0 +1,114 @@
+"""What several tests share: small scans, a small ViT, and the real recordings where they are."""
+
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clipfeat.data.demo import SceneOptions, render_scenes
+from clipfeat.data.scannet import ScanNetDataset
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SHARED = CHECKOUT.parent / "shared" / "data"
+
+TINY = "clipfeat-test-ViT"
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def demo_root(tmp_path_factory):
+    """Two rendered scenes of four small frames; colour and depth of different sizes."""
+    root = tmp_path_factory.mktemp("demo")
+    options = SceneOptions(
+        num_frames=4, color_size=(216, 162), depth_size=(128, 96), depth_noise=0.0, depth_holes=0.0, lost_poses=0,
+        mesh_spacing=0.1, seed=0,
+    )  # fmt: skip
+    render_scenes(root, 2, options)
+    return root
+
+
+@pytest.fixture
+def scans(demo_root, tmp_path):
+    """A copy of the demo scans that a test may damage."""
+    return Path(shutil.copytree(demo_root, tmp_path / "scans"))
+
+
+@pytest.fixture
+def demo_frames(demo_root):
+    """All frames of the first demo scene."""
+    dataset = ScanNetDataset(demo_root)
+    scene = dataset.scenes()[0]
+    return [dataset.load(scene, i) for i in dataset.frame_ids(scene)]
+
+
+@pytest.fixture(scope="session")
+def tiny_arch(tmp_path_factory):
+    """Name of a ViT that open_clip builds in milliseconds: width 64, 2 blocks, 16-pixel patches, 224² input."""
+    import open_clip
+
+    folder = tmp_path_factory.mktemp("arch")
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 224, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
+        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+    }
+    (folder / f"{TINY}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder)
+    return TINY
+
+
+@pytest.fixture
+def run_cli(monkeypatch, capsys, tmp_path, tiny_arch):
+    """Runs ``clipfeat-extract`` in this process, in an empty folder; returns (exit code, standard error)."""
+    from clipfeat.cli import extract_main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def run(*overrides, tiny=True, small=True):
+        arguments = [f"model.arch={tiny_arch}", "model.pretrained=null"] if tiny else []
+        arguments += ["vis=none", "sampling.num_points=200"] if small else []
+        monkeypatch.setattr(sys, "argv", ["clipfeat-extract", *arguments, *map(str, overrides)])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        handler = logging.StreamHandler(sys.stderr)  # capsys replaces stderr after basicConfig has seen it
+        logging.getLogger("clipfeat").addHandler(handler)
+        code = 0
+        try:
+            extract_main()
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            logging.getLogger("clipfeat").removeHandler(handler)
+        return code, capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def office():
+    """Root of the real office scans; the test is skipped where they are missing."""
+    root = SHARED / "office" / "scans"
+    if not root.is_dir():
+        pytest.skip("the real recordings are not here")
+    return root
+
+
+def random_pose(rng):
+    """A random rigid motion (4, 4)."""
+    q, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    pose = np.eye(4)
+    pose[:3, :3] = q * np.sign(np.linalg.det(q))
+    pose[:3, 3] = rng.normal(size=3)
+    return pose

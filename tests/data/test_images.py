@@ -1,0 +1,67 @@
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipfeat.data.images import read_color, read_depth
+from clipfeat.errors import FrameError
+
+
+@pytest.fixture
+def picture():
+    return np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+
+
+def test_png_comes_back_exactly_and_grey_and_alpha_become_rgb(tmp_path, picture):
+    for name, image in (("rgb", picture), ("grey", picture[..., 0]), ("rgba", np.dstack([picture, picture[..., 0]]))):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    np.testing.assert_array_equal(read_color(tmp_path / "rgb.png"), picture)
+    np.testing.assert_array_equal(read_color(tmp_path / "rgba.png"), picture)
+    np.testing.assert_array_equal(read_color(tmp_path / "grey.png")[..., 2], picture[..., 0])
+
+
+def test_depth_is_metres_and_invalid_values_are_zero(tmp_path):
+    raw = np.array([[0, 1, 1500], [65534, 65535, 40000]], dtype=np.uint16)
+    Image.fromarray(raw).save(tmp_path / "d.png")
+    depth = read_depth(tmp_path / "d.png", 1000.0)
+    np.testing.assert_allclose(depth, [[0, 0.001, 1.5], [65.534, 0, 40.0]], rtol=1e-6)
+    assert depth.dtype == np.float32
+    np.testing.assert_allclose(read_depth(tmp_path / "d.png", 4000.0)[0, 2], 0.375)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+@pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.97])
+def test_a_truncated_picture_is_named(tmp_path, picture, kind, keep):
+    path = tmp_path / f"7.{kind}"
+    Image.fromarray(picture).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    with pytest.raises(FrameError, match=rf"7\.{kind}: (not a picture|damaged file)"):
+        read_color(path)
+
+
+def test_other_bad_pictures_are_named(tmp_path, picture):
+    with pytest.raises(FrameError, match=r"none.jpg: no such file, a JPEG or PNG picture was expected"):
+        read_color(tmp_path / "none.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    with pytest.raises(FrameError, match="folder.jpg: damaged file"):
+        read_color(tmp_path / "folder.jpg")
+    Image.fromarray(picture[..., 0].astype(np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(FrameError, match="8 bits a channel was expected, got mode I"):
+        read_color(tmp_path / "deep.png")
+    Image.fromarray(picture[..., 0]).save(tmp_path / "8bit.png")
+    with pytest.raises(FrameError, match="8bit.png: 8-bit depth, but 16 bits in one channel were expected"):
+        read_depth(tmp_path / "8bit.png", 1000.0)
+    with pytest.raises(FrameError, match="no such file, a 16-bit depth PNG was expected"):
+        read_depth(tmp_path / "none.png", 1000.0)
+
+
+def test_a_header_that_lies_about_its_size_allocates_nothing(tmp_path, picture):
+    path = tmp_path / "lie.png"
+    Image.fromarray(picture).save(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", 200_000, 200_000)
+    path.write_bytes(data)
+    with pytest.raises(FrameError, match="lie.png"):
+        read_color(path)

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from conftest import random_pose
+
+from clipfeat.data.matrices import camera_for, check_pose, read_intrinsics, read_pose
+from clipfeat.errors import DataError, FrameError
+
+K = np.array([[577.0, 0, 319.5], [0, 578.0, 239.5], [0, 0, 1]])
+
+
+def test_a_pose_is_read_as_written(tmp_path):
+    pose = random_pose(np.random.default_rng(0))
+    np.savetxt(tmp_path / "0.txt", pose)
+    np.testing.assert_allclose(read_pose(tmp_path / "0.txt"), pose, atol=1e-15)
+
+
+def bad(change):
+    pose = random_pose(np.random.default_rng(0))
+    change(pose)
+    return pose
+
+
+@pytest.mark.parametrize(
+    ("pose", "message"),
+    [
+        (np.full((4, 4), -np.inf), "holds inf or NaN, so tracking was lost"),
+        (bad(lambda p: p.__setitem__((0, 3), np.nan)), "holds inf or NaN"),
+        (np.eye(3), r"pose of shape \(3, 3\), expected 4×4 camera-to-world"),
+        (bad(lambda p: p.__imul__(1.5)), "is no rotation"),
+        (bad(lambda p: p.__setitem__((slice(3), 0), -p[:3, 0])), "is no rotation"),
+        (random_pose(np.random.default_rng(0)).T, r"the last row is .* \(transposed\?\)"),
+    ],
+)
+def test_bad_poses_are_named(pose, message):
+    with pytest.raises(FrameError, match=r"pose/9.txt: .*" + message):
+        check_pose(pose, "pose/9.txt")
+
+
+def test_bad_matrix_files_are_named(tmp_path):
+    with pytest.raises(FrameError, match="0.txt: no such file, a 4×4 camera-to-world pose was expected"):
+        read_pose(tmp_path / "0.txt")
+    (tmp_path / "words.txt").write_text("not numbers\n")
+    with pytest.raises(FrameError, match="words.txt: not a 4×4 camera-to-world pose"):
+        read_pose(tmp_path / "words.txt")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\x00\x80\x81")
+    with pytest.raises(FrameError, match="binary.txt: not a 4×4 camera-to-world pose"):
+        read_pose(tmp_path / "binary.txt")
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(FrameError, match="empty.txt: "):
+        read_pose(tmp_path / "empty.txt")
+    with pytest.raises(DataError, match="none.txt: no such file, a 3×3 or 4×4 camera matrix was expected"):
+        read_intrinsics(tmp_path / "none.txt")
+    np.savetxt(tmp_path / "k.txt", np.ones((2, 3)))
+    with pytest.raises(DataError, match=r"k.txt: matrix of shape \(2, 3\), expected a 3×3 or 4×4"):
+        read_intrinsics(tmp_path / "k.txt")
+
+
+def test_three_by_three_and_four_by_four_k_are_the_same(tmp_path):
+    np.savetxt(tmp_path / "3.txt", K)
+    four = np.eye(4)
+    four[:3, :3] = K
+    np.savetxt(tmp_path / "4.txt", four)
+    np.testing.assert_array_equal(read_intrinsics(tmp_path / "3.txt"), read_intrinsics(tmp_path / "4.txt"))
+
+
+def test_a_k_of_another_resolution_is_refused_unless_it_is_said():
+    with pytest.raises(
+        DataError, match=r"principal point \(319.5, 239.5\) lies outside the 320×240 picture.*data.size="
+    ):
+        camera_for(K, None, (320, 240), "k.txt", "data.size")
+    said = camera_for(K, (640, 480), (320, 240), "k.txt", "data.size")
+    assert (said.width, said.height) == (320, 240)
+    assert said.intrinsics[0, 0] == pytest.approx(577.0 / 2)
+    assert said.intrinsics[0, 2] == pytest.approx(320 / 2 - 0.5)
+    zero = K.copy()
+    zero[0, 0] = 0
+    with pytest.raises(DataError, match=r"k.txt: focal lengths must be positive, got fx=0"):
+        camera_for(zero, None, (640, 480), "k.txt", "data.size")

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from clipfeat.errors import WeightsError
+from clipfeat.model.heads import build_head
+
+
+def test_pixelshuffle_places_four_channels_as_four_sub_cells():
+    tokens = torch.arange(2 * 8 * 3 * 5, dtype=torch.float32).reshape(2, 8, 3, 5)
+    shuffled = build_head("pixelshuffle", 8, None, 0).to_map(tokens)
+    assert shuffled.shape == (2, 2, 6, 10)
+    for c in range(2):
+        for y in range(6):
+            for x in range(10):
+                assert shuffled[1, c, y, x] == tokens[1, 4 * c + 2 * (y % 2) + x % 2, y // 2, x // 2]
+
+
+def test_shapes_of_the_seed():
+    tokens = torch.randn(1, 768, 14, 14)
+    assert build_head("none", 768, None, 0).to_map(tokens).shape == (1, 768, 14, 14)
+    assert build_head("pixelshuffle", 768, None, 0).to_map(tokens).shape == (1, 192, 28, 28)
+    proj = build_head("proj128", 768, None, 0)
+    assert proj.to_map(tokens).shape == (1, 256, 56, 56)
+    assert proj.to_points(torch.randn(9, 256)).shape == (9, 128)
+    assert not any(p.requires_grad for p in proj.parameters())
+
+
+def test_proj128_equals_its_slow_twin():
+    rng = np.random.default_rng(0)
+    head = build_head("proj128", 16, None, 3)
+    tokens = rng.normal(size=(1, 16, 3, 4)).astype(np.float32)
+    found = head.to_map(torch.from_numpy(tokens))[0].numpy()
+    weight, bias = head.conv.weight.numpy()[:, :, 0, 0].astype(np.float64), head.conv.bias.numpy()
+    shuffled = tokens[0].reshape(4, 2, 2, 3, 4).transpose(0, 3, 1, 4, 2).reshape(4, 6, 8)
+    mixed = np.einsum("oc,chw->ohw", weight, shuffled) + bias[:, None, None]
+    for y in range(12):
+        for x in range(16):
+            # Edges map to edges: the centre of a fine cell in coarse cells, clamped at the border.
+            v, u = min(max((y + 0.5) / 2 - 0.5, 0), 5), min(max((x + 0.5) / 2 - 0.5, 0), 7)
+            v0, u0 = int(v), int(u)
+            v1, u1 = min(v0 + 1, 5), min(u0 + 1, 7)
+            a, b = u - u0, v - v0
+            expected = (1 - b) * ((1 - a) * mixed[:, v0, u0] + a * mixed[:, v0, u1]) + b * (
+                (1 - a) * mixed[:, v1, u0] + a * mixed[:, v1, u1]
+            )
+            np.testing.assert_allclose(found[:, y, x], expected, atol=1e-5)
+
+
+def test_weights_are_seeded_and_a_file_brings_them_back(tmp_path):
+    first, same, other = (build_head("proj128", 64, None, seed) for seed in (1, 1, 2))
+    assert torch.equal(first.linear.weight, same.linear.weight)
+    assert not torch.equal(first.linear.weight, other.linear.weight)
+    save_file(first.state_dict(), tmp_path / "head.safetensors")
+    loaded = build_head("proj128", 64, tmp_path / "head.safetensors", 2)
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
+
+
+def test_seeding_a_head_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    build_head("proj128", 64, None, 5)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    with pytest.raises(WeightsError, match=r"none.safetensors: no such file"):
+        build_head("proj128", 64, tmp_path / "none.safetensors", 0)
+    (tmp_path / "junk.safetensors").write_bytes(b"junk" * 10)
+    with pytest.raises(WeightsError, match=r"junk.safetensors: not a safetensors file of this head"):
+        build_head("proj128", 64, tmp_path / "junk.safetensors", 0)
+    save_file(build_head("proj128", 128, None, 0).state_dict(), tmp_path / "wide.safetensors")
+    with pytest.raises(WeightsError, match=r"wide.safetensors: not a safetensors file of this head"):
+        build_head("proj128", 64, tmp_path / "wide.safetensors", 0)
+    with pytest.raises(WeightsError, match="head pixelshuffle has no weights"):
+        build_head("pixelshuffle", 64, tmp_path / "wide.safetensors", 0)
+    with pytest.raises(WeightsError, match="multiple of 4, this encoder's is 6"):
+        build_head("pixelshuffle", 6, None, 0)

@@ -1,0 +1,50 @@
+import threading
+import time
+
+import pytest
+
+from clipfeat.streaming import batched, prefetch
+
+
+def test_results_come_in_order_whoever_is_first():
+    def work(n):
+        time.sleep(0.02 if n % 2 == 0 else 0)
+        return n * n
+
+    assert list(prefetch(work, range(20), workers=4, ahead=6)) == [n * n for n in range(20)]
+
+
+def test_never_more_than_asked_for_are_in_waiting():
+    started = []
+    results = prefetch(lambda n: started.append(n) or n, range(100), workers=2, ahead=5)
+    for taken in range(20):
+        assert next(results) == taken
+        time.sleep(0.002)
+        assert len(started) <= taken + 1 + 5
+    results.close()
+    time.sleep(0.01)
+    assert len(started) <= 26
+
+
+def test_an_error_comes_up_where_its_result_would_have_been():
+    def work(n):
+        if n == 3:
+            raise ValueError("three")
+        return n
+
+    results = prefetch(work, range(10), workers=2, ahead=4)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(results)
+
+
+def test_stopping_early_leaves_no_thread_behind():
+    results = prefetch(lambda n: n, range(1000), workers=3, ahead=8)
+    next(results)
+    results.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("clipfeat-prepare")]
+
+
+def test_batches():
+    assert list(batched(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(batched([], 3)) == []
