@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def test_status_and_confidence_equal_a_slow_twin():
     points = np.concatenate([rng.uniform(-2, 2, (3000, 2)), rng.uniform(-0.5, 4, (3000, 1))], 1)
     found = project_frame(points, frame, near=0.1, far=3.5, tolerance=0.3, tolerance_rel=0.1)
     k_color, k_depth = frame.color_camera.intrinsics, frame.depth_camera.intrinsics
-    for i in range(0, 3000):
+    for i in range(3000):
         x, y, z = points[i]
         if z <= 0:
             expected, conf = PointStatus.BEHIND, 0.0
@@ -84,7 +85,7 @@ def test_a_frame_s_own_points_are_visible_on_their_own_pixels(demo_frames):
 def test_depth_carried_into_the_next_frame_agrees_and_with_inverted_poses_does_not(demo_frames):
     def median_error(frames):
         errors = []
-        for a, b in zip(frames, frames[1:], strict=False):
+        for a, b in itertools.pairwise(frames):
             points, _ = unproject_depth(a.depth_m, a.depth_camera.intrinsics, a.cam_to_world)
             size = b.depth_camera.width, b.depth_camera.height
             there = build_uv_index(points, b.depth_camera.intrinsics, world_to_cam(b.cam_to_world), size)
