@@ -6,7 +6,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -80,7 +79,9 @@ def run_cli(monkeypatch, capsys, tmp_path, tiny_arch):
     def run(*overrides, tiny=True, small=True):
         arguments = [f"model.arch={tiny_arch}", "model.pretrained=null"] if tiny else []
         arguments += ["vis=none", "sampling.num_points=200"] if small else []
-        monkeypatch.setattr(sys, "argv", ["clipfeat-extract", *arguments, *map(str, overrides)])
+        flags = [o for o in overrides if str(o).startswith("-")]  # argparse wants them before the overrides
+        arguments += [str(o) for o in overrides if o not in flags]
+        monkeypatch.setattr(sys, "argv", ["clipfeat-extract", *flags, *arguments])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         handler = logging.StreamHandler(sys.stderr)  # capsys replaces stderr after basicConfig has seen it
         logging.getLogger("clipfeat").addHandler(handler)
@@ -103,12 +104,3 @@ def office():
     if not root.is_dir():
         pytest.skip("the real recordings are not here")
     return root
-
-
-def random_pose(rng):
-    """A random rigid motion (4, 4)."""
-    q, _ = np.linalg.qr(rng.normal(size=(3, 3)))
-    pose = np.eye(4)
-    pose[:3, :3] = q * np.sign(np.linalg.det(q))
-    pose[:3, 3] = rng.normal(size=3)
-    return pose

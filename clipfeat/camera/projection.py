@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipfeat.types import PointStatus, Projection
 
-_EDGE = 1e-6
-"""Pixels. The outermost pixels' own points come back to u = -1e-13 now and then; that is rounding, not out of view."""
+_EDGE = 1e-3
+"""Pixels. Points of the outermost pixels, stored as float32, come back up to some 1e-4 px outside; that is rounding."""
 
 
 def world_to_cam(cam_to_world: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import random_pose
+from twins import random_pose
 
 from clipfeat.camera.projection import build_uv_index, unproject_depth, world_to_cam
 from clipfeat.types import PointStatus

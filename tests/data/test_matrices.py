@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from conftest import random_pose
+from twins import random_pose
 
 from clipfeat.data.matrices import camera_for, check_pose, read_intrinsics, read_pose
 from clipfeat.errors import DataError, FrameError

@@ -2,27 +2,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as nnf
+from twins import slow_sample
 
 from clipfeat.model.preprocess import PLACEMENTS, Preprocess
 from clipfeat.sampling import sample_img_feat
 from clipfeat.types import FeatureMap, resize_affine
 
 MEAN = STD = (0.5, 0.5, 0.5)
-
-
-def slow_sample(values, position):
-    """Bilinear interpolation between clamped cell centres, a point at a time, in float64."""
-    channels, height, width = values.shape
-    out = np.empty((len(position), channels))
-    for i, (u, v) in enumerate(position):
-        u, v = min(max(u, 0.0), width - 1.0), min(max(v, 0.0), height - 1.0)
-        u0, v0 = int(np.floor(u)), int(np.floor(v))
-        u1, v1 = min(u0 + 1, width - 1), min(v0 + 1, height - 1)
-        a, b = u - u0, v - v0
-        top = values[:, v0, u0] * (1 - a) + values[:, v0, u1] * a
-        bottom = values[:, v1, u0] * (1 - a) + values[:, v1, u1] * a
-        out[i] = top * (1 - b) + bottom * b
-    return out
 
 
 @pytest.mark.parametrize("shape", [(192, 28, 28), (7, 14, 9), (3, 1, 5), (3, 5, 1), (2, 1, 1)])

@@ -1,0 +1,55 @@
+import json
+import time
+
+import numpy as np
+
+from clipfeat.output.summary import Stopwatch, status_counts, summarize, summary_table, warnings_of
+
+MODEL = {"weights": "random", "weights_sha256": "0", "head": "none"}
+
+
+def record(scene, frame, visible, hidden):
+    points = {"visible": visible, "occluded": hidden, "out_of_view": 0, "behind": 0, "no_depth": 0}
+    return {"scene_id": scene, "frame_id": frame, "status": "done", "points": points, "bytes": 1000}
+
+
+def test_points_are_counted_by_status():
+    counts = status_counts(np.array([0, 0, 1, 2, 4, 4, 4], np.uint8))
+    assert counts == {"visible": 2, "occluded": 1, "out_of_view": 1, "behind": 0, "no_depth": 3}
+
+
+def test_the_summary_adds_up_and_is_json():
+    records = [record("a", 0, 90, 10), record("a", 1, 70, 30), record("b", 0, 10, 90)]
+    records.append({"scene_id": "b", "frame_id": 1, "status": "failed", "why": "b/pose/1.txt: lost"})
+    stopwatch = Stopwatch()
+    with stopwatch.stage("model"):
+        time.sleep(0.02)
+    summary = summarize(records, stopwatch, 3, MODEL, interrupted=False)
+    json.dumps(summary, allow_nan=False)
+    assert (summary["frames"], summary["failed"], summary["bytes"]) == (3, 1, 3000)
+    assert summary["visible_share"] == {"a": 0.8, "b": 0.1}
+    assert summary["points"]["occluded"] == 130
+    assert summary["run"]["seconds_a_stage"]["model"] >= 0.02
+    assert summary["run"]["peak_memory_bytes"] > 10_000_000
+    warnings = warnings_of(summary)
+    assert any(w.startswith("b: only 10% of its points are visible") for w in warnings)
+    assert not any(w.startswith("a:") for w in warnings)
+    assert any("b frame 1: b/pose/1.txt: lost" in w for w in warnings)
+    table = summary_table(summary)
+    assert "3 done (3 now), 1 failed" in table
+    assert "56.7 % visible, 43.3 % occluded" in table
+    assert "random" in table
+
+
+def test_a_run_without_frames_has_a_summary_too():
+    summary = summarize([], Stopwatch(), 0, MODEL, interrupted=True)
+    assert summary["frames"] == 0
+    assert summary["run"]["interrupted"]
+    assert "0 done" in summary_table(summary)
+
+
+def test_many_failures_are_cut_short_on_the_terminal_only():
+    failures = [{"scene_id": "s", "frame_id": i, "status": "failed", "why": "x"} for i in range(9)]
+    summary = summarize(failures, Stopwatch(), 0, MODEL, interrupted=False)
+    assert len(summary["failures"]) == 9
+    assert warnings_of(summary)[-1] == "… and 4 more failed frames, all listed in frames.jsonl"

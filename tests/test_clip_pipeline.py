@@ -1,0 +1,177 @@
+"""The end-to-end test that the seed names: files readable, shapes right, points on their pixels."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from twins import slow_sample
+
+from clipfeat.camera import build_uv_index, world_to_cam
+from clipfeat.data.scannet import ScanNetDataset
+from clipfeat.model.encoder import load_encoder
+from clipfeat.model.preprocess import Preprocess
+from clipfeat.output import read_features
+
+
+@pytest.fixture
+def run(run_cli, demo_root, tmp_path):
+    """Extracts the demo scans and returns the output folder."""
+
+    def extract(name="out", *overrides, **kwargs):
+        code, err = run_cli(f"data.root={demo_root}", f"output_dir={name}", *overrides, **kwargs)
+        assert code == 0, err
+        return tmp_path / name
+
+    return extract
+
+
+def feature_files(folder):
+    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in folder.glob("*/frame_*")}
+
+
+@pytest.mark.parametrize("output", ["npz", "h5"])
+@pytest.mark.parametrize(("head", "channels"), [("none", 64), ("pixelshuffle", 16), ("proj128", 128)])
+def test_every_frame_has_a_readable_file_of_the_right_shape(run, output, head, channels):
+    out = run("out", f"output={output}", f"model/head={head}")
+    files = feature_files(out)
+    assert sorted(files) == sorted(f"demo{s:04d}_00/frame_{i}" for s in (0, 1) for i in (0, 20, 40, 60))
+    for path in files.values():
+        features, meta = read_features(path)
+        assert features.pts_feat.shape == (200, channels)
+        assert features.pts_feat.dtype == np.float32
+        assert np.isfinite(features.pts_feat).all()
+        assert features.pts_feat.std(0).max() > 0
+        assert features.uv_idx.shape == (200, 2)
+        assert features.conf_2d.shape == (200,)
+        assert features.conf_2d.min() > 0.99
+        assert meta["model"]["weights"] == "random"
+        assert meta["model"]["head"] == head
+    assert (out / "head_proj128.safetensors").is_file() == (head == "proj128")
+
+
+def test_points_lie_on_their_pixels_and_features_are_the_map_s_there(run, demo_root, tiny_arch):
+    """Everything recomputed from the scans by slow and obvious means."""
+    out = run("out", "model.resize_mode=letterbox")
+    dataset = ScanNetDataset(demo_root)
+    encoder = load_encoder(tiny_arch, None)
+    preprocess = Preprocess(224, "letterbox", encoder.mean, encoder.std)
+    for path in feature_files(out).values():
+        features, meta = read_features(path)
+        frame = dataset.load(meta["scene_id"], meta["frame_id"])
+        v, u = np.divmod(features.pts_idx, frame.depth_m.shape[1])
+        expected_uv = np.stack(((u + 0.5) * 216 / 128 - 0.5, (v + 0.5) * 162 / 96 - 0.5), 1)
+        assert np.abs(features.uv_idx - expected_uv).max() < 0.01
+        again = build_uv_index(features.xyz, frame.color_camera.intrinsics, world_to_cam(frame.cam_to_world)).uv
+        assert np.abs(features.uv_idx - again).max() < 0.01
+
+        pixels = torch.from_numpy(preprocess.pixels(frame.image).copy())[None]
+        tokens = encoder.tokens(preprocess.normalize(pixels))[0].detach().numpy().astype(np.float64)
+        shuffled = tokens.reshape(16, 2, 2, 14, 14).transpose(0, 3, 1, 4, 2).reshape(16, 28, 28)
+        # 216 × 162 in a 224² letterbox: 224 × 168 with 28 rows above; a cell is 8 pixels.
+        position = np.stack(
+            (((expected_uv[:, 0] + 0.5) * 224 / 216) / 8 - 0.5, ((expected_uv[:, 1] + 0.5) * 168 / 162 + 28) / 8 - 0.5),
+            1,
+        )
+        np.testing.assert_allclose(features.pts_feat, slow_sample(shuffled, position), atol=1e-4)
+
+
+def test_two_runs_give_the_same_arrays_whatever_the_batch_size_and_the_workers(run):
+    first = feature_files(run("first", "batch_size=8", "num_workers=2"))
+    second = feature_files(run("second", "batch_size=8", "num_workers=1"))
+    third = feature_files(run("third", "batch_size=3", "num_workers=4"))
+    other = feature_files(run("other", "seed=1"))
+    assert first.keys() == second.keys() == third.keys()
+    for name in first:
+        a, b, c = (read_features(files[name])[0] for files in (first, second, third))
+        for key in ("pts_feat", "uv_idx", "conf_2d", "xyz", "pts_idx"):
+            np.testing.assert_array_equal(getattr(a, key), getattr(b, key))
+        np.testing.assert_array_equal(a.pts_idx, c.pts_idx)
+        np.testing.assert_allclose(a.pts_feat, c.pts_feat, atol=1e-5)
+    name = next(iter(first))
+    assert not np.array_equal(read_features(first[name])[0].pts_idx, read_features(other[name])[0].pts_idx)
+
+
+def test_a_centre_crop_leaves_out_what_the_network_does_not_see(run):
+    out = run("out", "model.resize_mode=crop", "sampling.num_points=null")
+    for path in feature_files(out).values():
+        features, meta = read_features(path)
+        # 216 × 162: resized to 298 × 224, of which 37 to 261 are seen.
+        scale = 216 / 298
+        assert features.uv_idx[:, 0].min() >= 37 * scale - 0.5
+        assert features.uv_idx[:, 0].max() <= 261 * scale - 0.5
+        assert meta["points"]["out_of_view"] > 1000
+        assert meta["points"]["visible"] == len(features.pts_idx)
+
+
+def test_the_record_of_the_run(run):
+    out = run("out")
+    lines = [json.loads(line) for line in (out / "frames.jsonl").read_text().splitlines()]
+    assert len(lines) == 8
+    assert all(line["status"] == "done" and line["points"]["visible"] == 200 for line in lines)
+    assert {"read", "project", "preprocess", "sample", "write"} <= set(lines[0]["seconds"])
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["frames"], summary["failed"]) == (8, 0)
+    assert summary["model"]["weights"] == "random"
+    assert summary["versions"]["torch"]
+    assert summary["bytes"] == sum(p.stat().st_size for p in feature_files(out).values())
+    assert "num_points: 200" in (out / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("kind", ["tsne", "pca", "heatmap"])
+def test_a_picture_a_frame(run, kind):
+    out = run("out", f"vis={kind}", "frames_per_scene=2", small=False)
+    pictures = sorted(p.relative_to(out).as_posix() for p in out.glob("*/vis_*.png"))
+    assert pictures == [f"demo{s:04d}_00/vis_{i}.png" for s in (0, 1) for i in (0, 20)]
+    for name in pictures:
+        picture = np.asarray(Image.open(out / name))
+        assert picture.shape[1] >= 1000
+        assert picture.std() > 20
+
+
+def test_the_same_command_again_does_only_what_is_missing(run, run_cli, demo_root):
+    out = run()
+    files = feature_files(out)
+    gone = files.pop("demo0001_00/frame_20")
+    before = gone.read_bytes()
+    gone.unlink()
+    times = {name: path.stat().st_mtime_ns for name, path in files.items()}
+    code, err = run_cli(f"data.root={demo_root}", "output_dir=out")
+    assert code == 0
+    assert "1 frames to do, 7 done already" in err
+    assert {name: path.stat().st_mtime_ns for name, path in files.items()} == times
+    np.testing.assert_array_equal(
+        np.load(gone, allow_pickle=False)["pts_idx"], np.load(__import__("io").BytesIO(before))["pts_idx"]
+    )
+    assert json.loads((out / "summary.json").read_text())["frames"] == 8
+    code, err = run_cli(f"data.root={demo_root}", "output_dir=out", "seed=5")
+    assert code == 1
+    assert "holds results of another configuration, which differs in seed: 0 there, 5 now" in err
+    code, err = run_cli(f"data.root={demo_root}", "output_dir=out", "seed=5", "resume=false")
+    assert code == 0
+    assert "8 frames to do, 0 done already" in err
+
+
+def test_scenes_file_and_frame_selection(run, tmp_path):
+    (tmp_path / "scenes.txt").write_text("demo0001_00\n")
+    out = run("out", "scenes_file=scenes.txt", "frame_stride=2", "frame_selection=uniform", "frames_per_scene=2")
+    assert sorted(feature_files(out)) == ["demo0001_00/frame_0", "demo0001_00/frame_40"]
+
+
+def test_shards_share_the_scenes(run):
+    names = [sorted(feature_files(run(f"s{i}", f"shard.index={i}", "shard.count=2"))) for i in range(2)]
+    assert [n[0].split("/")[0] for n in names] == ["demo0000_00", "demo0001_00"]
+    assert [len(n) for n in names] == [4, 4]
+
+
+def test_the_demo_renders_and_runs(run_cli, tmp_path, monkeypatch):
+    from clipfeat.model import encoder
+
+    monkeypatch.setattr(encoder, "hub_answers", lambda: False)
+    size = ["data.num_scenes=1", "data.num_frames=2", "data.color_size=[216,162]", "data.depth_size=[128,96]"]
+    code, err = run_cli("experiment=demo", *size, "data.mesh_spacing=0.2", "model.pretrained=laion2b_s34b_b79k",
+                        "model.arch=ViT-B-32", "vis=none", tiny=False)  # fmt: skip
+    assert code == 0, err
+    assert "weights=random" in err
+    assert len(feature_files(tmp_path / "outputs" / "demo")) == 2

@@ -1,0 +1,96 @@
+import pytest
+from conftest import CHECKOUT
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from clipfeat.config import DemoConfig, ExtractConfig, ScanNetConfig, config_dir, register_schemas
+from clipfeat.data import DATASETS
+from clipfeat.errors import ConfigError
+from clipfeat.model.heads import HEADS
+from clipfeat.output import FORMATS
+from clipfeat.sampling import POINT_SOURCES
+from clipfeat.vis import KINDS
+
+CONF = CHECKOUT / "conf"
+OPTIONS = sorted(
+    (path.parent.relative_to(CONF).as_posix(), path.stem)
+    for path in CONF.glob("*/**/*.yaml")
+    if path.relative_to(CONF).parts[0] not in ("hydra", "experiment")
+)
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+def composed(*overrides):
+    register_schemas()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return OmegaConf.to_object(compose("extract", list(overrides)))
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_of_every_group_composes_and_is_known_to_its_table(group, option):
+    cfg = composed("data.root=x", f"{group}={option}") if group != "data" else composed(f"data={option}", "data.root=x")
+    assert isinstance(cfg, ExtractConfig)
+    tables = {"data": DATASETS, "model/head": HEADS, "output": FORMATS, "sampling": POINT_SOURCES, "vis": KINDS}
+    if group in tables:
+        node = cfg.model.head if group == "model/head" else getattr(cfg, group)
+        assert node.name == option
+        assert option in tables[group]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment):
+    assert isinstance(composed("data.root=x", f"experiment={experiment}"), ExtractConfig)
+
+
+def test_the_help_names_every_option():
+    text = (CONF / "hydra/help/clipfeat.yaml").read_text()
+    for group, option in OPTIONS:
+        assert group in text
+        assert option in text, f"{group}={option} is not in --help"
+    for experiment in EXPERIMENTS:
+        assert experiment in text
+
+
+def test_groups_have_their_own_schema():
+    assert isinstance(composed("data.root=x").data, ScanNetConfig)
+    demo = composed("experiment=demo")
+    assert isinstance(demo.data, DemoConfig)
+    assert demo.model.allow_random
+    assert not composed("data.root=x").model.allow_random
+    mini = composed("data.root=/d", "experiment=mini_test")
+    assert (mini.model.head.name, mini.frames_per_scene) == ("proj128", 5)
+    assert mini.scenes_file == "/d/meta_data/scannetv2_train_debug.txt"
+
+
+def test_what_is_given_on_the_command_line_wins_over_an_experiment():
+    cfg = composed("experiment=demo", "output_dir=mine", "data.num_scenes=7")
+    assert (cfg.output_dir, cfg.data.num_scenes) == ("mine", 7)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("frames_per_scene=0", "frames_per_scene=0: expected a number of at least 1"),
+        ("batch_size=-1", "batch_size=-1: expected a number of at least 1"),
+        ("model.precision=fp8", "model.precision=fp8: expected one of auto, fp32, fp16, bf16"),
+        ("model.resize_mode=stretch", "model.resize_mode=stretch: expected one of squash, letterbox, crop"),
+        ("camera.far=0.05", r"camera.far=0.05: expected a number above 0.1"),
+        ("camera.near=nan", "camera.near=nan: expected a number of at least 0"),
+        ("frame_selection=last", "frame_selection=last: expected one of first, random, uniform"),
+        ("on_bad_frame=ignore", "on_bad_frame=ignore: expected one of skip, fail"),
+        ("shard.index=3", r"shard.index=3 shard.count=1: expected 0 <= index < count"),
+        ("sampling.num_points=0", "sampling.num_points=0: expected a number of at least 1"),
+        ("output.dtype=int8", "output.dtype=int8: expected one of float32, float16"),
+        ("data.depth_scale=0", "data.depth_scale=0.0: expected a number above 0"),
+        ("data.color_intrinsics_size=[640]", r"data.color_intrinsics_size=\[640\]: expected \[width,height\]"),
+        ("output_dir=''", "output_dir is empty"),
+    ],
+)
+def test_values_out_of_range_are_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        composed("data.root=x", override)
+
+
+def test_demo_values_out_of_range_are_named():
+    with pytest.raises(ConfigError, match=r"data.depth_holes=0.95: expected a share from 0 to 0.9"):
+        composed("experiment=demo", "data.depth_holes=0.95")
