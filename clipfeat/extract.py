@@ -60,6 +60,9 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
     frames = list_frames(cfg, dataset)
     folder.claim(dataclasses.asdict(cfg), overwrite=not cfg.resume)
     todo = folder.missing(frames, with_pictures=cfg.vis.name != "none") if cfg.resume else frames
+    if not todo:
+        log.info("all %d frames are done already in %s", len(frames), folder.path)
+        return folder.read_summary()
     with stopwatch.stage("load model"):
         model = build_model(cfg.model, device, cfg.seed)
     folder.check_model(sorted(set(frames) - set(todo)), model.describe())
@@ -71,6 +74,7 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
     # As many wait as fill the next batch while this one runs; no more, so that memory stays flat.
     prepared = prefetch(prepare, todo, cfg.num_workers, ahead=2 * cfg.batch_size)
     about = {"model": model.describe(), "sampling": cfg.sampling.name}
+    frames_of = {scene_id: [key[1] for key in keys] for scene_id, keys in groupby(todo, lambda key: key[0])}
     finished = 0
 
     def summary_now(*, interrupted: bool) -> dict[str, Any]:
@@ -79,7 +83,7 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
     try:
         with logging_redirect_tqdm(), tqdm(total=len(todo), unit="frame", disable=None) as bar:
             for scene_id, outcomes in groupby(lift(prepared, model, cfg.batch_size, stopwatch), lambda o: o.key[0]):
-                pictures.start_scene(scene_id, [frame_id for scene, frame_id in todo if scene == scene_id])
+                pictures.start_scene(scene_id, frames_of[scene_id])
                 points: Counter[str] = Counter()
                 for outcome in outcomes:
                     if isinstance(outcome, Failed):

@@ -104,7 +104,7 @@ def test_a_sweep_writes_to_folders_of_its_own_and_runs_again_without_work(run_cl
         assert (job / "summary.json").is_file()
     code, err = run_cli(*sweep)
     assert code == 0
-    assert err.count("0 frames to do, 2 done already") == 4
+    assert err.count("all 2 frames are done already in") == 4
 
 
 def test_sigterm_ends_a_run_like_ctrl_c(demo_root, tmp_path):

@@ -162,6 +162,14 @@ class RunFolder:
                     continue
         return list(latest.values())
 
+    def read_summary(self) -> dict[str, Any]:
+        """The content of ``summary.json``; empty where there is none, as after a crash."""
+        try:
+            summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return summary
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes ``summary.json``.
 
