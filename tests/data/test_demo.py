@@ -12,9 +12,9 @@ import trimesh
 from PIL import Image
 from scipy.ndimage import map_coordinates, maximum_filter, minimum_filter
 
-from clipfeat.data import demo
 from clipfeat.data.demo import SceneOptions, demo_scene_id, render_scene, render_scenes
-from clipfeat.data.demo_room import Room, build_room
+from clipfeat.data.demo import scans as demo
+from clipfeat.data.demo.room import Room, build_room
 from clipfeat.errors import DataError, OutputError
 
 SMALL = SceneOptions(num_frames=5, color_size=(160, 120), depth_size=(80, 60), mesh_spacing=0.08)

@@ -25,8 +25,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from clipfeat.data.demo_render import Mesh, cast_rays, paint, tessellate
-from clipfeat.data.demo_room import build_room
+from clipfeat.data.demo.render import Mesh, cast_rays, paint, tessellate
+from clipfeat.data.demo.room import build_room
 from clipfeat.errors import DataError, OutputError
 from clipfeat.types import Camera
 

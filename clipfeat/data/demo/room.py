@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.data.demo_furniture import MAKERS, SCANNET200_IDS, Furniture, Part, framed
-from clipfeat.data.demo_render import Box, Face, Obstacles, bake_light, box_faces
-from clipfeat.data.demo_textures import TextureSet
+from clipfeat.data.demo.furniture import MAKERS, SCANNET200_IDS, Furniture, Part, framed
+from clipfeat.data.demo.render import Box, Face, Obstacles, bake_light, box_faces
+from clipfeat.data.demo.textures import TextureSet
 
 Array = NDArray[np.float64]
 

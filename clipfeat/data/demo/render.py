@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.data.demo_textures import TEXTURE_SIZE, Texture
+from clipfeat.data.demo.textures import TEXTURE_SIZE, Texture
 from clipfeat.types import Camera
 
 Array = NDArray[np.float64]
