@@ -47,10 +47,13 @@ class DataConfig:
     Attributes:
         name: layout of the data set.
         root: folder that holds one folder a scene.
+        masks: path of external instance masks (16-bit PNG of the colour picture's size, 0 for none), with {scene} and
+            {frame} in it; null for none. The camera.mask_* keys say what they do.
     """
 
     name: str = MISSING
     root: str = MISSING
+    masks: str | None = None
 
 
 @dataclass
@@ -179,18 +182,36 @@ class CameraConfig:
         far: farthest z in metres.
         depth_tolerance: allowed |z - depth| in metres.
         depth_tolerance_rel: allowed |z - depth| as a share of z; the larger of the two counts.
+        border: pixels along the picture's edges that do not count as in view.
+        holes: what becomes of points that fall into a hole of the depth: drop (they are not visible) or keep (visible,
+            with confidence 0.011).
+        zbuffer: in frames without depth, points hide each other; false takes all in view as visible.
+        mask_edge_px: points of an instance nearer than this to its edge in ``data.masks`` are suspect; 0 for none.
+        mask_edge: what becomes of them: drop, or weight (confidence falls to 0 at the edge).
+        mask_instances: points with an instance id must agree with the mask: same (ids are the same), a JSON file that
+            maps them ({"scene0000_00": {"3": 7}}), or null for no check.
     """
 
     near: float = 0.1
     far: float = 20.0
-    depth_tolerance: float = 0.05
-    depth_tolerance_rel: float = 0.02
+    depth_tolerance: float = 0.03
+    depth_tolerance_rel: float = 0.01
+    border: float = 0.0
+    holes: str = "drop"
+    zbuffer: bool = True
+    mask_edge_px: float = 3.0
+    mask_edge: str = "drop"
+    mask_instances: str | None = None
 
     def __post_init__(self) -> None:
         _at_least("camera.near", self.near, 0)
         _at_least("camera.far", self.far, self.near, above=True)
         _at_least("camera.depth_tolerance", self.depth_tolerance, 0)
         _at_least("camera.depth_tolerance_rel", self.depth_tolerance_rel, 0)
+        _at_least("camera.border", self.border, 0)
+        _at_least("camera.mask_edge_px", self.mask_edge_px, 0)
+        _one_of("camera.holes", self.holes, ("drop", "keep"))
+        _one_of("camera.mask_edge", self.mask_edge, ("drop", "weight"))
         if self.depth_tolerance == 0 and self.depth_tolerance_rel == 0:
             raise ConfigError(
                 "camera.depth_tolerance and camera.depth_tolerance_rel are both 0: no point can be visible"
@@ -202,7 +223,7 @@ class SamplingConfig:
     """Which 3D points get a feature.
 
     Attributes:
-        name: depth (the frame's own depth pixels).
+        name: depth (the frame's own depth pixels), frame_points (those the data set stores) or mesh.
         num_points: points a frame, chosen at random without replacement; null takes all.
     """
 
@@ -211,6 +232,28 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         _at_least("sampling.num_points", self.num_points, 1)
+
+
+@dataclass
+class MeshSamplingConfig(SamplingConfig):
+    """The vertices of a scene's mesh, or any stored cloud: the same points in every frame.
+
+    Attributes:
+        points_file: PLY or npz, with {scene} in it.
+        labels_file: a second PLY of the same vertices that carries their labels, with {scene} in it; null for none.
+    """
+
+    name: str = "mesh"
+    num_points: int | None = None
+    points_file: str = "${data.root}/{scene}/{scene}_vh_clean_2.ply"
+    labels_file: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("points_file", "labels_file"):
+            value = getattr(self, key)
+            if value is not None and not value.lower().endswith((".ply", ".npz")):
+                raise ConfigError(f"sampling.{key}={value}: expected a .ply or .npz file")
 
 
 DTYPES = ("float32", "float16")
@@ -342,3 +385,4 @@ def register_schemas() -> None:
     store.store(name="extract_schema", node=ExtractConfig)
     store.store(group="data", name="scannet_schema", node=ScanNetConfig)
     store.store(group="data", name="demo_schema", node=DemoConfig)
+    store.store(group="sampling", name="mesh_schema", node=MeshSamplingConfig)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from clipfeat.camera import build_rules
 from clipfeat.config import ExtractConfig, VisConfig
 from clipfeat.data import build_dataset
 from clipfeat.errors import DataError, FrameError, OutputError
@@ -54,7 +55,7 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
     """
     stopwatch = Stopwatch()
     device = resolve_device(cfg.device)
-    point_source = build_point_source(cfg.sampling)
+    point_source = build_point_source(cfg.sampling, cfg.seed)
     folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype)
     dataset = build_dataset(cfg.data)
     frames = list_frames(cfg, dataset)
@@ -68,7 +69,7 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
     folder.check_model(sorted(set(frames) - set(todo)), model.describe())
     folder.write_head(model.head_name, model.head.state_dict())
     pictures = _build_pictures(cfg.vis, cfg.seed, model)
-    prepare = FramePreparer(dataset, point_source, model.preprocess, cfg.camera, cfg.seed, stopwatch)
+    prepare = FramePreparer(dataset, point_source, model.preprocess, *build_rules(cfg.camera), cfg.seed, stopwatch)
     log.info("%d frames to do, %d done already, into %s", len(todo), len(frames) - len(todo), folder.path)
 
     # As many wait as fill the next batch while this one runs; no more, so that memory stays flat.
@@ -96,7 +97,7 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
                         folder.append_record(done_record(outcome, size))
                         picture_path = folder.picture_path(*outcome.key)
                         pictures.add(outcome.key[1], outcome.frame.frame.image, outcome.features, picture_path)
-                        points.update(outcome.frame.points)
+                        points.update(outcome.frame.counts)
                         finished += 1
                     bar.set_description(f"{scene_id}, {visible_share(points):.0%} visible")
                     bar.update()
@@ -137,7 +138,10 @@ def lift(
                 why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32"
                 yield Failed(frame.key, FrameError(why))
                 continue
-            at_points = PointFeatures(features, frame.uv_idx, frame.conf_2d, frame.xyz, frame.pts_idx)
+            points = frame.points
+            at_points = PointFeatures(
+                features, frame.uv_idx, frame.conf_2d, points.xyz.astype(np.float32), points.idx, points.attributes
+            )
             yield Lifted(frame, at_points, feature_map.image_to_map)
 
 
@@ -151,7 +155,7 @@ def file_meta(lifted: Lifted) -> dict[str, Any]:
         "camera": {"intrinsics": camera.intrinsics.tolist(), "width": camera.width, "height": camera.height},
         "cam_to_world": frame.cam_to_world.tolist(),
         "image_to_map": lifted.image_to_map.tolist(),
-        "points": lifted.frame.points,
+        "points": lifted.frame.counts,
     }
 
 
@@ -162,8 +166,8 @@ def done_record(lifted: Lifted, size: int) -> dict[str, Any]:
         "scene_id": scene_id,
         "frame_id": frame_id,
         "status": "done",
-        "points": lifted.frame.points,
-        "visible_share": round(visible_share(lifted.frame.points), 4),
+        "points": lifted.frame.counts,
+        "visible_share": round(visible_share(lifted.frame.counts), 4),
         "bytes": size,
         "seconds": lifted.frame.seconds,
     }

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.camera import project_frame
-from clipfeat.config import CameraConfig, ExtractConfig
+from clipfeat.camera import VisibilityRule, project_frame
+from clipfeat.camera.masks import MaskRule, apply_mask
+from clipfeat.config import ExtractConfig
 from clipfeat.data.base import Dataset, check_scene_name, read_scenes_file, seeded_rng, select_frames
 from clipfeat.errors import DataError, FrameError
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.output.summary import Stopwatch, status_counts
 from clipfeat.sampling import PointSource
-from clipfeat.types import Frame, PointStatus
+from clipfeat.types import Frame, Points, PointStatus
 
 FrameKey = tuple[str, int]
 """Scene and frame number."""
@@ -27,21 +28,19 @@ class Prepared:
     Attributes:
         frame: as it was read.
         pixels: (S, S, 3) uint8, the network's input.
-        xyz: (N, 3) float32 visible world points.
+        points: the N visible ones.
         uv_idx: (N, 2) float32 colour pixels.
         conf_2d: (N,) float32.
-        pts_idx: (N,) int64.
-        points: number of points looked at, by status.
+        counts: number of points looked at, by status.
         seconds: spent on this frame, by stage; the later stages add theirs.
     """
 
     frame: Frame
     pixels: NDArray[np.uint8]
-    xyz: NDArray[np.float32]
+    points: Points
     uv_idx: NDArray[np.float32]
     conf_2d: NDArray[np.float32]
-    pts_idx: NDArray[np.int64]
-    points: dict[str, int]
+    counts: dict[str, int]
     seconds: dict[str, float]
 
     @property
@@ -71,7 +70,8 @@ class FramePreparer:
         dataset: where frames come from.
         points: which 3D points of a frame are looked at.
         preprocess: how its picture enters the network.
-        camera: when a point counts as seen.
+        rule: when a point counts as seen.
+        mask_rule: what an external instance mask does to it.
         seed: of the choice of points.
         stopwatch: of the run.
     """
@@ -79,7 +79,8 @@ class FramePreparer:
     dataset: Dataset
     points: PointSource
     preprocess: Preprocess
-    camera: CameraConfig
+    rule: VisibilityRule
+    mask_rule: MaskRule
     seed: int
     stopwatch: Stopwatch
 
@@ -97,15 +98,10 @@ class FramePreparer:
         size = frame.color_camera.width, frame.color_camera.height
         with self.stopwatch.stage("project", seconds):
             rng = seeded_rng(self.seed, scene_id, frame_id)
-            points, rows = self.points(frame, rng)
-            seen = project_frame(
-                points,
-                frame,
-                near=self.camera.near,
-                far=self.camera.far,
-                tolerance=self.camera.depth_tolerance,
-                tolerance_rel=self.camera.depth_tolerance_rel,
-            )
+            points = self.points(frame, rng)
+            seen = project_frame(points.xyz, frame, self.rule)
+            if frame.mask is not None:
+                apply_mask(seen, frame.mask, self.mask_rule, scene_id, points.attributes.get("instance"))
             # What a centre crop cuts off has no features, so for the network it is out of view.
             seen.status[seen.visible & ~self.preprocess.covers(seen.uv, *size)] = PointStatus.OUT_OF_VIEW
             visible = np.flatnonzero(seen.visible)
@@ -114,11 +110,10 @@ class FramePreparer:
         return Prepared(
             frame=frame,
             pixels=pixels,
-            xyz=points[visible].astype(np.float32),
+            points=points.take(visible),
             uv_idx=seen.uv[visible],
             conf_2d=seen.conf_2d[visible],
-            pts_idx=rows[visible],
-            points=status_counts(seen.status),
+            counts=status_counts(seen.status),
             seconds=seconds,
         )
 

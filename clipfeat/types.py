@@ -7,7 +7,7 @@
 * ``uv`` is always in pixels of the original colour picture, u to the right and v down.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,8 @@ class PointStatus(IntEnum):
     """z <= 0."""
     NO_DEPTH = 4
     """In view, but the frame's depth has a hole there."""
+    MASKED = 5
+    """Seen, but an instance mask speaks against it: too near to an instance's edge, or another instance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +106,7 @@ class Frame:
         depth_camera: intrinsics of ``depth_m``, or None.
         cam_to_world: (4, 4) float64, finite.
         points: (N, 3) float64 world points stored for this frame, or None.
+        point_attributes: (N, ...) arrays that go with ``points`` by name, such as rgb, instance and semantic; or None.
         mask: (H, W) uint16 instance ids of the picture's pixels, 0 for none; or None.
     """
 
@@ -115,7 +118,28 @@ class Frame:
     depth_camera: Camera | None
     cam_to_world: NDArray[np.float64]
     points: NDArray[np.float64] | None = None
+    point_attributes: dict[str, NDArray[np.generic]] | None = None
     mask: NDArray[np.uint16] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """World points that features are asked for, and what is known of them.
+
+    Attributes:
+        xyz: (N, 3) float64 world metres.
+        idx: (N,) int64 row of each point in its source (pixel v·w + u of the depth picture, row of the stored points,
+            vertex of the mesh).
+        attributes: (N, ...) arrays carried along by name, such as rgb, label and instance.
+    """
+
+    xyz: NDArray[np.float64]
+    idx: NDArray[np.int64]
+    attributes: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+
+    def take(self, rows: NDArray[np.integer]) -> "Points":
+        """Some of the points."""
+        return Points(self.xyz[rows], self.idx[rows], {name: values[rows] for name, values in self.attributes.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +158,7 @@ class FeatureMap:
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Where world points fall in a frame.
+    """Where world points fall in a frame, or in V frames at once.
 
     Attributes:
         uv: (..., N, 2) float32 pixels of the colour picture; NaN where the point is behind the camera.
@@ -163,7 +187,8 @@ class PointFeatures:
         uv_idx: (N, 2) float32 pixels of the original colour picture.
         conf_2d: (N,) float32 in [0, 1].
         xyz: (N, 3) float32 world metres.
-        pts_idx: (N,) int64 row of the point in its source (pixel v·w + u of the depth picture, or mesh vertex).
+        pts_idx: (N,) int64 row of the point in its source, see ``Points.idx``.
+        attributes: (N, ...) arrays carried along from the source by name, such as rgb, label and instance.
     """
 
     pts_feat: FloatArray
@@ -171,3 +196,4 @@ class PointFeatures:
     conf_2d: NDArray[np.float32]
     xyz: NDArray[np.float32]
     pts_idx: NDArray[np.int64]
+    attributes: dict[str, NDArray[np.generic]] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from open_clip.transform import image_transform
 from PIL import Image
 from twins import slow_sample
 
-from clipfeat.camera import build_uv_index, project_frame, unproject_depth, world_to_cam
+from clipfeat.camera import VisibilityRule, build_uv_index, project_frame, unproject_depth, world_to_cam
 from clipfeat.camera.visibility import lookup_depth
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.model import ClipModel
@@ -36,7 +36,7 @@ def test_points_come_back_to_their_pixels(frames):
     worst = 0.0
     for frame in itertools.chain(*frames):
         points, index = unproject_depth(frame.depth_m, frame.depth_camera.intrinsics, frame.cam_to_world)
-        seen = project_frame(points.astype(np.float32).astype(np.float64), frame, near=0.0, far=100.0)
+        seen = project_frame(points.astype(np.float32).astype(np.float64), frame, VisibilityRule(near=0, far=100))
         assert seen.visible.all()
         pixel = np.stack((index % 540, index // 540), 1)
         worst = max(worst, np.abs(seen.uv - pixel).max())

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipfeat.types import PointStatus, Projection
 
-_EDGE = 1e-3
+EDGE_PX = 1e-3
 """Pixels. Points of the outermost pixels, stored as float32, come back up to some 1e-4 px outside; that is rounding."""
 
 
@@ -74,7 +74,7 @@ def frustum_status(uv: Any, z: Any, image_size: tuple[int, int] | None, near: fl
         width, height = image_size
         u, v = uv[..., 0], uv[..., 1]
         # NaN compares false, so points behind the camera are never inside.
-        inside = inside & (u >= -_EDGE) & (u <= width - 1 + _EDGE) & (v >= -_EDGE) & (v <= height - 1 + _EDGE)
+        inside = inside & (u >= -EDGE_PX) & (u <= width - 1 + EDGE_PX) & (v >= -EDGE_PX) & (v <= height - 1 + EDGE_PX)
     behind = ~(z > 0)  # a NaN depth is no place in front of the camera either
     status: Any
     if isinstance(z, torch.Tensor):

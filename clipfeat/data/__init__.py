@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from clipfeat.config import DataConfig, DemoConfig, ScanNetConfig
-from clipfeat.data.base import Dataset
+from clipfeat.data.base import Dataset, MaskedDataset
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.errors import ConfigError
 
@@ -52,4 +52,7 @@ def build_dataset(cfg: DataConfig) -> Dataset:
     """
     if cfg.name not in DATASETS:
         raise ConfigError(f"data.name={cfg.name}: expected one of {', '.join(DATASETS)}")
-    return DATASETS[cfg.name](cfg)
+    if cfg.masks is not None and "{frame}" not in cfg.masks:
+        raise ConfigError(f"data.masks={cfg.masks}: expected a path with {{scene}} and {{frame}} in it")
+    dataset = DATASETS[cfg.name](cfg)
+    return dataset if cfg.masks is None else MaskedDataset(dataset, cfg.masks)

@@ -1,5 +1,6 @@
 """What every data set offers, and the choices of scenes and frames that are the same for all of them."""
 
+import dataclasses
 import re
 import zlib
 from collections.abc import Sequence
@@ -8,7 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from clipfeat.errors import DataError
+from clipfeat.data.images import read_uint16
+from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Frame
 
 _SCENE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
@@ -41,6 +43,37 @@ class Dataset(Protocol):
             DataError: If the scene can't, so that its other frames can't either.
         """
         ...
+
+
+class MaskedDataset:
+    """A data set whose frames get their external instance masks.
+
+    Args:
+        dataset: where the frames come from.
+        pattern: path of the masks, with {scene} and {frame} in it.
+    """
+
+    def __init__(self, dataset: Dataset, pattern: str):
+        self.dataset = dataset
+        self.pattern = pattern
+        self.scenes = dataset.scenes
+        self.frame_ids = dataset.frame_ids
+
+    def load(self, scene_id: str, frame_id: int) -> Frame:
+        """See ``Dataset``.
+
+        Raises:
+            FrameError: Also if the mask is missing, damaged or of another size than the colour picture.
+        """
+        frame = self.dataset.load(scene_id, frame_id)
+        path = Path(self.pattern.replace("{scene}", scene_id).replace("{frame}", str(frame_id)))
+        mask = read_uint16(path, "mask")
+        if mask.shape != frame.image.shape[:2]:
+            height, width = frame.image.shape[:2]
+            raise FrameError(
+                f"{path}: mask of {mask.shape[1]}×{mask.shape[0]} pixels, but the colour picture has {width}×{height}"
+            )
+        return dataclasses.replace(frame, mask=mask)
 
 
 def check_scene_name(name: str, where: str) -> str:

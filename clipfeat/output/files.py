@@ -49,10 +49,10 @@ def write_npz(file: BinaryIO, arrays: dict[str, np.ndarray], meta: str) -> None:
     np.savez(file, **arrays, meta=np.array(meta))  # type: ignore[arg-type]
 
 
-def read_npz(path: Path, keys: tuple[str, ...]) -> tuple[dict[str, np.ndarray], str]:
-    """Reads the arrays named by ``keys`` and the meta."""
+def read_npz(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], str]:
+    """Reads the arrays, if they are asked for, and the meta."""
     with np.load(path, allow_pickle=False) as data:
-        return {key: data[key] for key in keys}, str(data["meta"])
+        return {key: data[key] for key in data.files if arrays and key != "meta"}, str(data["meta"])
 
 
 def write_h5(file: BinaryIO, arrays: dict[str, np.ndarray], meta: str) -> None:
@@ -63,10 +63,10 @@ def write_h5(file: BinaryIO, arrays: dict[str, np.ndarray], meta: str) -> None:
         h5.attrs["meta"] = meta
 
 
-def read_h5(path: Path, keys: tuple[str, ...]) -> tuple[dict[str, np.ndarray], str]:
-    """Reads the arrays named by ``keys`` and the meta."""
+def read_h5(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], str]:
+    """Reads the arrays, if they are asked for, and the meta."""
     with h5py.File(path, "r") as h5:
-        return {key: h5[key][()] for key in keys}, str(h5.attrs["meta"])
+        return {key: h5[key][()] for key in h5 if arrays}, str(h5.attrs["meta"])
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ class FrameFormat:
     Attributes:
         suffix: of the file's name.
         write: arrays and meta into an open file.
-        read: some of the arrays, and the meta, from a path.
+        read: the arrays, or none of them, and the meta, from a path.
     """
 
     suffix: str
     write: Callable[[BinaryIO, dict[str, np.ndarray], str], None]
-    read: Callable[[Path, tuple[str, ...]], tuple[dict[str, np.ndarray], str]]
+    read: Callable[..., tuple[dict[str, np.ndarray], str]]
 
 
 FORMATS = {"npz": FrameFormat(".npz", write_npz, read_npz), "h5": FrameFormat(".h5", write_h5, read_h5)}
@@ -103,7 +103,7 @@ def write_features(path: Path, name: str, features: PointFeatures, meta: dict[st
     Raises:
         OutputError: If it can't be written.
     """
-    arrays = {key: getattr(features, key) for key in _ARRAYS}
+    arrays = {key: getattr(features, key) for key in _ARRAYS} | features.attributes
     arrays["pts_feat"] = arrays["pts_feat"].astype(dtype, copy=False)
     text = json.dumps({"schema_version": SCHEMA_VERSION, **meta}, allow_nan=False)
     with atomic_file(path) as file:
@@ -117,8 +117,14 @@ def read_features(path: Path) -> tuple[PointFeatures, dict[str, Any]]:
     Raises:
         DataError: If it is missing, damaged or of a newer schema.
     """
-    arrays, meta = _read(path, _ARRAYS)
-    return PointFeatures(**arrays), meta
+    arrays, meta = _read(path, arrays=True)
+    missing = [key for key in _ARRAYS if key not in arrays]
+    if missing:
+        raise DataError(
+            f"{path}: not a whole feature file (no {', '.join(missing)}); delete it and run the command again"
+        )
+    own = {key: arrays.pop(key) for key in _ARRAYS}
+    return PointFeatures(**own, attributes=arrays), meta
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -127,15 +133,15 @@ def read_meta(path: Path) -> dict[str, Any]:
     Raises:
         DataError: If it is missing, damaged or of a newer schema.
     """
-    return _read(path, ())[1]
+    return _read(path, arrays=False)[1]
 
 
-def _read(path: Path, keys: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _read(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     readers = {fmt.suffix: fmt.read for fmt in FORMATS.values()}
     if path.suffix not in readers:
         raise DataError(f"{path}: not a feature file, expected one of {', '.join(readers)}")
     try:
-        arrays, text = readers[path.suffix](path, keys)
+        found, text = readers[path.suffix](path, arrays=arrays)
         meta = json.loads(text)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
@@ -147,4 +153,4 @@ def _read(path: Path, keys: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dic
         raise DataError(
             f"{path}: written with schema {meta.get('schema_version')}, this clipfeat reads {SCHEMA_VERSION}; update it"
         )
-    return arrays, meta
+    return found, meta

@@ -1,11 +1,19 @@
-"""Which 3D points of a frame get a feature."""
+"""Which 3D points of a frame get a feature: its depth pixels, the points stored with it, or a scene's mesh."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.camera.projection import unproject_depth, valid_depth
-from clipfeat.errors import FrameError
-from clipfeat.types import Frame
+from clipfeat.errors import DataError, FrameError
+from clipfeat.sampling.point_files import read_points
+from clipfeat.types import Frame, Points
+
+PointSource = Callable[[Frame, np.random.Generator], Points]
+"""From a frame and its own random generator to the points that are looked for in it."""
 
 
 def choose(candidates: NDArray[np.int64], count: int | None, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -17,13 +25,8 @@ def choose(candidates: NDArray[np.int64], count: int | None, rng: np.random.Gene
     return candidates[chosen]
 
 
-def depth_points(
-    frame: Frame, count: int | None, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """World points of a random choice of a frame's measured depth pixels.
-
-    Returns:
-        (N, 3) float64 world metres and (N,) int64 flat depth pixels v·w + u, ascending.
+def depth_points(frame: Frame, count: int | None, rng: np.random.Generator) -> Points:
+    """World points of a random choice of a frame's measured depth pixels; idx is the flat pixel v·w + u, ascending.
 
     Raises:
         FrameError: If the frame has no depth, or no pixel of it was measured.
@@ -35,4 +38,59 @@ def depth_points(
     if len(measured) == 0:
         raise FrameError(f"{where}: no depth pixel holds a measurement, so there are no points")
     pixels = choose(measured, count, rng)
-    return unproject_depth(frame.depth_m, frame.depth_camera.intrinsics, frame.cam_to_world, pixels)
+    return Points(*unproject_depth(frame.depth_m, frame.depth_camera.intrinsics, frame.cam_to_world, pixels))
+
+
+def frame_points(frame: Frame, count: int | None, rng: np.random.Generator) -> Points:
+    """A random choice of the points that the data set stores for the frame, with their attributes.
+
+    Raises:
+        FrameError: If it stores none for this frame.
+    """
+    if frame.points is None:
+        where = f"{frame.scene_id} frame {frame.frame_id}"
+        raise FrameError(f"{where}: the data set stores no points for it, and sampling=frame_points takes them")
+    everything = Points(frame.points, np.arange(len(frame.points)), dict(frame.point_attributes or {}))
+    return everything.take(choose(everything.idx, count, rng))
+
+
+class ScenePoints:
+    """The same points for every frame of a scene: the vertices of its mesh, or any stored cloud.
+
+    Args:
+        pattern: path of a PLY or npz file, with {scene} in it; ``point_files.read_points`` tells what they hold.
+        labels: path of a second PLY whose vertices carry the labels, such as ScanNet's ``.labels.ply``; or None.
+        count: points a scene, chosen once for all its frames; None for all.
+        seed: of that choice.
+    """
+
+    def __init__(self, pattern: str, labels: str | None, count: int | None, seed: int):
+        self.pattern = pattern
+        self.labels = labels
+        self.count = count
+        self.seed = seed
+        # Frames come scene after scene; two are in work where one scene's last frames meet the next one's first.
+        self._points = lru_cache(maxsize=2)(self._read)
+
+    def __call__(self, frame: Frame, _rng: np.random.Generator) -> Points:
+        """The scene's points.
+
+        Raises:
+            DataError: If they can't be read.
+        """
+        return self._points(frame.scene_id)
+
+    def _read(self, scene_id: str) -> Points:
+        path = Path(self.pattern.replace("{scene}", scene_id))
+        points = read_points(path)
+        if self.labels is not None:
+            second_path = Path(self.labels.replace("{scene}", scene_id))
+            second = read_points(second_path)
+            if len(second.idx) != len(points.idx):
+                raise DataError(
+                    f"{second_path}: {len(second.idx)} vertices, but {path} has {len(points.idx)}; "
+                    f"they must be those of the same mesh"
+                )
+            points.attributes.update({k: v for k, v in second.attributes.items() if k not in points.attributes})
+        rng = np.random.default_rng(self.seed)
+        return points.take(choose(points.idx, self.count, rng))

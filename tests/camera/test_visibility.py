@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
-from clipfeat.camera import build_uv_index, project_frame, unproject_depth, world_to_cam
+from clipfeat.camera import VisibilityRule, build_uv_index, project_frame, unproject_depth, world_to_cam
 from clipfeat.camera.visibility import depth_confidence, lookup_depth
 from clipfeat.types import Camera, Frame, PointStatus
 
@@ -24,7 +24,7 @@ def test_status_and_confidence_equal_a_slow_twin():
     depth[rng.random(depth.shape) < 0.2] = 0
     frame = frame_of(depth)
     points = np.concatenate([rng.uniform(-2, 2, (3000, 2)), rng.uniform(-0.5, 4, (3000, 1))], 1)
-    found = project_frame(points, frame, near=0.1, far=3.5, tolerance=0.3, tolerance_rel=0.1)
+    found = project_frame(points, frame, VisibilityRule(near=0.1, far=3.5, tolerance=0.3, tolerance_rel=0.1))
     k_color, k_depth = frame.color_camera.intrinsics, frame.depth_camera.intrinsics
     for i in range(3000):
         x, y, z = points[i]

@@ -15,7 +15,7 @@ def record(scene, frame, visible, hidden):
 
 def test_points_are_counted_by_status():
     counts = status_counts(np.array([0, 0, 1, 2, 4, 4, 4], np.uint8))
-    assert counts == {"visible": 2, "occluded": 1, "out_of_view": 1, "behind": 0, "no_depth": 3}
+    assert counts == {"visible": 2, "occluded": 1, "out_of_view": 1, "behind": 0, "no_depth": 3, "masked": 0}
 
 
 def test_the_summary_adds_up_and_is_json():

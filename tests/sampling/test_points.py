@@ -22,8 +22,9 @@ def test_points_come_from_measured_pixels_only(demo_frames):
     frame = demo_frames[0]
     depth = frame.depth_m.copy()
     depth[:, :64] = 0
-    points, rows = depth_points(dataclasses.replace(frame, depth_m=depth), 300, np.random.default_rng(0))
-    assert points.shape == (300, 3)
+    points = depth_points(dataclasses.replace(frame, depth_m=depth), 300, np.random.default_rng(0))
+    rows = points.idx
+    assert points.xyz.shape == (300, 3)
     assert (rows % depth.shape[1] >= 64).all()
     assert len(set(rows.tolist())) == 300
 

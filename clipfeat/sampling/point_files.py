@@ -1,0 +1,85 @@
+"""Reading meshes and point clouds: PLY by trimesh, and npz."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from clipfeat.errors import DataError
+from clipfeat.types import Points
+
+_PLY_COORDINATES = ("x", "y", "z")
+_PLY_COLORS = ("red", "green", "blue")
+_NPZ_COORDINATES = ("xyz", "points", "vertices")
+
+
+def read_points(path: Path) -> Points:
+    """Reads the vertices of a PLY, or the points of an npz, in the file's own order.
+
+    PLY: red, green and blue become ``rgb`` (N, 3) uint8; every other number a vertex has (label, instance, …) becomes
+    an attribute of its name. Faces and normals are passed over. npz: ``xyz`` (N, 3) (or points, vertices); every other
+    array of N rows becomes an attribute.
+
+    Raises:
+        DataError: If the file is missing or damaged, holds no vertices, or some are not finite.
+    """
+    readers = {".ply": _read_ply, ".npz": _read_npz}
+    if path.suffix.lower() not in readers:
+        raise DataError(f"{path}: points are read from .ply or .npz")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file, a mesh or point cloud was expected (sampling.points_file)")
+    xyz, attributes = readers[path.suffix.lower()](path)
+    if xyz.ndim != 2 or xyz.shape[1] != 3 or len(xyz) == 0:
+        raise DataError(f"{path}: holds no vertices (shape {xyz.shape}), expected (N, 3) with N above 0")
+    if not np.isfinite(xyz).all():
+        raise DataError(f"{path}: {int((~np.isfinite(xyz).all(1)).sum())} of {len(xyz)} vertices hold inf or NaN")
+    return Points(xyz.astype(np.float64), np.arange(len(xyz)), attributes)
+
+
+def _read_ply(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    import trimesh
+
+    with path.open("rb") as file:
+        header = file.read(65536).split(b"end_header")[0].splitlines()
+    if not header or header[0].strip() != b"ply":
+        raise DataError(f"{path}: not a PLY file")
+    declared = [
+        int(line.split()[2]) for line in header if line.startswith(b"element vertex") and line.split()[2].isdigit()
+    ]
+    # A vertex takes three bytes or more: a count beyond that is a lie, and nothing is allocated for it.
+    if not declared or declared[0] == 0:
+        raise DataError(f"{path}: holds no vertices, expected a mesh or a point cloud")
+    if declared[0] > path.stat().st_size // 3:
+        raise DataError(f"{path}: declares {declared[0]} vertices, more than its {path.stat().st_size} bytes can hold")
+    try:
+        loaded = trimesh.load(path, process=False, force=None)
+        vertex = loaded.metadata["_ply_raw"]["vertex"]["data"]
+    except Exception as error:  # trimesh raises whatever its parsing meets; all of it means the file
+        raise DataError(
+            f"{path}: damaged PLY ({' '.join(str(error).split())[:120]}); copy or export it again"
+        ) from error
+    names = list(vertex.dtype.names) if hasattr(vertex, "dtype") and vertex.dtype.names else list(vertex)
+    columns = {name: np.asarray(vertex[name]).reshape(len(vertex[name]), -1)[:, 0] for name in names}
+    if len(columns["x"]) != declared[0]:
+        raise DataError(f"{path}: declares {declared[0]} vertices, holds {len(columns['x'])}; the file is cut off")
+    attributes = {}
+    if set(_PLY_COLORS) <= set(columns):
+        attributes["rgb"] = np.stack([columns[name] for name in _PLY_COLORS], 1)
+    other = set(columns) - {*_PLY_COORDINATES, *_PLY_COLORS, "alpha", "nx", "ny", "nz"}
+    attributes.update({name: columns[name] for name in sorted(other)})
+    return np.stack([columns[name] for name in _PLY_COORDINATES], 1), attributes
+
+
+def _read_npz(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            arrays = {name: data[name] for name in data.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a readable npz file ({error})") from error
+    name = next((n for n in _NPZ_COORDINATES if n in arrays), None)
+    if name is None:
+        raise DataError(
+            f"{path}: holds none of the arrays {', '.join(_NPZ_COORDINATES)}, but {', '.join(arrays) or 'nothing'}"
+        )
+    xyz = arrays.pop(name)
+    return xyz, {key: value for key, value in arrays.items() if value.ndim >= 1 and len(value) == len(xyz)}

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import trimesh
+
+from clipfeat.errors import DataError
+from clipfeat.sampling.point_files import read_points
+
+XYZ = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+
+
+def write_ply(path, xyz=XYZ, *, ascii_ply=False, faces=True):
+    rgb = np.random.default_rng(1).integers(0, 255, (len(xyz), 4), dtype=np.uint8)
+    faces = np.arange(len(xyz) // 3 * 3).reshape(-1, 3) if faces else None
+    if faces is None:
+        geometry = trimesh.PointCloud(xyz, colors=rgb)
+    else:
+        geometry = trimesh.Trimesh(xyz, faces, vertex_colors=rgb, process=False)
+        geometry.vertex_attributes["label"] = np.arange(len(xyz)).astype(np.uint16)
+    path.write_bytes(trimesh.exchange.ply.export_ply(geometry, encoding="ascii" if ascii_ply else "binary"))
+    return rgb
+
+
+@pytest.mark.parametrize("ascii_ply", [False, True])
+def test_a_mesh_s_vertices_colours_and_labels_in_the_file_s_order(tmp_path, ascii_ply):
+    rgb = write_ply(tmp_path / "m.ply", ascii_ply=ascii_ply)
+    points = read_points(tmp_path / "m.ply")
+    np.testing.assert_allclose(points.xyz, XYZ, atol=1e-6)
+    np.testing.assert_array_equal(points.attributes["rgb"], rgb[:, :3])
+    np.testing.assert_array_equal(points.attributes["label"], np.arange(50))
+    assert points.idx.tolist() == list(range(50))
+
+
+def test_doubled_vertices_stay(tmp_path):
+    write_ply(tmp_path / "m.ply", np.concatenate([XYZ[:30], XYZ[:30]]))
+    assert len(read_points(tmp_path / "m.ply").idx) == 60
+
+
+def test_a_cloud_without_faces_and_an_npz(tmp_path):
+    write_ply(tmp_path / "c.ply", faces=False)
+    assert read_points(tmp_path / "c.ply").xyz.shape == (50, 3)
+    np.savez(tmp_path / "c.npz", points=XYZ, instance=np.arange(50), note=np.array("x"), other=np.zeros(3))
+    points = read_points(tmp_path / "c.npz")
+    np.testing.assert_array_equal(points.xyz, XYZ)
+    assert set(points.attributes) == {"instance"}
+
+
+def ply(header, body=b""):
+    return b"ply\nformat binary_little_endian 1.0\n" + header + b"end_header\n" + body
+
+
+COORDINATES = b"property float x\nproperty float y\nproperty float z\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a PLY file"),
+        (b"solid stl", "not a PLY file"),
+        (ply(b""), "holds no vertices, expected a mesh or a point cloud"),
+        (ply(b"element vertex 0\n" + COORDINATES), "holds no vertices"),
+        (
+            ply(b"element vertex 4000000000000\n" + COORDINATES, b"0" * 120),
+            "declares 4000000000000 vertices, more than its",
+        ),
+        (ply(b"element vertex 40\n" + COORDINATES, b"0" * 120), "damaged PLY|declares 40 vertices, holds"),
+        (ply(b"element vertex 10\nproperty float a\n", b"0" * 40), "damaged PLY .no field of name x"),
+        (
+            ply(b"element vertex 2\n" + COORDINATES, np.full(6, np.nan, "<f4").tobytes()),
+            "2 of 2 vertices hold inf or NaN",
+        ),
+    ],
+)
+def test_bad_ply_files_are_named(tmp_path, content, message):
+    (tmp_path / "bad.ply").write_bytes(content)
+    with pytest.raises(DataError, match=rf"bad.ply: .*({message})"):
+        read_points(tmp_path / "bad.ply")
+
+
+def test_other_bad_files_are_named(tmp_path):
+    with pytest.raises(DataError, match="none.ply: no such file, a mesh or point cloud was expected"):
+        read_points(tmp_path / "none.ply")
+    with pytest.raises(DataError, match="m.obj: points are read from .ply or .npz"):
+        read_points(tmp_path / "m.obj")
+    (tmp_path / "bad.npz").write_bytes(b"junk")
+    with pytest.raises(DataError, match="bad.npz: not a readable npz file"):
+        read_points(tmp_path / "bad.npz")
+    np.savez(tmp_path / "none.npz", a=np.zeros(3))
+    with pytest.raises(DataError, match="none.npz: holds none of the arrays xyz, points, vertices, but a"):
+        read_points(tmp_path / "none.npz")
+    np.savez(tmp_path / "empty.npz", xyz=np.zeros((0, 3)))
+    with pytest.raises(DataError, match="empty.npz: holds no vertices"):
+        read_points(tmp_path / "empty.npz")
