@@ -9,7 +9,7 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +105,9 @@ class Frame:
         cam_to_world: (4, 4) float64, finite.
         points: (N, 3) float64 world points stored for this frame, or None.
         mask: (H, W) uint16 instance ids of the picture's pixels, 0 for none; or None.
+        point_attributes: (N, ...) arrays that go with ``points`` row by row, by name: ``rgb`` (N, 3) uint8,
+            ``instance`` (N,) int64 (0 for none), ``semantic`` (N,) int64, ``superpoint`` (N,) int64, each where the
+            data set has it. None for a frame without points.
     """
 
     scene_id: str
@@ -116,6 +119,7 @@ class Frame:
     cam_to_world: NDArray[np.float64]
     points: NDArray[np.float64] | None = None
     mask: NDArray[np.uint16] | None = None
+    point_attributes: dict[str, NDArray[Any]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
