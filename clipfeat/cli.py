@@ -22,7 +22,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from clipfeat.config import DemoConfig, ExtractConfig, ScanNetConfig, config_dir, register_schemas
+from clipfeat.config import (
+    DemoConfig,
+    ExtractConfig,
+    PosedRgbdConfig,
+    ScanNet200MvConfig,
+    ScanNetConfig,
+    config_dir,
+    register_schemas,
+)
 from clipfeat.errors import ClipfeatError
 
 if TYPE_CHECKING:
@@ -151,4 +159,5 @@ def _known_keys() -> list[str]:
         return found
 
     every = asdict(ExtractConfig()) | {"data": {}}
-    return walk(every, "") + [f"data.{f.name}" for layout in (ScanNetConfig, DemoConfig) for f in fields(layout)]
+    layouts = (ScanNetConfig, DemoConfig, PosedRgbdConfig, ScanNet200MvConfig)
+    return walk(every, "") + list(dict.fromkeys(f"data.{f.name}" for layout in layouts for f in fields(layout)))
