@@ -122,6 +122,9 @@ def explain(error: Exception) -> str:
         key = getattr(cause, "full_key", None) or "a key"
         hint = ": give the folder that holds one folder a scene" if key == "data.root" else ""
         return f"{key} is not set{hint}, as {key}=…"
+    if match := re.search(r"In '([^']+)/([^']+)': \w+ raised while composing config: .*full_key: (\S+)", text):
+        group, choice, key = match.groups()
+        return f"{group}={choice} sets {key}, which the chosen {key.split('.')[0]} has not, or has of another type"
     if match := re.search(r"Error parsing override '([^']*)'", text):
         return f"cannot read the override '{match.group(1)}': expected key=value"
     if match := re.search(r"Could not override '([^']+)'.*?(?:is not in struct|not in '|not a)", text):

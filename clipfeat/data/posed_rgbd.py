@@ -160,7 +160,7 @@ class PosedRgbdDataset:
                 continue
             check_scene_name(scene_id, str(path))
             if scene_id in found:
-                both = " and ".join("/".join(v.values()) for v in (found[scene_id], scene_values))
+                both = " and ".join(sorted("/".join(v.values()) for v in (found[scene_id], scene_values)))
                 raise DataError(f"{root}: {both} would both be scene {scene_id}; rename one of them")
             found[scene_id] = scene_values
         return found
