@@ -22,7 +22,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from clipfeat.config import DemoConfig, ExtractConfig, ScanNetConfig, config_dir, register_schemas
+from clipfeat.config import (
+    DemoConfig,
+    ExtractConfig,
+    PosedRgbdConfig,
+    ScanNet200MvConfig,
+    ScanNetConfig,
+    config_dir,
+    register_schemas,
+)
 from clipfeat.errors import ClipfeatError
 
 if TYPE_CHECKING:
@@ -114,6 +122,9 @@ def explain(error: Exception) -> str:
         key = getattr(cause, "full_key", None) or "a key"
         hint = ": give the folder that holds one folder a scene" if key == "data.root" else ""
         return f"{key} is not set{hint}, as {key}=…"
+    if match := re.search(r"In '([^']+)/([^']+)': \w+ raised while composing config: .*full_key: (\S+)", text):
+        group, choice, key = match.groups()
+        return f"{group}={choice} sets {key}, which the chosen {key.split('.')[0]} has not, or has of another type"
     if match := re.search(r"Error parsing override '([^']*)'", text):
         return f"cannot read the override '{match.group(1)}': expected key=value"
     if match := re.search(r"Could not override '([^']+)'.*?(?:is not in struct|not in '|not a)", text):
@@ -151,4 +162,5 @@ def _known_keys() -> list[str]:
         return found
 
     every = asdict(ExtractConfig()) | {"data": {}}
-    return walk(every, "") + [f"data.{f.name}" for layout in (ScanNetConfig, DemoConfig) for f in fields(layout)]
+    layouts = (ScanNetConfig, DemoConfig, PosedRgbdConfig, ScanNet200MvConfig)
+    return walk(every, "") + list(dict.fromkeys(f"data.{f.name}" for layout in layouts for f in fields(layout)))

@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from clipfeat.errors import ConfigError
+from clipfeat.patterns import check_pattern
 
 
 def config_dir() -> Path:
@@ -38,6 +39,17 @@ def _at_least(key: str, value: float | None, lowest: float, *, above: bool = Fal
     if value is None or (value > lowest if above else value >= lowest):
         return
     raise ConfigError(f"{key}={value}: expected a number {'above' if above else 'of at least'} {lowest:g}")
+
+
+def _must_say(key: str, value: str | None, choices: Collection[str]) -> None:
+    if value is None:
+        raise ConfigError(f"{key} is not set and has no default: say {' or '.join(choices)}")
+    _one_of(key, value, choices)
+
+
+def _check_size(key: str, size: list[int] | None) -> None:
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ConfigError(f"{key}={size}: expected [width,height] in pixels, such as [1296,968]")
 
 
 @dataclass
@@ -75,9 +87,7 @@ class ScanNetConfig(DataConfig):
     def __post_init__(self) -> None:
         _at_least("data.depth_scale", self.depth_scale, 0, above=True)
         for key in ("color_intrinsics_size", "depth_intrinsics_size"):
-            size = getattr(self, key)
-            if size is not None and (len(size) != 2 or min(size) < 1):
-                raise ConfigError(f"data.{key}={size}: expected [width,height] in pixels, such as [1296,968]")
+            _check_size(f"data.{key}", getattr(self, key))
 
 
 @dataclass
@@ -121,6 +131,149 @@ class DemoConfig(ScanNetConfig):
             size = getattr(self, key)
             if len(size) != 2 or min(size) < 16:
                 raise ConfigError(f"data.{key}={size}: expected [width,height] of at least 16 pixels each")
+
+
+POSE_FORMATS = ("matrix_per_frame", "trajectory_matrices", "trajectory_log", "tum")
+POSE_DIRECTIONS = ("camera_to_world", "world_to_camera")
+POSE_ROWS = ("frame_number", "picture_order")
+
+
+@dataclass
+class PosedRgbdConfig(DataConfig):
+    """Posed RGB-D folders whose layout is told by patterns: see ``clipfeat/data/posed_rgbd.py`` and ``patterns.py``.
+
+    Attributes:
+        root_is_scene: root is itself one scene: ``{scene}`` stands for its name, and patterns begin in its parent.
+        color: pattern of the colour pictures, with ``{scene}`` and ``{frame}``. It, or ``color_list``, must be set.
+        color_list: pattern of a file of ``timestamp filename`` lines instead, one a scene; for ``pose_format=tum``.
+        depth: pattern of the depth pictures; null for a data set without depth.
+        depth_list: pattern of a file of ``timestamp filename`` lines instead.
+        depth_scale: units of the depth files in a metre.
+        depth_invalid: raw depth values that mean: nothing was measured.
+        pose: pattern of the poses: with ``{frame}`` for matrix_per_frame, else of one trajectory file a scene.
+        pose_format: matrix_per_frame (4×4 text), trajectory_matrices (16 or 12 numbers a line), trajectory_log
+            (Open3D, Redwood: ``i i i+1`` and 4×4) or tum (``timestamp tx ty tz qx qy qz qw`` a line).
+        pose_direction: camera_to_world or world_to_camera. Has no default: a wrong one ruins everything silently.
+        pose_rows: which pose of a trajectory goes with which picture: frame_number (pose k, from 0, or of that number
+            in a log, with the picture of number k) or picture_order (the k-th with the k-th).
+        max_dt: how many seconds a depth picture or a pose may be away from the colour picture, in lists with times.
+        intrinsics: [fx,fy,cx,cy] in pixels. It, or ``intrinsics_file``, must be set.
+        intrinsics_file: pattern of a calibration file: fx fy cx cy, a 3×3 or 4×4 matrix, or JSON.
+        intrinsics_size: [width,height] that K belongs to, where the pictures were resized since; null: to the pictures
+            as they are stored, or what a JSON file says.
+        depth_intrinsics: depth's own K, the same three ways; without one it has colour's, resized.
+        depth_intrinsics_file: see depth_intrinsics.
+        depth_intrinsics_size: see depth_intrinsics.
+    """
+
+    name: str = "posed_rgbd"
+    root_is_scene: bool = False
+    color: str | None = None
+    color_list: str | None = None
+    depth: str | None = None
+    depth_list: str | None = None
+    depth_scale: float = 1000.0
+    depth_invalid: list[int] = field(default_factory=lambda: [0, 65535])
+    pose: str | None = None
+    pose_format: str | None = None
+    pose_direction: str | None = None
+    pose_rows: str = "frame_number"
+    max_dt: float = 0.02
+    intrinsics: list[float] | None = None
+    intrinsics_file: str | None = None
+    intrinsics_size: list[int] | None = None
+    depth_intrinsics: list[float] | None = None
+    depth_intrinsics_file: str | None = None
+    depth_intrinsics_size: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        _must_say("data.pose_direction", self.pose_direction, POSE_DIRECTIONS)
+        _must_say("data.pose_format", self.pose_format, POSE_FORMATS)
+        _one_of("data.pose_rows", self.pose_rows, POSE_ROWS)
+        _at_least("data.depth_scale", self.depth_scale, 0, above=True)
+        _at_least("data.max_dt", self.max_dt, 0)
+        if any(not 0 <= value <= 65535 for value in self.depth_invalid):
+            raise ConfigError(f"data.depth_invalid={self.depth_invalid}: expected raw values from 0 to 65535")
+        self._check_files()
+        self._check_intrinsics()
+
+    def _check_files(self) -> None:
+        timed = self.pose_format == "tum"
+        if timed != (self.color_list is not None) or timed == (self.color is not None):
+            raise ConfigError(
+                f"data.color={self.color} data.color_list={self.color_list} data.pose_format={self.pose_format}: "
+                "expected color_list alone for pose_format=tum, whose poses go by time, and color alone for any other"
+            )
+        if (self.depth if timed else self.depth_list) is not None:
+            wrong, right = ("depth", "depth_list") if timed else ("depth_list", "depth")
+            raise ConfigError(f"data.{wrong} is set, but with pose_format={self.pose_format} depth is data.{right}")
+        if self.pose is None:
+            raise ConfigError("data.pose is not set: give the pattern of the pose files, or of the trajectory file")
+        per_scene = self._scene_placeholders()
+        for key in ("color", "depth"):
+            if (pattern := getattr(self, key)) is not None:
+                check_pattern(f"data.{key}", pattern, required=[*per_scene, "frame"])
+            if (pattern := getattr(self, f"{key}_list")) is not None:
+                check_pattern(f"data.{key}_list", pattern, required=per_scene, forbidden=["frame"])
+        if self.pose_format == "matrix_per_frame":
+            check_pattern("data.pose", self.pose, required=[*per_scene, "frame"])
+        else:
+            check_pattern("data.pose", self.pose, required=per_scene, forbidden=["frame"])
+
+    def _scene_placeholders(self) -> list[str]:
+        """{scene}, and {sequence} where the pictures have it: then all other files must tell them apart too."""
+        return ["scene", "sequence"] if "{sequence}" in (self.color or self.color_list or "") else ["scene"]
+
+    def _check_intrinsics(self) -> None:
+        if (self.intrinsics is None) == (self.intrinsics_file is None):
+            raise ConfigError(
+                f"data.intrinsics={self.intrinsics} data.intrinsics_file={self.intrinsics_file}: "
+                "expected one of the two, and null for the other"
+            )
+        if self.depth_intrinsics is not None and self.depth_intrinsics_file is not None:
+            raise ConfigError(
+                "data.depth_intrinsics and data.depth_intrinsics_file are both set: expected one of the two"
+            )
+        unknown = [n for n in ("sequence", "frame") if n not in self._scene_placeholders()]
+        for key in ("intrinsics", "depth_intrinsics"):
+            numbers = getattr(self, key)
+            if numbers is not None and (len(numbers) != 4 or min(numbers[:2]) <= 0):
+                raise ConfigError(f"data.{key}={numbers}: expected [fx,fy,cx,cy] in pixels, focal lengths above 0")
+            if (file := getattr(self, f"{key}_file")) is not None:
+                check_pattern(f"data.{key}_file", file, forbidden=unknown)
+            _check_size(f"data.{key}_size", getattr(self, f"{key}_size"))
+
+
+@dataclass
+class ScanNet200MvConfig(DataConfig):
+    """ESAM's ``scannet200-mv`` tree: ``2D/<scene>/{color,depth,pose}``, ``points/<scene>/<frame>.bin`` and masks.
+
+    Attributes:
+        depth_scale: units of the depth files in a metre.
+        intrinsics: esam (the K that ESAM's own code has for every scene, and made the points with), or the pattern of
+            a file a scene, such as "intrinsics/{scene}.txt": fx fy cx cy, a 3×3 or 4×4 matrix, or JSON. The tree has
+            none, so it must be said.
+        intrinsics_size: [width,height] that the files' K belongs to; null: to the pictures as they are stored.
+    """
+
+    name: str = "scannet200_mv"
+    depth_scale: float = 1000.0
+    intrinsics: str | None = None
+    intrinsics_size: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        _at_least("data.depth_scale", self.depth_scale, 0, above=True)
+        _check_size("data.intrinsics_size", self.intrinsics_size)
+        expected = "expected esam, or a pattern such as 'intrinsics/{scene}.txt'"
+        if self.intrinsics is None:
+            raise ConfigError(f"data.intrinsics is not set, and the tree holds no K: {expected}")
+        if self.intrinsics == "esam":
+            if self.intrinsics_size is not None:
+                raise ConfigError("data.intrinsics_size is set, but the K of data.intrinsics=esam belongs to 640×480")
+        elif "." not in self.intrinsics:
+            raise ConfigError(f"data.intrinsics={self.intrinsics}: {expected}")
+        else:
+            check_pattern("data.intrinsics", self.intrinsics, forbidden=["sequence", "frame"])
 
 
 @dataclass
@@ -385,4 +538,6 @@ def register_schemas() -> None:
     store.store(name="extract_schema", node=ExtractConfig)
     store.store(group="data", name="scannet_schema", node=ScanNetConfig)
     store.store(group="data", name="demo_schema", node=DemoConfig)
+    store.store(group="data", name="posed_rgbd_schema", node=PosedRgbdConfig)
+    store.store(group="data", name="scannet200_mv_schema", node=ScanNet200MvConfig)
     store.store(group="sampling", name="mesh_schema", node=MeshSamplingConfig)

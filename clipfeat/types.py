@@ -9,7 +9,7 @@
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,8 +106,10 @@ class Frame:
         depth_camera: intrinsics of ``depth_m``, or None.
         cam_to_world: (4, 4) float64, finite.
         points: (N, 3) float64 world points stored for this frame, or None.
-        point_attributes: (N, ...) arrays that go with ``points`` by name, such as rgb, instance and semantic; or None.
         mask: (H, W) uint16 instance ids of the picture's pixels, 0 for none; or None.
+        point_attributes: (N, ...) arrays that go with ``points`` row by row, by name: ``rgb`` (N, 3) uint8,
+            ``instance`` (N,) int64 (0 for none), ``semantic`` (N,) int64, ``superpoint`` (N,) int64, each where the
+            data set has it. None for a frame without points.
     """
 
     scene_id: str
@@ -118,8 +120,8 @@ class Frame:
     depth_camera: Camera | None
     cam_to_world: NDArray[np.float64]
     points: NDArray[np.float64] | None = None
-    point_attributes: dict[str, NDArray[np.generic]] | None = None
     mask: NDArray[np.uint16] | None = None
+    point_attributes: dict[str, NDArray[Any]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +137,7 @@ class Points:
 
     xyz: NDArray[np.float64]
     idx: NDArray[np.int64]
-    attributes: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    attributes: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def take(self, rows: NDArray[np.integer]) -> "Points":
         """Some of the points."""
@@ -196,4 +198,4 @@ class PointFeatures:
     conf_2d: NDArray[np.float32]
     xyz: NDArray[np.float32]
     pts_idx: NDArray[np.int64]
-    attributes: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    attributes: dict[str, NDArray[Any]] = field(default_factory=dict)

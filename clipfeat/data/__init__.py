@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clipfeat.config import DataConfig, DemoConfig, ScanNetConfig
+from clipfeat.config import DataConfig, DemoConfig, PosedRgbdConfig, ScanNet200MvConfig, ScanNetConfig
 from clipfeat.data.base import Dataset, MaskedDataset
+from clipfeat.data.posed_rgbd import PosedRgbdDataset
 from clipfeat.data.scannet import ScanNetDataset
+from clipfeat.data.scannet200_mv import ScanNet200MvDataset
 from clipfeat.errors import ConfigError
 
 __all__ = ["DATASETS", "Dataset", "build_dataset"]
@@ -40,7 +42,20 @@ def _demo(cfg: DemoConfig) -> Dataset:
     return _scannet(cfg, [demo_scene_id(index) for index in range(cfg.num_scenes)])
 
 
-DATASETS: dict[str, Callable[[Any], Dataset]] = {"scannet": _scannet, "demo": _demo}
+def _posed_rgbd(cfg: PosedRgbdConfig) -> Dataset:
+    return PosedRgbdDataset(cfg)
+
+
+def _scannet200_mv(cfg: ScanNet200MvConfig) -> Dataset:
+    return ScanNet200MvDataset(Path(cfg.root), cfg.intrinsics or "", _size(cfg.intrinsics_size), cfg.depth_scale)
+
+
+DATASETS: dict[str, Callable[[Any], Dataset]] = {
+    "scannet": _scannet,
+    "demo": _demo,
+    "posed_rgbd": _posed_rgbd,
+    "scannet200_mv": _scannet200_mv,
+}
 
 
 def build_dataset(cfg: DataConfig) -> Dataset:

@@ -1,5 +1,6 @@
 """Reading pictures from disk: every way a file can be bad ends in a FrameError that names it."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +32,20 @@ def read_color(path: Path) -> NDArray[np.uint8]:
         raise FrameError(f"{path}: damaged picture ({error}); copy or export the file again") from error
 
 
-def read_depth(path: Path, depth_scale: float) -> NDArray[np.float32]:
+def read_depth(path: Path, depth_scale: float, invalid: Collection[int] = INVALID_DEPTH) -> NDArray[np.float32]:
     """Reads a 16-bit PNG as (h, w) float32 metres, with 0 where nothing was measured.
 
     Args:
         path: the file.
         depth_scale: units of the file in a metre.
+        invalid: raw values that mean: nothing was measured.
 
     Raises:
         FrameError: If the file is missing, damaged, or has not 16 bits in one channel.
     """
     raw = read_uint16(path, "depth")
     depth_m = raw.astype(np.float32) / np.float32(depth_scale)
-    depth_m[np.isin(raw, INVALID_DEPTH)] = 0
+    depth_m[np.isin(raw, list(invalid))] = 0
     return depth_m
 
 

@@ -1,5 +1,7 @@
 """Reading camera matrices and poses from text files, with the checks that keep a wrong one out."""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,8 @@ from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Camera
 
 
-def read_pose(path: Path) -> NDArray[np.float64]:
-    """Reads a 4×4 cam_to_world.
+def read_pose(path: Path, direction: str = "camera-to-world") -> NDArray[np.float64]:
+    """Reads a 4×4 pose as it is written; ``direction`` says in messages which of the two was expected.
 
     Raises:
         FrameError: If the file is missing or no 4×4 matrix, or if ``check_pose`` refuses it.
@@ -18,20 +20,20 @@ def read_pose(path: Path) -> NDArray[np.float64]:
     try:
         pose = _read_matrix(path)
     except FileNotFoundError as error:
-        raise FrameError(f"{path}: no such file, a 4×4 camera-to-world pose was expected") from error
+        raise FrameError(f"{path}: no such file, a 4×4 {direction} pose was expected") from error
     except (ValueError, OSError) as error:
-        raise FrameError(f"{path}: not a 4×4 camera-to-world pose ({error})") from error
-    return check_pose(pose, str(path))
+        raise FrameError(f"{path}: not a 4×4 {direction} pose ({error})") from error
+    return check_pose(pose, str(path), direction)
 
 
-def check_pose(pose: NDArray[np.float64], where: str) -> NDArray[np.float64]:
+def check_pose(pose: NDArray[np.float64], where: str, direction: str = "camera-to-world") -> NDArray[np.float64]:
     """Returns the (4, 4) pose if it is a rigid motion; ``where`` names its source in the message.
 
     Raises:
         FrameError: If it has another shape, holds inf or NaN (a lost track), or is no rotation and translation.
     """
     if pose.shape != (4, 4):
-        raise FrameError(f"{where}: pose of shape {pose.shape}, expected 4×4 camera-to-world")
+        raise FrameError(f"{where}: pose of shape {pose.shape}, expected 4×4 {direction}")
     if not np.isfinite(pose).all():
         raise FrameError(f"{where}: the pose holds inf or NaN, so tracking was lost in this frame")
     rotation = pose[:3, :3]
@@ -60,9 +62,71 @@ def read_intrinsics(path: Path) -> NDArray[np.float64]:
     return k[:3, :3]
 
 
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What a calibration file says.
+
+    Attributes:
+        intrinsics: (3, 3) float64 K in pixels.
+        size: (width, height) of the pictures that K belongs to, or None.
+        depth_scale: units of the depth files in a metre, or None.
+    """
+
+    intrinsics: NDArray[np.float64]
+    size: tuple[int, int] | None = None
+    depth_scale: float | None = None
+
+
+def pinhole(fx: float, fy: float, cx: float, cy: float) -> NDArray[np.float64]:
+    """The (3, 3) K of two focal lengths and a principal point, all in pixels."""
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Reads a K in any of the usual forms.
+
+    * ``.json``: ``fx fy cx cy``, perhaps ``w h`` (or ``width height``) and ``scale``, at the top or under ``camera``
+      (NICE-SLAM's ``cam_params.json``); or Open3D's ``intrinsic_matrix``, column after column, ``width``, ``height``;
+    * text: the four numbers fx, fy, cx, cy, or a 3×3 or 4×4 matrix; what follows a ``#`` is a comment.
+
+    Raises:
+        DataError: If the file is missing or none of these.
+    """
+    if path.suffix.lower() != ".json":
+        numbers = _four_numbers(path)
+        return Calibration(read_intrinsics(path) if numbers is None else pinhole(*numbers))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found = found.get("camera", found)
+        size = (found.get("w", found.get("width")), found.get("h", found.get("height")))
+        if "intrinsic_matrix" in found:
+            k = np.array(found["intrinsic_matrix"], dtype=np.float64).reshape(3, 3).T
+        else:
+            k = pinhole(*(float(found[name]) for name in ("fx", "fy", "cx", "cy")))
+        scale = found.get("scale")
+        return Calibration(
+            k, None if None in size else (int(size[0]), int(size[1])), None if scale is None else float(scale)
+        )
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file, a JSON file with fx, fy, cx, cy was expected") from error
+    except KeyError as error:
+        raise DataError(f"{path}: has no {error}, expected fx, fy, cx, cy or intrinsic_matrix") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a calibration, expected JSON with fx, fy, cx, cy ({error})") from error
+
+
+def _four_numbers(path: Path) -> list[float] | None:
+    """The numbers of a text file if there are exactly four; None leaves the file, and its errors, to others."""
+    try:
+        words = [w for line in path.read_text(encoding="utf-8").splitlines() for w in line.split("#", 1)[0].split()]
+        return [float(word) for word in words] if len(words) == 4 else None
+    except (OSError, ValueError):
+        return None
+
+
 def _read_matrix(path: Path) -> NDArray[np.float64]:
     """Rows of numbers. Raises ValueError or OSError for anything else."""
-    lines = path.read_text(encoding="ascii").splitlines()
+    lines = (line.split("#", 1)[0] for line in path.read_text(encoding="utf-8").splitlines())
     rows = [line.split() for line in lines if line.strip()]
     if not rows or len({len(row) for row in rows}) > 1:
         raise ValueError(f"{len(rows)} rows of {sorted({len(row) for row in rows})} numbers")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from twins import random_pose
 
-from clipfeat.data.matrices import camera_for, check_pose, read_intrinsics, read_pose
+from clipfeat.data.matrices import camera_for, check_pose, read_calibration, read_intrinsics, read_pose
 from clipfeat.errors import DataError, FrameError
 
 K = np.array([[577.0, 0, 319.5], [0, 578.0, 239.5], [0, 0, 1]])
@@ -76,3 +76,56 @@ def test_a_k_of_another_resolution_is_refused_unless_it_is_said():
     zero[0, 0] = 0
     with pytest.raises(DataError, match=r"k.txt: focal lengths must be positive, got fx=0"):
         camera_for(zero, None, (640, 480), "k.txt", "data.size")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "size", "scale"),
+    [
+        ("camera.param", "# fx, fy, cx, cy\n577\n578\n319.5\n239.5\n", None, None),
+        ("k.txt", "577 578 319.5 239.5", None, None),
+        ("k.txt", "# K\n577 0 319.5\n0 578 239.5\n0 0 1\n", None, None),
+        ("k.txt", "577 0 319.5 0\n0 578 239.5 0\n0 0 1 0\n0 0 0 1\n", None, None),
+        (
+            "p.json",
+            '{"camera": {"w": 640, "h": 480, "fx": 577, "fy": 578, "cx": 319.5, "cy": 239.5, "scale": 6553.5}}',
+            (640, 480),
+            6553.5,
+        ),
+        ("p.json", '{"fx": 577, "fy": 578, "cx": 319.5, "cy": 239.5}', None, None),
+        (
+            "open3d.json",
+            '{"width": 640, "height": 480, "intrinsic_matrix": [577, 0, 0, 0, 578, 0, 319.5, 239.5, 1]}',
+            (640, 480),
+            None,
+        ),
+    ],
+)
+def test_calibrations_in_all_their_forms(tmp_path, name, text, size, scale):
+    (tmp_path / name).write_text(text)
+    found = read_calibration(tmp_path / name)
+    np.testing.assert_array_equal(found.intrinsics, K)
+    assert (found.size, found.depth_scale) == (size, scale)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("k.txt", "1 2 3", r"matrix of shape \(1, 3\)"),
+        ("k.txt", "a b c d", "not a camera matrix"),
+        ("k.json", "{", "not a calibration, expected JSON with fx, fy, cx, cy"),
+        ("k.json", "[1, 2]", "not a calibration"),
+        ("k.json", '{"fx": 1, "fy": 1, "cx": 1}', "has no 'cy', expected fx, fy, cx, cy or intrinsic_matrix"),
+        ("k.json", '{"fx": null, "fy": 1, "cx": 1, "cy": 1}', "not a calibration"),
+        ("k.json", '{"intrinsic_matrix": [1, 2]}', "not a calibration"),
+    ],
+)
+def test_bad_calibrations_are_named(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=rf"{name}: {message}"):
+        read_calibration(tmp_path / name)
+
+
+def test_missing_calibrations_are_named(tmp_path):
+    for name in ("k.txt", "k.json"):
+        with pytest.raises(DataError, match=rf"{name}: no such file"):
+            read_calibration(tmp_path / name)

@@ -1,0 +1,228 @@
+"""Reading files that hold the poses, or the names, of many frames: one pass, each bad line named by its number."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfeat.errors import DataError, FrameError
+
+_UNIT_TOLERANCE = 1e-2
+"""Allowed | |q| - 1 |. Files print four to seven digits; a quaternion further off is another kind of number."""
+
+
+@dataclass(frozen=True, eq=False)
+class NumberedPoses:
+    """The poses of a file in its order.
+
+    Attributes:
+        numbers: the number that the file gives each pose, or its place in the file.
+        matrices: (P, 4, 4) float64 as written: camera-to-world or world-to-camera, perhaps inf or NaN.
+    """
+
+    numbers: list[int]
+    matrices: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class TimedPoses:
+    """Poses with times, as TUM's RGB-D benchmark writes them.
+
+    Attributes:
+        times_s: (P,) float64, ascending.
+        translations: (P, 3) float64 metres.
+        quaternions: (P, 4) float64, x y z w, as written.
+        lines: the line of the file that each stands in.
+    """
+
+    times_s: NDArray[np.float64]
+    translations: NDArray[np.float64]
+    quaternions: NDArray[np.float64]
+    lines: list[int]
+
+    def matrix(self, index: int, where: str) -> NDArray[np.float64]:
+        """The (4, 4) pose of a row; ``where`` names the file in messages.
+
+        Raises:
+            FrameError: If its quaternion is zero, not finite or not of unit length.
+        """
+        pose = np.eye(4)
+        pose[:3, :3] = rotation_from_quaternion(self.quaternions[index], f"{where}, line {self.lines[index]}")
+        pose[:3, 3] = self.translations[index]
+        return pose
+
+
+@dataclass(frozen=True, eq=False)
+class TimedFiles:
+    """File names with times.
+
+    Attributes:
+        times_s: (P,) float64, ascending.
+        names: relative paths, none of which leaves the folder of the list.
+    """
+
+    times_s: NDArray[np.float64]
+    names: list[str]
+
+
+def rotation_from_quaternion(xyzw: NDArray[np.float64], where: str) -> NDArray[np.float64]:
+    """The (3, 3) rotation of a unit quaternion (4,) with its scalar last.
+
+    What is off from unit length by the digits of the file is scaled to it.
+    Source: Shoemake, Animating Rotation with Quaternion Curves (1985), appendix I.
+
+    Raises:
+        FrameError: If it is not finite, zero, or off from unit length by more than 0.01.
+    """
+    length = float(np.linalg.norm(xyzw))
+    if not np.isfinite(length):
+        raise FrameError(f"{where}: the quaternion holds inf or NaN, so tracking was lost in this frame")
+    if length == 0:
+        raise FrameError(f"{where}: the quaternion is zero, so tracking was lost in this frame")
+    if abs(length - 1) > _UNIT_TOLERANCE:
+        raise FrameError(
+            f"{where}: the quaternion has length {length:.4g}, expected 1 (columns: timestamp tx ty tz qx qy qz qw)"
+        )
+    x, y, z, w = xyzw / length
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def nearest(times_s: NDArray[np.float64], time_s: float) -> int:
+    """Index of the entry of ascending, non-empty times that is nearest; the earlier of two that are equally near."""
+    right = int(np.searchsorted(times_s, time_s))
+    if right == 0:
+        return 0
+    if right == len(times_s) or time_s - times_s[right - 1] <= times_s[right] - time_s:
+        return right - 1
+    return right
+
+
+def read_matrix_lines(path: Path) -> NumberedPoses:
+    """Reads a 4×4 matrix (16 numbers) or its upper 3×4 (12 numbers) a line.
+
+    Raises:
+        DataError: If the file is missing, holds no pose, or a line is no such matrix.
+    """
+    matrices = []
+    for line, words in _lines(path, "a pose a line"):
+        if len(words) not in (12, 16):
+            raise DataError(f"{path}, line {line}: {len(words)} values, expected the 16 (or 12) of a pose")
+        matrix = np.eye(4)
+        matrix[: len(words) // 4] = np.reshape(_numbers(path, line, words), (-1, 4))
+        matrices.append(matrix)
+    return NumberedPoses(list(range(len(matrices))), np.stack(matrices))
+
+
+def read_log(path: Path) -> NumberedPoses:
+    """Reads Open3D's and Redwood's ``.log``: for each pose a line ``i i i+1``, then the four rows of a 4×4 matrix.
+
+    Raises:
+        DataError: If the file is missing, holds no pose, is cut off, or is a log of pairs; or if a number comes twice.
+    """
+    lines = list(_lines(path, "Open3D's log: 'i i i+1', then a 4×4 pose"))
+    numbers: list[int] = []
+    matrices = []
+    for start in range(0, len(lines), 5):
+        line, head = lines[start]
+        if len(head) != 3 or not head[0].isdecimal():
+            raise DataError(f"{path}, line {line}: '{' '.join(head)[:60]}', expected a pose's head 'i i i+1'")
+        if head[0] != head[1]:
+            raise DataError(
+                f"{path}, line {line}: '{' '.join(head)}' heads the pose of a pair of fragments, expected 'i i i+1'"
+            )
+        rows = lines[start + 1 : start + 5]
+        if len(rows) < 4:
+            raise DataError(f"{path}, line {line}: the pose has {len(rows)} rows, expected 4: the file is cut off")
+        for row_line, row in rows:
+            if len(row) != 4:
+                raise DataError(f"{path}, line {row_line}: {len(row)} values, expected the 4 of a pose's row")
+        numbers.append(int(head[0]))
+        matrices.append([_numbers(path, row_line, row) for row_line, row in rows])
+    if len(set(numbers)) < len(numbers):
+        twice = next(n for i, n in enumerate(numbers) if n in numbers[:i])
+        raise DataError(f"{path}: pose {twice} comes twice")
+    return NumberedPoses(numbers, np.array(matrices))
+
+
+def read_tum_poses(path: Path) -> TimedPoses:
+    """Reads ``timestamp tx ty tz qx qy qz qw`` lines, times in seconds.
+
+    Raises:
+        DataError: If the file is missing, holds no pose, a line has other columns, or the times are not ascending.
+    """
+    lines, rows = [], []
+    for line, words in _lines(path, "'timestamp tx ty tz qx qy qz qw' a line"):
+        if len(words) != 8:
+            raise DataError(f"{path}, line {line}: {len(words)} values, expected 'timestamp tx ty tz qx qy qz qw'")
+        rows.append(_numbers(path, line, words))
+        lines.append(line)
+    table = np.array(rows)
+    return TimedPoses(_ascending(path, lines, table[:, 0]), table[:, 1:4], table[:, 4:], lines)
+
+
+def read_tum_list(path: Path) -> TimedFiles:
+    """Reads ``timestamp filename`` lines, times in seconds.
+
+    Raises:
+        DataError: If the file is missing, names no file, a line has other columns or a path that leaves the folder,
+            or the times are not ascending.
+    """
+    lines, times, names = [], [], []
+    for line, words in _lines(path, "'timestamp filename' a line"):
+        if len(words) != 2:
+            raise DataError(f"{path}, line {line}: {len(words)} values, expected 'timestamp filename'")
+        name = PurePosixPath(words[1])
+        if name.is_absolute() or ".." in name.parts or "\\" in words[1]:
+            raise DataError(f"{path}, line {line}: '{words[1]}' leaves the folder of the list, which is not allowed")
+        times.append(_numbers(path, line, words[:1])[0])
+        names.append(words[1])
+        lines.append(line)
+    return TimedFiles(_ascending(path, lines, np.array(times)), names)
+
+
+def _lines(path: Path, expected: str) -> Iterator[tuple[int, list[str]]]:
+    """The words of each line that is not empty and no comment, with the line's number from 1."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file, expected {expected}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: can't be read as text ({error}), expected {expected}") from error
+    empty = True
+    for line, content in enumerate(text.splitlines(), 1):
+        words = content.split("#", 1)[0].split()
+        if words:
+            empty = False
+            yield line, words
+    if empty:
+        raise DataError(f"{path}: is empty, expected {expected}")
+
+
+def _numbers(path: Path, line: int, words: list[str]) -> list[float]:
+    """Infinite values and NaN pass: they mark a lost track, which is one frame's trouble."""
+    try:
+        return [float(word) for word in words]
+    except ValueError as error:
+        raise DataError(f"{path}, line {line}: {error}, a number was expected") from error
+
+
+def _ascending(path: Path, lines: list[int], times_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    bad = np.flatnonzero(~np.isfinite(times_s))
+    if len(bad):
+        raise DataError(f"{path}, line {lines[bad[0]]}: the timestamp is {times_s[bad[0]]}, expected seconds")
+    back = np.flatnonzero(np.diff(times_s) < 0)
+    if len(back):
+        before, after = times_s[back[0]], times_s[back[0] + 1]
+        raise DataError(
+            f"{path}, line {lines[back[0] + 1]}: time {after:.6f} comes after {before:.6f}, expected ascending times; "
+            "two recordings in one file? If not, sort its lines"
+        )
+    return times_s

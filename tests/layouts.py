@@ -1,0 +1,152 @@
+"""Turns the demo scans into the layouts of other data sets: the same frames, as their own tools would store them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from clipfeat.data.scannet import ScanNetDataset
+
+COLOR_SIZE = (216, 162)
+
+
+def _frames(scans):
+    dataset = ScanNetDataset(scans)
+    for scene in dataset.scenes():
+        yield scene, [dataset.load(scene, i) for i in dataset.frame_ids(scene)]
+
+
+def _save_depth(path, depth_m, scale):
+    Image.fromarray(np.rint(depth_m.astype(np.float64) * scale).astype(np.uint16)).save(path)
+
+
+def four_numbers(frame):
+    """fx, fy, cx, cy of the frame's colour camera."""
+    k = frame.color_camera.intrinsics
+    return [float(x) for x in (k[0, 0], k[1, 1], k[0, 2], k[1, 2])]
+
+
+def write_sevenscenes(scans, root):
+    """<scene>/seq-01, numbers as in the scans; each demo scene is one sequence."""
+    for scene, frames in _frames(scans):
+        folder = root / scene / "seq-01"
+        folder.mkdir(parents=True)
+        for frame in frames:
+            stem = folder / f"frame-{frame.frame_id:06d}"
+            Image.fromarray(frame.image).save(f"{stem}.color.png")
+            depth_mm = np.rint(frame.depth_m * 1000).astype(np.uint16)
+            depth_mm[depth_mm == 0] = 65535
+            Image.fromarray(depth_mm).save(f"{stem}.depth.png")
+            rows = ("\t ".join(f"{x:.9e}" for x in row) + "\t " for row in frame.cam_to_world)
+            Path(f"{stem}.pose.txt").write_text("\n".join(rows) + "\n")
+
+
+def write_tum(scans, root):
+    """Depth 3 ms after colour; motion capture at 100 Hz, so that most of its poses belong to no picture."""
+    for scene, frames in _frames(scans):
+        folder = root / scene
+        (folder / "rgb").mkdir(parents=True)
+        (folder / "depth").mkdir()
+        rgb = ["# color images", "# file: 'demo.bag'", "# timestamp filename"]
+        depth = ["# depth maps", "# file: 'demo.bag'", "# timestamp filename"]
+        truth = ["# ground truth trajectory", "# file: 'demo.bag'", "# timestamp tx ty tz qx qy qz qw"]
+        for i, frame in enumerate(frames):
+            time_s = 1305031102.175304 + i * 0.1
+            for name, lines, dt in (("rgb", rgb, 0), ("depth", depth, 0.003)):
+                lines.append(f"{time_s + dt:.6f} {name}/{time_s + dt:.6f}.png")
+            Image.fromarray(frame.image).save(folder / "rgb" / f"{time_s:.6f}.png")
+            _save_depth(folder / "depth" / f"{time_s + 0.003:.6f}.png", frame.depth_m, 5000)
+            pose = frame.cam_to_world
+            for dt in (-0.04, 0.001, 0.03):
+                q = (
+                    Rotation.from_matrix(pose[:3, :3]) * Rotation.from_rotvec([0, 0, 0 if dt == 0.001 else 1])
+                ).as_quat()
+                numbers = " ".join(f"{x:.7f}" for x in (*pose[:3, 3], *q))
+                truth.append(f"{time_s + dt:.4f} {numbers}")
+        for name, lines in (("rgb", rgb), ("depth", depth), ("groundtruth", truth)):
+            (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+
+
+def write_replica(scans, root):
+    """Frames numbered 0, 1, 2, ...; one calibration for all scenes."""
+    for scene, frames in _frames(scans):
+        folder = root / scene
+        (folder / "results").mkdir(parents=True)
+        for i, frame in enumerate(frames):
+            shutil.copy(scans / scene / "color" / f"{frame.frame_id}.jpg", folder / "results" / f"frame{i:06d}.jpg")
+            _save_depth(folder / "results" / f"depth{i:06d}.png", frame.depth_m, 6553.5)
+        np.savetxt(folder / "traj.txt", [f.cam_to_world.reshape(16) for f in frames])
+    camera = dict(zip(("fx", "fy", "cx", "cy"), four_numbers(frame), strict=True))
+    camera |= {"w": COLOR_SIZE[0], "h": COLOR_SIZE[1], "scale": 6553.5}
+    (root / "cam_params.json").write_text(json.dumps({"camera": camera}))
+
+
+def write_open3d(scans, root):
+    """A folder a scene, each of which can be the root too."""
+    for scene, frames in _frames(scans):
+        folder = root / scene
+        (folder / "color").mkdir(parents=True)
+        (folder / "depth").mkdir()
+        lines = []
+        for i, frame in enumerate(frames):
+            shutil.copy(scans / scene / "color" / f"{frame.frame_id}.jpg", folder / "color" / f"{i:05d}.jpg")
+            _save_depth(folder / "depth" / f"{i:05d}.png", frame.depth_m, 1000)
+            lines += [f"{i} {i} {i + 1}", *(" ".join(map(repr, row)) for row in frame.cam_to_world.tolist())]
+        (folder / "trajectory.log").write_text("\n".join(lines) + "\n")
+        numbers = "\n".join(map(repr, four_numbers(frame)))
+        (folder / "camera.param").write_text(f"# fx, fy, cx, cy\n{numbers}\n")
+
+
+def write_scannet200_mv(scans, root, k, size=(640, 480), num_points=500, seed=0):
+    """Every second frame has points, made as ESAM makes them: the depth unprojected with ``k`` and the stored pose.
+
+    Pictures and labels are those of the demo scans in another size, (width, height).
+
+    Returns:
+        (scene, frame) to the (N,) flat pixels v·w + u that the points come from.
+    """
+    rng = np.random.default_rng(seed)
+    width, height = size
+    origin = {}
+    for scene, frames in _frames(scans):
+        two_d = root / "2D" / scene
+        shutil.copytree(scans / scene / "pose", two_d / "pose")
+        (two_d / "color").mkdir()
+        (two_d / "depth").mkdir()
+        for i, frame in enumerate(frames):
+
+            def resized(folder, number=frame.frame_id, scene=scene):
+                file = next((scans / scene / folder).glob(f"{number}.*"))
+                return Image.fromarray(np.asarray(Image.open(file).resize(size, Image.Resampling.NEAREST)))
+
+            resized("color").save(two_d / "color" / f"{frame.frame_id}.jpg")
+            resized("depth").save(two_d / "depth" / f"{frame.frame_id}.png", compress_level=1)
+            if i % 2:
+                continue
+            z = np.asarray(resized("depth")).reshape(-1) / 1000
+            chosen = rng.choice(np.flatnonzero(z > 0), num_points, replace=False)
+            v, u = np.divmod(chosen, width)
+            rays = np.linalg.inv(k) @ np.stack((u, v, np.ones_like(u)))
+            xyz = (frame.cam_to_world @ np.concatenate((rays * z[chosen], np.ones((1, num_points)))))[:3].T
+            rgb = np.asarray(resized("color")).reshape(-1, 3)[chosen]
+            labels = {
+                "semantic_mask": np.asarray(resized("label-filt")),
+                "instance_mask": np.asarray(resized("instance-filt")),
+                "super_points": np.arange(width * height) // 100,
+            }
+            for folder, values in labels.items():
+                write_bin(root, folder, scene, frame.frame_id, values.reshape(-1)[chosen].astype(np.int64))
+            write_bin(root, "points", scene, frame.frame_id, np.concatenate((xyz, rgb), 1).astype(np.float32))
+            origin[scene, frame.frame_id] = chosen
+    return origin
+
+
+def write_bin(root, folder, scene, frame_id, values):
+    """One of the tree's .bin files; returns its path."""
+    path = root / folder / scene / f"{frame_id}.bin"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values.tofile(path)
+    return path
