@@ -42,7 +42,7 @@ EXIT_INTERRUPTED = 130
 
 def extract_main() -> None:
     """Entry point of ``clipfeat-extract``."""
-    _run("extract", _extract)
+    run_command("extract", _extract)
 
 
 def _extract(cfg: ExtractConfig) -> None:
@@ -51,7 +51,7 @@ def _extract(cfg: ExtractConfig) -> None:
     extract(cfg)
 
 
-def _run(config_name: str, work: Callable[[ExtractConfig], None]) -> None:
+def run_command(config_name: str, work: Callable[[ExtractConfig], None]) -> None:
     """Composes ``config_name`` with the command line, calls ``work`` and turns what goes wrong into an exit code."""
     register_schemas()
     # Only our own messages: open_clip and the hub's client log on the root logger what is said here once, in short.

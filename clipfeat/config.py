@@ -492,6 +492,7 @@ class ExtractConfig:
         frame_stride: every how many-th frame is looked at.
         frame_selection: which of those are taken: first, random or uniform (evenly spread).
         output_dir: folder for everything that the run writes.
+        uv_index: folder that scripts/build_uv_index.py filled; points and pixels are then read and not projected anew.
         device: auto, cpu, cuda or cuda:<n>.
         batch_size: pictures a forward pass.
         num_workers: threads that read and project ahead.
@@ -512,6 +513,7 @@ class ExtractConfig:
     frame_stride: int = 1
     frame_selection: str = "first"
     output_dir: str = "outputs/clip_feat"
+    uv_index: str | None = None
     device: str = "auto"
     batch_size: int = 8
     num_workers: int = 2

@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from clipfeat.camera import build_rules
 from clipfeat.config import ExtractConfig, VisConfig
 from clipfeat.data import build_dataset
 from clipfeat.errors import DataError, FrameError, OutputError
+from clipfeat.locate import FrameKey, build_locator, list_frames
 from clipfeat.model import ClipModel, build_model, resolve_device
 from clipfeat.output import RunFolder
 from clipfeat.output.summary import Stopwatch, summarize, summary_table, visible_share, warnings_of
-from clipfeat.prepare import Failed, FrameKey, FramePreparer, Prepared, list_frames
-from clipfeat.sampling import build_point_source, sample_img_feat
+from clipfeat.prepare import Failed, FramePreparer, Prepared
+from clipfeat.sampling import sample_img_feat
 from clipfeat.streaming import batched, prefetch
 from clipfeat.types import PointFeatures
+from clipfeat.uv_index import open_uv_index
 from clipfeat.vis import Pictures, build_pictures
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
     """
     stopwatch = Stopwatch()
     device = resolve_device(cfg.device)
-    point_source = build_point_source(cfg.sampling, cfg.seed)
+    locate = build_locator(cfg) if cfg.uv_index is None else open_uv_index(cfg)
     folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype)
     dataset = build_dataset(cfg.data)
     frames = list_frames(cfg, dataset)
@@ -69,7 +70,7 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
     folder.check_model(sorted(set(frames) - set(todo)), model.describe())
     folder.write_head(model.head_name, model.head.state_dict())
     pictures = _build_pictures(cfg.vis, cfg.seed, model)
-    prepare = FramePreparer(dataset, point_source, model.preprocess, *build_rules(cfg.camera), cfg.seed, stopwatch)
+    prepare = FramePreparer(dataset, locate, model.preprocess, stopwatch)
     log.info("%d frames to do, %d done already, into %s", len(todo), len(frames) - len(todo), folder.path)
 
     # As many wait as fill the next batch while this one runs; no more, so that memory stays flat.
@@ -133,14 +134,19 @@ def lift(
                 continue
             feature_map = next(maps)
             with stopwatch.stage("sample", frame.seconds):
-                features = model.point_features(sample_img_feat(feature_map, frame.uv_idx))
+                features = model.point_features(sample_img_feat(feature_map, frame.located.uv_idx))
             if not np.isfinite(features).all():
                 why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32"
                 yield Failed(frame.key, FrameError(why))
                 continue
-            points = frame.points
+            located = frame.located
             at_points = PointFeatures(
-                features, frame.uv_idx, frame.conf_2d, points.xyz.astype(np.float32), points.idx, points.attributes
+                pts_feat=features,
+                uv_idx=located.uv_idx,
+                conf_2d=located.conf_2d,
+                xyz=located.points.xyz.astype(np.float32),
+                pts_idx=located.points.idx,
+                attributes=located.points.attributes,
             )
             yield Lifted(frame, at_points, feature_map.image_to_map)
 

@@ -1,24 +1,16 @@
 """All of a frame's work that needs no network: read, place, project, choose. Runs ahead of the model, in threads."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.camera import VisibilityRule, project_frame
-from clipfeat.camera.masks import MaskRule, apply_mask
-from clipfeat.config import ExtractConfig
-from clipfeat.data.base import Dataset, check_scene_name, read_scenes_file, seeded_rng, select_frames
+from clipfeat.data.base import Dataset
 from clipfeat.errors import DataError, FrameError
+from clipfeat.locate import FrameKey, Located, Locator
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.output.summary import Stopwatch, status_counts
-from clipfeat.sampling import PointSource
-from clipfeat.types import Frame, Points, PointStatus
-
-FrameKey = tuple[str, int]
-"""Scene and frame number."""
+from clipfeat.types import Frame, PointStatus
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,20 +20,19 @@ class Prepared:
     Attributes:
         frame: as it was read.
         pixels: (S, S, 3) uint8, the network's input.
-        points: the N visible ones.
-        uv_idx: (N, 2) float32 colour pixels.
-        conf_2d: (N,) float32.
-        counts: number of points looked at, by status.
+        located: its visible points and their pixels.
         seconds: spent on this frame, by stage; the later stages add theirs.
     """
 
     frame: Frame
     pixels: NDArray[np.uint8]
-    points: Points
-    uv_idx: NDArray[np.float32]
-    conf_2d: NDArray[np.float32]
-    counts: dict[str, int]
+    located: Located
     seconds: dict[str, float]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of points that were looked at, by status."""
+        return status_counts(self.located.status)
 
     @property
     def key(self) -> FrameKey:
@@ -68,20 +59,14 @@ class FramePreparer:
 
     Attributes:
         dataset: where frames come from.
-        points: which 3D points of a frame are looked at.
+        locate: finds the pixels of a frame's points.
         preprocess: how its picture enters the network.
-        rule: when a point counts as seen.
-        mask_rule: what an external instance mask does to it.
-        seed: of the choice of points.
         stopwatch: of the run.
     """
 
     dataset: Dataset
-    points: PointSource
+    locate: Locator
     preprocess: Preprocess
-    rule: VisibilityRule
-    mask_rule: MaskRule
-    seed: int
     stopwatch: Stopwatch
 
     def __call__(self, key: FrameKey) -> Prepared | Failed:
@@ -95,45 +80,19 @@ class FramePreparer:
         seconds: dict[str, float] = {}
         with self.stopwatch.stage("read", seconds):
             frame = self.dataset.load(scene_id, frame_id)
-        size = frame.color_camera.width, frame.color_camera.height
         with self.stopwatch.stage("project", seconds):
-            rng = seeded_rng(self.seed, scene_id, frame_id)
-            points = self.points(frame, rng)
-            seen = project_frame(points.xyz, frame, self.rule)
-            if frame.mask is not None:
-                apply_mask(seen, frame.mask, self.mask_rule, scene_id, points.attributes.get("instance"))
-            # What a centre crop cuts off has no features, so for the network it is out of view.
-            seen.status[seen.visible & ~self.preprocess.covers(seen.uv, *size)] = PointStatus.OUT_OF_VIEW
-            visible = np.flatnonzero(seen.visible)
+            located = self._seen_by_network(self.locate(frame), frame)
         with self.stopwatch.stage("preprocess", seconds):
             pixels = self.preprocess.pixels(frame.image)
-        return Prepared(
-            frame=frame,
-            pixels=pixels,
-            points=points.take(visible),
-            uv_idx=seen.uv[visible],
-            conf_2d=seen.conf_2d[visible],
-            counts=status_counts(seen.status),
-            seconds=seconds,
-        )
+        return Prepared(frame, pixels, located, seconds)
 
-
-def list_frames(cfg: ExtractConfig, dataset: Dataset) -> list[FrameKey]:
-    """The frames that the configuration asks for, scene after scene.
-
-    Raises:
-        DataError: If a scene is not there, or its name is a path.
-    """
-    scenes: Sequence[str] = read_scenes_file(Path(cfg.scenes_file)) if cfg.scenes_file else dataset.scenes()
-    frames: list[FrameKey] = []
-    for scene_id in scenes[cfg.shard.index :: cfg.shard.count]:
-        chosen = select_frames(
-            dataset.frame_ids(check_scene_name(scene_id, "scene")),
-            scene_id,
-            stride=cfg.frame_stride,
-            count=cfg.frames_per_scene,
-            how=cfg.frame_selection,
-            seed=cfg.seed,
-        )
-        frames += [(scene_id, frame_id) for frame_id in chosen]
-    return frames
+    def _seen_by_network(self, located: Located, frame: Frame) -> Located:
+        """What a centre crop cuts off has no features, so for the network it is out of view."""
+        color = frame.color_camera
+        covered = self.preprocess.covers(located.uv_idx, color.width, color.height)
+        if covered.all():
+            return located
+        rows = np.flatnonzero(covered)
+        status = located.status.copy()
+        status[np.flatnonzero(status == PointStatus.VISIBLE)[~covered]] = PointStatus.OUT_OF_VIEW
+        return Located(located.points.take(rows), located.uv_idx[rows], located.conf_2d[rows], status)

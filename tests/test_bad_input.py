@@ -153,7 +153,7 @@ def test_an_output_dir_that_cannot_be_written(scans, run_cli, tmp_path):
     (tmp_path / "file").touch()
     code, err = run_cli(f"data.root={scans}", "output_dir=file/out")
     assert code == 1
-    assert "clipfeat: output_dir=file/out: can't be written to (Not a directory); choose another output_dir" in err
+    assert "clipfeat: output_dir=file/out: can't be written to (Not a directory); choose another" in err
 
 
 def test_weights_that_cannot_be_had(scans, run_cli, monkeypatch):

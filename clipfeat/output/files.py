@@ -88,7 +88,7 @@ FORMATS = {"npz": FrameFormat(".npz", write_npz, read_npz), "h5": FrameFormat(".
 
 
 def write_features(path: Path, name: str, features: PointFeatures, meta: dict[str, Any], dtype: str = "float32") -> int:
-    """Writes one frame.
+    """Writes the features of one frame.
 
     Args:
         path: the file.
@@ -105,6 +105,15 @@ def write_features(path: Path, name: str, features: PointFeatures, meta: dict[st
     """
     arrays = {key: getattr(features, key) for key in _ARRAYS} | features.attributes
     arrays["pts_feat"] = arrays["pts_feat"].astype(dtype, copy=False)
+    return write_arrays(path, name, arrays, meta)
+
+
+def write_arrays(path: Path, name: str, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> int:
+    """Writes arrays and their meta, whole or not at all, and returns the bytes.
+
+    Raises:
+        OutputError: If it can't be written.
+    """
     text = json.dumps({"schema_version": SCHEMA_VERSION, **meta}, allow_nan=False)
     with atomic_file(path) as file:
         FORMATS[name].write(file, arrays, text)
@@ -117,7 +126,7 @@ def read_features(path: Path) -> tuple[PointFeatures, dict[str, Any]]:
     Raises:
         DataError: If it is missing, damaged or of a newer schema.
     """
-    arrays, meta = _read(path, arrays=True)
+    arrays, meta = read_arrays(path)
     missing = [key for key in _ARRAYS if key not in arrays]
     if missing:
         raise DataError(
@@ -133,15 +142,20 @@ def read_meta(path: Path) -> dict[str, Any]:
     Raises:
         DataError: If it is missing, damaged or of a newer schema.
     """
-    return _read(path, arrays=False)[1]
+    return read_arrays(path, only_meta=True)[1]
 
 
-def _read(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_arrays(path: Path, *, only_meta: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads what ``write_arrays`` wrote; the suffix tells the format.
+
+    Raises:
+        DataError: If it is missing, damaged or of a newer schema.
+    """
     readers = {fmt.suffix: fmt.read for fmt in FORMATS.values()}
     if path.suffix not in readers:
         raise DataError(f"{path}: not a feature file, expected one of {', '.join(readers)}")
     try:
-        found, text = readers[path.suffix](path, arrays=arrays)
+        found, text = readers[path.suffix](path, arrays=not only_meta)
         meta = json.loads(text)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error

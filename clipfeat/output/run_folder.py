@@ -17,7 +17,7 @@ from clipfeat.types import PointFeatures
 # Keys that may change from one run to the next into the same folder: they say how and how much, not what is in a file.
 _FREE_KEYS = (
     "output_dir", "resume", "device", "batch_size", "num_workers", "on_bad_frame", "shard", "vis",
-    "scenes_file", "frames_per_scene", "frame_stride", "frame_selection", "model.allow_random",
+    "uv_index", "scenes_file", "frames_per_scene", "frame_stride", "frame_selection", "model.allow_random",
 )  # fmt: skip
 
 
@@ -39,15 +39,7 @@ class RunFolder:
         self.path = path
         self.format_name = format_name
         self.dtype = dtype
-        probe = path / f".probe.{os.getpid()}{TEMPORARY}"
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise OutputError(
-                f"output_dir={path}: can't be written to ({error.strerror or error}); choose another output_dir"
-            ) from error
+        make_writable(path, "output_dir")
 
     def feature_path(self, scene_id: str, frame_id: int) -> Path:
         """Where a frame's features go."""
@@ -98,20 +90,7 @@ class RunFolder:
         Raises:
             OutputError: If it does, and ``overwrite`` is false; the differing keys are listed.
         """
-        path = self.path / "config.yaml"
-        if path.is_file() and not overwrite:
-            try:
-                before = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError, yaml.YAMLError) as error:
-                raise OutputError(f"{path}: can't be read ({error}); choose another output_dir or delete it") from error
-            differing = different_keys(before, config)
-            if differing:
-                raise OutputError(
-                    f"output_dir={self.path} holds results of another configuration, which differs in "
-                    f"{'; '.join(differing)}. Choose another output_dir, or resume=false to do everything again"
-                )
-        with atomic_file(path) as file:
-            file.write(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+        claim_folder(self.path, config, overwrite=overwrite)
 
     def check_model(self, done: Iterable[tuple[str, int]], model: dict[str, Any]) -> None:
         """Refuses to add features of one model to those of another.
@@ -178,6 +157,55 @@ class RunFolder:
         """
         with atomic_file(self.path / "summary.json") as file:
             file.write(json.dumps(summary, indent=2, allow_nan=False).encode())
+
+
+def make_writable(path: Path, key: str) -> None:
+    """Makes a folder and tries whether it can be written to; ``key`` names it in the message.
+
+    Raises:
+        OutputError: If it can't.
+    """
+    probe = path / f".probe.{os.getpid()}{TEMPORARY}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{key}={path}: can't be written to ({error.strerror or error}); choose another") from error
+
+
+def claim_folder(folder: Path, config: dict[str, Any], *, overwrite: bool = False) -> None:
+    """Writes ``config.yaml``, unless the folder holds the results of another configuration.
+
+    Raises:
+        OutputError: If it does, and ``overwrite`` is false; the differing keys are listed.
+    """
+    path = folder / "config.yaml"
+    if path.is_file() and not overwrite:
+        differing = different_keys(read_config(folder), config)
+        if differing:
+            raise OutputError(
+                f"{folder} holds results of another configuration, which differs in {'; '.join(differing)}. "
+                f"Choose another folder, or resume=false to do everything again"
+            )
+    with atomic_file(path) as file:
+        file.write(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration whose results a folder holds.
+
+    Raises:
+        OutputError: If it can't be read.
+    """
+    path = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise OutputError(f"{path}: can't be read ({error}); choose another folder or delete it") from error
+    if not isinstance(config, dict):
+        raise OutputError(f"{path}: holds no configuration; choose another folder or delete it")
+    return config
 
 
 def different_keys(before: Any, now: Any, prefix: str = "") -> list[str]:

@@ -73,7 +73,7 @@ def test_the_latest_line_of_a_frame_counts_and_a_cut_off_line_does_not(folder):
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"output_dir=.*file/out: can't be written to .*; choose another output_dir"):
+    with pytest.raises(OutputError, match=r"output_dir=.*file/out: can't be written to .*; choose another"):
         RunFolder(tmp_path / "file" / "out", "npz", "float32")
 
 

@@ -1,0 +1,99 @@
+"""Which frames, which of their points, and on which pixels: all that needs neither the network nor its input."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfeat.camera import MaskRule, VisibilityRule, build_rules, project_frame
+from clipfeat.camera.masks import apply_mask
+from clipfeat.config import ExtractConfig
+from clipfeat.data.base import Dataset, check_scene_name, read_scenes_file, seeded_rng, select_frames
+from clipfeat.sampling import PointSource, build_point_source
+from clipfeat.types import Frame, Points
+
+FrameKey = tuple[str, int]
+"""Scene and frame number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """The points of a frame and their pixels.
+
+    Attributes:
+        points: the N visible ones.
+        uv_idx: (N, 2) float32 colour pixels.
+        conf_2d: (N,) float32.
+        status: (M,) uint8 of ``PointStatus``, of all points that were looked at.
+    """
+
+    points: Points
+    uv_idx: NDArray[np.float32]
+    conf_2d: NDArray[np.float32]
+    status: NDArray[np.uint8]
+
+
+Locator = Callable[[Frame], Located]
+
+
+@dataclass(frozen=True)
+class FrameLocator:
+    """Projects a frame's points and tests which of them are seen.
+
+    Attributes:
+        points: which 3D points of a frame are looked at.
+        rule: when a point counts as seen.
+        mask_rule: what an external instance mask does to it.
+        seed: of the choice of points.
+    """
+
+    points: PointSource
+    rule: VisibilityRule
+    mask_rule: MaskRule
+    seed: int
+
+    def __call__(self, frame: Frame) -> Located:
+        """Locates one frame's points.
+
+        Raises:
+            FrameError: If the frame has none.
+            DataError: If the scene's points can't be read.
+        """
+        points = self.points(frame, seeded_rng(self.seed, frame.scene_id, frame.frame_id))
+        seen = project_frame(points.xyz, frame, self.rule)
+        if frame.mask is not None:
+            apply_mask(seen, frame.mask, self.mask_rule, frame.scene_id, points.attributes.get("instance"))
+        visible = np.flatnonzero(seen.visible)
+        return Located(points.take(visible), seen.uv[visible], seen.conf_2d[visible], seen.status)
+
+
+def build_locator(cfg: ExtractConfig) -> FrameLocator:
+    """The locator that ``sampling=…``, ``camera=…`` and ``seed`` set.
+
+    Raises:
+        ConfigError: If one of them names what is not there.
+    """
+    return FrameLocator(build_point_source(cfg.sampling, cfg.seed), *build_rules(cfg.camera), cfg.seed)
+
+
+def list_frames(cfg: ExtractConfig, dataset: Dataset) -> list[FrameKey]:
+    """The frames that the configuration asks for, scene after scene.
+
+    Raises:
+        DataError: If a scene is not there, or its name is a path.
+    """
+    scenes: Sequence[str] = read_scenes_file(Path(cfg.scenes_file)) if cfg.scenes_file else dataset.scenes()
+    frames: list[FrameKey] = []
+    for scene_id in scenes[cfg.shard.index :: cfg.shard.count]:
+        chosen = select_frames(
+            dataset.frame_ids(check_scene_name(scene_id, "scene")),
+            scene_id,
+            stride=cfg.frame_stride,
+            count=cfg.frames_per_scene,
+            how=cfg.frame_selection,
+            seed=cfg.seed,
+        )
+        frames += [(scene_id, frame_id) for frame_id in chosen]
+    return frames

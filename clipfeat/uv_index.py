@@ -1,0 +1,194 @@
+"""The uv index: points, pixels, status and confidence of all frames, written ahead and without a model."""
+
+import dataclasses
+import logging
+import multiprocessing
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from clipfeat.config import ExtractConfig
+from clipfeat.data import Dataset, build_dataset
+from clipfeat.errors import DataError, FrameError, OutputError
+from clipfeat.locate import FrameKey, Located, Locator, build_locator, list_frames
+from clipfeat.output.files import read_arrays, write_arrays
+from clipfeat.output.run_folder import claim_folder, different_keys, make_writable, read_config
+from clipfeat.output.summary import status_counts, visible_share
+from clipfeat.types import Frame, Points
+
+log = logging.getLogger(__name__)
+
+_ARRAYS = ("uv_idx", "conf_2d", "xyz", "pts_idx", "status")
+
+
+def index_path(folder: Path, key: FrameKey) -> Path:
+    """Where a frame's part of the index is."""
+    return folder / key[0] / f"uv_{key[1]}.npz"
+
+
+def index_config(cfg: ExtractConfig) -> dict[str, Any]:
+    """The part of a configuration that shapes the index; it must be the same for the run that uses it."""
+    return {name: dataclasses.asdict(getattr(cfg, name)) for name in ("data", "camera", "sampling")} | {
+        "seed": cfg.seed
+    }
+
+
+def write_located(folder: Path, key: FrameKey, located: Located) -> None:
+    """Writes one frame: of the visible points all that ``Located`` holds, of all points their status.
+
+    Raises:
+        OutputError: If it can't be written.
+    """
+    arrays: dict[str, np.ndarray] = {
+        "uv_idx": located.uv_idx,
+        "conf_2d": located.conf_2d,
+        "xyz": located.points.xyz,
+        "pts_idx": located.points.idx,
+        "status": located.status,
+    }
+    meta = {"scene_id": key[0], "frame_id": key[1], "points": status_counts(located.status)}
+    write_arrays(index_path(folder, key), "npz", arrays | located.points.attributes, meta)
+
+
+def read_located(folder: Path, key: FrameKey) -> Located:
+    """Reads what ``write_located`` wrote.
+
+    Raises:
+        DataError: If it is missing or damaged.
+    """
+    path = index_path(folder, key)
+    arrays, _ = read_arrays(path)
+    missing = [name for name in _ARRAYS if name not in arrays]
+    if missing:
+        raise DataError(f"{path}: no uv index (no {', '.join(missing)}); delete it and build it again")
+    uv_idx, conf_2d, xyz, pts_idx, status = (arrays.pop(name) for name in _ARRAYS)
+    return Located(Points(xyz, pts_idx, arrays), uv_idx, conf_2d, status)
+
+
+def open_uv_index(cfg: ExtractConfig) -> Locator:
+    """A locator that reads the index of ``uv_index=…``; frames that are not in it are located anew.
+
+    Raises:
+        OutputError: If the index was built with another configuration.
+        DataError: If there is none.
+    """
+    folder = Path(cfg.uv_index or "")
+    if not (folder / "config.yaml").is_file():
+        raise DataError(f"uv_index={folder}: holds no uv index; build it by scripts/build_uv_index.py")
+    differing = different_keys(read_config(folder), index_config(cfg))
+    if differing:
+        raise OutputError(
+            f"uv_index={folder} was built with another configuration, which differs in {'; '.join(differing)}"
+        )
+    locate = build_locator(cfg)
+
+    def read(frame: Frame) -> Located:
+        key = frame.scene_id, frame.frame_id
+        return read_located(folder, key) if index_path(folder, key).is_file() else locate(frame)
+
+    return read
+
+
+@dataclass
+class _Worker:
+    """What a process needs; made once in each."""
+
+    dataset: Dataset
+    locate: Locator
+    folder: Path
+
+    def __call__(self, key: FrameKey) -> tuple[FrameKey, dict[str, int], str]:
+        """The frame, its points by status, and why it failed or ''."""
+        try:
+            located = self.locate(self.dataset.load(*key))
+        except (FrameError, DataError) as error:
+            return key, {}, str(error)
+        write_located(self.folder, key, located)
+        return key, status_counts(located.status), ""
+
+
+_worker: _Worker | None = None
+
+
+def _start_worker(cfg: ExtractConfig, folder: Path) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
+    _worker = _Worker(build_dataset(cfg.data), build_locator(cfg), folder)
+
+
+def _work(key: FrameKey) -> tuple[FrameKey, dict[str, int], str]:
+    if _worker is None:
+        raise RuntimeError("a worker that was not started")
+    return _worker(key)
+
+
+def write_uv_index(cfg: ExtractConfig) -> dict[str, Any]:
+    """Writes the index of all frames that the configuration asks for; those that are there already are left.
+
+    Args:
+        cfg: of ``clipfeat-extract``; ``uv_index`` says where to (or ``<output_dir>/uv_index``), ``num_workers`` how
+            many processes. The keys of the model and the pictures are not looked at.
+
+    Returns:
+        Numbers of frames done, there already and failed, and the points by status.
+
+    Raises:
+        ClipfeatError: On anything that the user can mend; what was written before stays.
+    """
+    folder = Path(cfg.uv_index or Path(cfg.output_dir) / "uv_index")
+    make_writable(folder, "uv_index")
+    build_locator(cfg)  # a wrong key is to be told before any process starts
+    frames = list_frames(cfg, build_dataset(cfg.data))
+    claim_folder(folder, index_config(cfg), overwrite=not cfg.resume)
+    todo = [key for key in frames if not (cfg.resume and index_path(folder, key).is_file())]
+    log.info("%d frames to index, %d there already, into %s", len(todo), len(frames) - len(todo), folder)
+    points: Counter[str] = Counter()
+    failures: list[str] = []
+    with tqdm(total=len(todo), unit="frame", desc="uv index", disable=None) as bar:
+        for key, counts, why in _results(cfg, folder, todo):
+            if why:
+                failures.append(f"{key[0]} frame {key[1]}: {why}")
+                if cfg.on_bad_frame == "fail":
+                    raise DataError(why)
+            points.update(counts)
+            bar.set_description(f"{key[0]}, {visible_share(points):.0%} visible", refresh=False)
+            bar.update()
+    log.info("%d frames indexed, %d failed, %.1f %% of the points visible", len(todo) - len(failures), len(failures),
+             100 * visible_share(points))  # fmt: skip
+    for failure in failures[:5]:
+        log.warning("WARNING failed: %s", failure)
+    if todo and len(failures) == len(todo):
+        raise DataError(f"all {len(todo)} frames failed; the first: {failures[0]}")
+    return {
+        "done": len(todo) - len(failures),
+        "there": len(frames) - len(todo),
+        "failed": failures,
+        "points": dict(points),
+    }
+
+
+def _results(cfg: ExtractConfig, folder: Path, todo: list[FrameKey]) -> Iterator[tuple[FrameKey, dict[str, int], str]]:
+    """Works through the frames in ``num_workers`` processes, a bounded number of them in waiting."""
+    if cfg.num_workers == 1 or len(todo) < 2 * cfg.num_workers:
+        worker = _Worker(build_dataset(cfg.data), build_locator(cfg), folder)
+        yield from map(worker, todo)
+        return
+    # Spawned and not forked: torch and its threads are loaded here already.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cfg.num_workers, context, _start_worker, (cfg, folder)) as pool:
+        source = iter(todo)
+        waiting = [pool.submit(_work, key) for key in islice(source, 8 * cfg.num_workers)]
+        try:
+            while waiting:
+                yield waiting.pop(0).result()
+                waiting += [pool.submit(_work, key) for key in islice(source, 1)]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,21 @@
+"""Writes the uv index of all frames: points, pixels, status and confidence. No model is loaded.
+
+    python scripts/build_uv_index.py data.root=/data/scans sampling=mesh uv_index=outputs/uv_index num_workers=8
+    clipfeat-extract                 data.root=/data/scans sampling=mesh uv_index=outputs/uv_index
+
+It takes the keys of clipfeat-extract. The same command again does only what is missing.
+"""
+
+from clipfeat.cli import run_command
+from clipfeat.config import ExtractConfig
+
+
+def build(cfg: ExtractConfig) -> None:
+    """Imported late, so that --help answers at once."""
+    from clipfeat.uv_index import write_uv_index
+
+    write_uv_index(cfg)
+
+
+if __name__ == "__main__":
+    run_command("extract", build)
