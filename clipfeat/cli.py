@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from clipfeat.config import DemoConfig, ExtractConfig, ScanNetConfig, config_dir, register_schemas
+from clipfeat.config import DemoConfig, ExtractConfig, ScanNetConfig, SensConfig, config_dir, register_schemas
 from clipfeat.errors import ClipfeatError
 
 if TYPE_CHECKING:
@@ -151,4 +151,5 @@ def _known_keys() -> list[str]:
         return found
 
     every = asdict(ExtractConfig()) | {"data": {}}
-    return walk(every, "") + [f"data.{f.name}" for layout in (ScanNetConfig, DemoConfig) for f in fields(layout)]
+    layouts = (ScanNetConfig, SensConfig, DemoConfig)
+    return walk(every, "") + [f"data.{f.name}" for layout in layouts for f in fields(layout)]

@@ -78,6 +78,16 @@ class ScanNetConfig(DataConfig):
 
 
 @dataclass
+class SensConfig(DataConfig):
+    """ScanNet's raw recordings: ``<root>/<scene>/<scene>.sens`` or ``<root>/<scene>.sens``.
+
+    Intrinsics, their resolution and the depth scale stand in the files, so nothing is left to set but ``root``.
+    """
+
+    name: str = "sens"
+
+
+@dataclass
 class DemoConfig(ScanNetConfig):
     """Rendered rooms in ScanNet's layout, written to ``root`` the first time and read from there afterwards.
 
@@ -341,4 +351,5 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="extract_schema", node=ExtractConfig)
     store.store(group="data", name="scannet_schema", node=ScanNetConfig)
+    store.store(group="data", name="sens_schema", node=SensConfig)
     store.store(group="data", name="demo_schema", node=DemoConfig)

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clipfeat.config import DataConfig, DemoConfig, ScanNetConfig
+from clipfeat.config import DataConfig, DemoConfig, ScanNetConfig, SensConfig
 from clipfeat.data.base import Dataset
 from clipfeat.data.scannet import ScanNetDataset
+from clipfeat.data.sens import SensDataset
 from clipfeat.errors import ConfigError
 
 __all__ = ["DATASETS", "Dataset", "build_dataset"]
@@ -20,6 +21,10 @@ def _scannet(cfg: ScanNetConfig, scene_ids: list[str] | None = None) -> Dataset:
     return ScanNetDataset(
         Path(cfg.root), cfg.depth_scale, _size(cfg.color_intrinsics_size), _size(cfg.depth_intrinsics_size), scene_ids
     )
+
+
+def _sens(cfg: SensConfig) -> Dataset:
+    return SensDataset(Path(cfg.root))
 
 
 def _demo(cfg: DemoConfig) -> Dataset:
@@ -40,7 +45,7 @@ def _demo(cfg: DemoConfig) -> Dataset:
     return _scannet(cfg, [demo_scene_id(index) for index in range(cfg.num_scenes)])
 
 
-DATASETS: dict[str, Callable[[Any], Dataset]] = {"scannet": _scannet, "demo": _demo}
+DATASETS: dict[str, Callable[[Any], Dataset]] = {"scannet": _scannet, "sens": _sens, "demo": _demo}
 
 
 def build_dataset(cfg: DataConfig) -> Dataset:
