@@ -286,7 +286,7 @@ class SensDataset:
         with self._lock:
             file = self._open.get(scene_id)
             if file is None:
-                file = SensFile(self._path(scene_id))
+                file = SensFile(self.path(scene_id))
                 if scene_id not in self._warned:
                     self._warned.add(scene_id)
                     for warning in file.warnings:
@@ -297,7 +297,12 @@ class SensDataset:
             self._open.move_to_end(scene_id)
             return file
 
-    def _path(self, scene_id: str) -> Path:
+    def path(self, scene_id: str) -> Path:
+        """The recording of a scene.
+
+        Raises:
+            DataError: If there is none.
+        """
         name = check_scene_name(scene_id, "scene")
         nested, flat = self.root / name / f"{name}.sens", self.root / f"{name}.sens"
         for path in (nested, flat):
