@@ -450,8 +450,6 @@ def _walk(fd: int, start: int, size: int, declared: int) -> _Index:
     """
     offsets, sizes, poses = array("q"), array("i"), bytearray()
     ends_early = ""
-    # Reading ahead would fetch the pictures between the fixed parts, hundreds of megabytes of them.
-    _advise(fd, "POSIX_FADV_RANDOM")
     at = start
     for frame_id in range(declared):
         fixed = _pread(fd, _FRAME.size, at)
@@ -474,19 +472,12 @@ def _walk(fd: int, start: int, size: int, declared: int) -> _Index:
         sizes.extend((color_bytes, depth_bytes))
         poses += pose
         at += _FRAME.size + color_bytes + depth_bytes
-    _advise(fd, "POSIX_FADV_NORMAL")
     return _Index(
         offsets=np.frombuffer(offsets, np.int64),
         sizes=np.frombuffer(sizes, np.int32).reshape(-1, 2),
         poses=np.frombuffer(poses, "<f4").reshape(-1, 4, 4),
         ends_early=ends_early,
     )
-
-
-def _advise(fd: int, advice: str) -> None:
-    """Tells the system how the file will be read, where it wants to know (not on macOS)."""
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(fd, 0, 0, getattr(os, advice))
 
 
 def _pread(fd: int, size: int, offset: int) -> bytes:
