@@ -394,6 +394,20 @@ def test_threads_read_more_recordings_than_are_kept_open(tmp_path, frames):
         assert 1 <= sum(str(tmp_path) in target for target in targets) <= 2
 
 
+def test_threads_that_read_one_file_do_not_move_each_others_position(tmp_path, frames):
+    write_like(tmp_path / "a.sens", frames, color="raw", depth="raw")
+    file = SensFile(tmp_path / "a.sens")
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            read = list(pool.map(lambda n: file.color(n % 5), range(2000)))
+    finally:
+        sys.setswitchinterval(usual)
+    for n, image in enumerate(read):
+        np.testing.assert_array_equal(image, frames[n % 5].image)
+
+
 def test_an_evicted_file_stays_open_for_who_still_reads_it(tmp_path, frames):
     for name in "abc":
         write_like(tmp_path / f"{name}.sens", frames)
