@@ -22,15 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from clipfeat.config import (
-    DemoConfig,
-    ExtractConfig,
-    PosedRgbdConfig,
-    ScanNet200MvConfig,
-    ScanNetConfig,
-    config_dir,
-    register_schemas,
-)
+from clipfeat.config import DATA_CONFIGS, ExtractConfig, config_dir, register_schemas
 from clipfeat.errors import ClipfeatError
 
 if TYPE_CHECKING:
@@ -162,5 +154,4 @@ def _known_keys() -> list[str]:
         return found
 
     every = asdict(ExtractConfig()) | {"data": {}}
-    layouts = (ScanNetConfig, DemoConfig, PosedRgbdConfig, ScanNet200MvConfig)
-    return walk(every, "") + list(dict.fromkeys(f"data.{f.name}" for layout in layouts for f in fields(layout)))
+    return walk(every, "") + list(dict.fromkeys(f"data.{f.name}" for layout in DATA_CONFIGS for f in fields(layout)))

@@ -91,6 +91,16 @@ class ScanNetConfig(DataConfig):
 
 
 @dataclass
+class SensConfig(DataConfig):
+    """ScanNet's raw recordings: ``<root>/<scene>/<scene>.sens`` or ``<root>/<scene>.sens``.
+
+    Intrinsics, their resolution and the depth scale stand in the files, so nothing is left to set but ``root``.
+    """
+
+    name: str = "sens"
+
+
+@dataclass
 class DemoConfig(ScanNetConfig):
     """Rendered rooms in ScanNet's layout, written to ``root`` the first time and read from there afterwards.
 
@@ -274,6 +284,15 @@ class ScanNet200MvConfig(DataConfig):
             raise ConfigError(f"data.intrinsics={self.intrinsics}: {expected}")
         else:
             check_pattern("data.intrinsics", self.intrinsics, forbidden=["sequence", "frame"])
+
+
+DATA_CONFIGS: tuple[type[DataConfig], ...] = (
+    ScanNetConfig,
+    SensConfig,
+    DemoConfig,
+    PosedRgbdConfig,
+    ScanNet200MvConfig,
+)
 
 
 @dataclass
@@ -538,8 +557,6 @@ def register_schemas() -> None:
     """Tells Hydra the schema, so that a misspelt key or a wrong type fails while composing."""
     store = ConfigStore.instance()
     store.store(name="extract_schema", node=ExtractConfig)
-    store.store(group="data", name="scannet_schema", node=ScanNetConfig)
-    store.store(group="data", name="demo_schema", node=DemoConfig)
-    store.store(group="data", name="posed_rgbd_schema", node=PosedRgbdConfig)
-    store.store(group="data", name="scannet200_mv_schema", node=ScanNet200MvConfig)
+    for layout in DATA_CONFIGS:
+        store.store(group="data", name=f"{layout.name}_schema", node=layout)
     store.store(group="sampling", name="mesh_schema", node=MeshSamplingConfig)

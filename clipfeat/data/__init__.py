@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clipfeat.config import DataConfig, DemoConfig, PosedRgbdConfig, ScanNet200MvConfig, ScanNetConfig
+from clipfeat.config import DataConfig, DemoConfig, PosedRgbdConfig, ScanNet200MvConfig, ScanNetConfig, SensConfig
 from clipfeat.data.base import Dataset, MaskedDataset
 from clipfeat.data.posed_rgbd import PosedRgbdDataset
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.data.scannet200_mv import ScanNet200MvDataset
+from clipfeat.data.sens import SensDataset
 from clipfeat.errors import ConfigError
 
 __all__ = ["DATASETS", "Dataset", "build_dataset"]
@@ -22,6 +23,10 @@ def _scannet(cfg: ScanNetConfig, scene_ids: list[str] | None = None) -> Dataset:
     return ScanNetDataset(
         Path(cfg.root), cfg.depth_scale, _size(cfg.color_intrinsics_size), _size(cfg.depth_intrinsics_size), scene_ids
     )
+
+
+def _sens(cfg: SensConfig) -> Dataset:
+    return SensDataset(Path(cfg.root))
 
 
 def _demo(cfg: DemoConfig) -> Dataset:
@@ -52,6 +57,7 @@ def _scannet200_mv(cfg: ScanNet200MvConfig) -> Dataset:
 
 DATASETS: dict[str, Callable[[Any], Dataset]] = {
     "scannet": _scannet,
+    "sens": _sens,
     "demo": _demo,
     "posed_rgbd": _posed_rgbd,
     "scannet200_mv": _scannet200_mv,

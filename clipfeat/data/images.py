@@ -1,6 +1,7 @@
-"""Reading pictures from disk: every way a file can be bad ends in a FrameError that names it."""
+"""Reading pictures, from files and from memory: every way one can be bad ends in a FrameError that names it."""
 
 from collections.abc import Collection
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,36 @@ def read_color(path: Path) -> NDArray[np.uint8]:
     Raises:
         FrameError: If the file is missing, damaged, or no picture with 8 bits a channel.
     """
-    image = _open(path, "a JPEG or PNG picture")
+    return decode_color(path, str(path))
+
+
+def decode_color(source: Path | BytesIO, name: str) -> NDArray[np.uint8]:
+    """Decodes a JPEG or PNG to (H, W, 3) uint8 RGB.
+
+    Args:
+        source: a file, or its bytes in memory.
+        name: of the source, for messages.
+
+    Raises:
+        FrameError: As for ``read_color``.
+    """
+    image = _open(source, name, "a JPEG or PNG picture")
     if image.mode not in ("RGB", "RGBA", "L", "P"):
-        raise FrameError(f"{path}: a colour picture with 8 bits a channel was expected, got mode {image.mode}")
+        raise FrameError(f"{name}: a colour picture with 8 bits a channel was expected, got mode {image.mode}")
     try:
-        return np.asarray(image.convert("RGB"))
+        # Pillow's convert copies even where nothing is to be converted: a tenth of the time of a frame.
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except _DECODE_ERRORS as error:
-        raise FrameError(f"{path}: damaged picture ({error}); copy or export the file again") from error
+        raise FrameError(f"{name}: damaged picture ({error}); copy or export the file again") from error
+
+
+def picture_size(source: Path | BytesIO, name: str) -> tuple[int, int]:
+    """(width, height) of a JPEG or PNG in pixels; decodes nothing.
+
+    Raises:
+        FrameError: If the file is missing or no picture.
+    """
+    return _identify(source, name, "a JPEG or PNG picture").size
 
 
 def read_depth(path: Path, depth_scale: float, invalid: Collection[int] = INVALID_DEPTH) -> NDArray[np.float32]:
@@ -43,9 +67,23 @@ def read_depth(path: Path, depth_scale: float, invalid: Collection[int] = INVALI
     Raises:
         FrameError: If the file is missing, damaged, or has not 16 bits in one channel.
     """
-    raw = read_uint16(path, "depth")
+    return depth_in_metres(read_uint16(path, "depth"), depth_scale, invalid)
+
+
+def depth_in_metres(
+    raw: NDArray[np.uint16], depth_scale: float, invalid: Collection[int] = INVALID_DEPTH
+) -> NDArray[np.float32]:
+    """Raw (h, w) depth in float32 metres, with 0 where nothing was measured.
+
+    Args:
+        raw: as stored.
+        depth_scale: units in a metre.
+        invalid: raw values that mean: nothing was measured.
+    """
     depth_m = raw.astype(np.float32) / np.float32(depth_scale)
-    depth_m[np.isin(raw, list(invalid))] = 0
+    for value in invalid:
+        if value != 0:  # 0 is 0 m already, and there are many: to write them again would take ten times as long
+            depth_m[raw == value] = 0
     return depth_m
 
 
@@ -55,7 +93,7 @@ def read_uint16(path: Path, what: str) -> NDArray[np.uint16]:
     Raises:
         FrameError: If the file is missing, damaged, or has not 16 bits in one channel.
     """
-    image = _open(path, f"a 16-bit {what} PNG")
+    image = _open(path, str(path), f"a 16-bit {what} PNG")
     if not image.mode.startswith("I"):
         bits = "8-bit" if image.mode in ("L", "P", "RGB", "RGBA") else f"mode {image.mode}"
         raise FrameError(f"{path}: {bits} {what}, but 16 bits in one channel were expected; export it without scaling")
@@ -66,15 +104,23 @@ def read_uint16(path: Path, what: str) -> NDArray[np.uint16]:
     return values.astype(np.uint16)
 
 
-def _open(path: Path, expected: str) -> Image.Image:
+def _open(source: Path | BytesIO, name: str, expected: str) -> Image.Image:
     """Opens and decodes: Pillow alone would put off the decoding until the pixels are asked for."""
+    image = _identify(source, name, expected)
     try:
-        image = Image.open(path)
         image.load()
-    except FileNotFoundError as error:
-        raise FrameError(f"{path}: no such file, {expected} was expected") from error
-    except UnidentifiedImageError as error:
-        raise FrameError(f"{path}: not a picture, {expected} was expected; copy or export the file again") from error
     except _DECODE_ERRORS as error:
-        raise FrameError(f"{path}: damaged file ({error}), {expected} was expected; copy or export it again") from error
+        raise FrameError(f"{name}: damaged file ({error}), {expected} was expected; copy or export it again") from error
     return image
+
+
+def _identify(source: Path | BytesIO, name: str, expected: str) -> Image.Image:
+    """Opens without decoding: format, mode and size are known, the pixels are not."""
+    try:
+        return Image.open(source)
+    except FileNotFoundError as error:
+        raise FrameError(f"{name}: no such file, {expected} was expected") from error
+    except UnidentifiedImageError as error:
+        raise FrameError(f"{name}: not a picture, {expected} was expected; copy or export the file again") from error
+    except _DECODE_ERRORS as error:
+        raise FrameError(f"{name}: damaged file ({error}), {expected} was expected; copy or export it again") from error

@@ -134,7 +134,11 @@ def _read_matrix(path: Path) -> NDArray[np.float64]:
 
 
 def camera_for(
-    k: NDArray[np.float64], k_size: tuple[int, int] | None, picture_size: tuple[int, int], where: str, size_key: str
+    k: NDArray[np.float64],
+    k_size: tuple[int, int] | None,
+    picture_size: tuple[int, int],
+    where: str,
+    size_key: str | None,
 ) -> Camera:
     """The camera of pictures of ``picture_size`` from a K that belongs to ``k_size`` (None: to the pictures as stored).
 
@@ -143,7 +147,7 @@ def camera_for(
         k_size: (width, height) that K belongs to, or None.
         picture_size: (width, height).
         where: source of K, for messages.
-        size_key: configuration key that sets ``k_size``, for messages.
+        size_key: configuration key that sets ``k_size``, for messages; None if there is none.
 
     Raises:
         DataError: If K is no camera matrix, or its principal point lies outside the picture, the mark of a K that
@@ -156,8 +160,9 @@ def camera_for(
         raise DataError(f"{where}: {error}") from error
     cx, cy = camera.intrinsics[0, 2], camera.intrinsics[1, 2]
     if not (0 <= cx <= width - 1 and 0 <= cy <= height - 1):
+        hint = f"if K belongs to another resolution, say so by {size_key}=[width,height]"
         raise DataError(
             f"{where}: principal point ({cx:g}, {cy:g}) lies outside the {width}×{height} picture; "
-            f"if K belongs to another resolution, say so by {size_key}=[width,height]"
+            f"{hint if size_key else 'K belongs to another resolution or is damaged'}"
         )
     return camera if (width, height) == picture_size else camera.resized(*picture_size)
