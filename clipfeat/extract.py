@@ -80,7 +80,7 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
     finished = 0
 
     def summary_now(*, interrupted: bool) -> dict[str, Any]:
-        return summarize(folder.records(), stopwatch, finished, model.describe(), interrupted=interrupted)
+        return summarize(folder.records(), stopwatch, finished, about, interrupted=interrupted)
 
     try:
         with logging_redirect_tqdm(), tqdm(total=len(todo), unit="frame", disable=None) as bar:

@@ -52,7 +52,12 @@ def status_counts(status: Any) -> dict[str, int]:
 
 
 def summarize(
-    records: list[dict[str, Any]], stopwatch: Stopwatch, frames_now: int, model: dict[str, Any], *, interrupted: bool
+    records: list[dict[str, Any]],
+    stopwatch: Stopwatch,
+    frames_now: int,
+    about: dict[str, Any],
+    *,
+    interrupted: bool,
 ) -> dict[str, Any]:
     """The content of ``summary.json``.
 
@@ -60,7 +65,7 @@ def summarize(
         records: one a frame, of all runs into the folder.
         stopwatch: of this run.
         frames_now: frames done by this run.
-        model: ``ClipModel.describe()``.
+        about: what was run: the model (``ClipModel.describe()``) and the sampling.
         interrupted: whether the run was stopped before its end.
     """
     done = [r for r in records if r["status"] == "done"]
@@ -85,7 +90,7 @@ def summarize(
             "interrupted": interrupted,
             **peak_memory(),
         },
-        "model": model,
+        **about,
         "machine": machine(),
         "versions": versions(),
     }
@@ -160,7 +165,9 @@ def summary_table(summary: dict[str, Any]) -> str:
 
 def warnings_of(summary: dict[str, Any]) -> list[str]:
     """What a user should look at before trusting the features."""
-    low = {scene: share for scene, share in summary["visible_share"].items() if share < LOW_VISIBLE_SHARE}
+    # Points that come from the frame itself are seen in it. Of a whole scene's mesh, no frame sees much.
+    own_points = summary["sampling"] != "mesh"
+    low = {s: share for s, share in summary["visible_share"].items() if own_points and share < LOW_VISIBLE_SHARE}
     found = [
         f"{scene}: only {share:.0%} of its points are visible; a wrong pose direction, "
         f"a K of another resolution or a wrong depth scale look like this"

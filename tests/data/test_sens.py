@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import CHECKOUT
-from twins import random_pose
 from sens_writer import COLOR_CODES, DEPTH_CODES, FIXED, SensWriter, encode_color, encode_depth, patch, write_like
+from twins import random_pose
 
 from clipfeat.config import SensConfig
 from clipfeat.data import build_dataset

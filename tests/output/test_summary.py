@@ -5,7 +5,7 @@ import numpy as np
 
 from clipfeat.output.summary import Stopwatch, status_counts, summarize, summary_table, warnings_of
 
-MODEL = {"weights": "random", "weights_sha256": "0", "head": "none"}
+ABOUT = {"model": {"weights": "random", "weights_sha256": "0", "head": "none"}, "sampling": "depth"}
 
 
 def record(scene, frame, visible, hidden):
@@ -24,7 +24,7 @@ def test_the_summary_adds_up_and_is_json():
     stopwatch = Stopwatch()
     with stopwatch.stage("model"):
         time.sleep(0.02)
-    summary = summarize(records, stopwatch, 3, MODEL, interrupted=False)
+    summary = summarize(records, stopwatch, 3, ABOUT, interrupted=False)
     json.dumps(summary, allow_nan=False)
     assert (summary["frames"], summary["failed"], summary["bytes"]) == (3, 1, 3000)
     assert summary["visible_share"] == {"a": 0.8, "b": 0.1}
@@ -42,7 +42,7 @@ def test_the_summary_adds_up_and_is_json():
 
 
 def test_a_run_without_frames_has_a_summary_too():
-    summary = summarize([], Stopwatch(), 0, MODEL, interrupted=True)
+    summary = summarize([], Stopwatch(), 0, ABOUT, interrupted=True)
     assert summary["frames"] == 0
     assert summary["run"]["interrupted"]
     assert "0 done" in summary_table(summary)
@@ -50,6 +50,6 @@ def test_a_run_without_frames_has_a_summary_too():
 
 def test_many_failures_are_cut_short_on_the_terminal_only():
     failures = [{"scene_id": "s", "frame_id": i, "status": "failed", "why": "x"} for i in range(9)]
-    summary = summarize(failures, Stopwatch(), 0, MODEL, interrupted=False)
+    summary = summarize(failures, Stopwatch(), 0, ABOUT, interrupted=False)
     assert len(summary["failures"]) == 9
     assert warnings_of(summary)[-1] == "… and 4 more failed frames, all listed in frames.jsonl"
