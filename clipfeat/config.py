@@ -513,8 +513,8 @@ class ExtractConfig:
         output_dir: folder for everything that the run writes.
         uv_index: folder that scripts/build_uv_index.py filled; points and pixels are then read and not projected anew.
         device: auto, cpu, cuda or cuda:<n>.
-        batch_size: pictures a forward pass.
-        num_workers: threads that read and project ahead.
+        batch_size: pictures a forward pass; null is 8 on a CPU and 32 on a GPU.
+        num_workers: frames' batches that are in work at once, each in a thread of its own; null is one a core.
         seed: of the choice of frames and points, and of random weights.
         resume: true skips what is done already; false does everything again.
         on_bad_frame: skip (count and list it) or fail (stop the run).
@@ -534,8 +534,8 @@ class ExtractConfig:
     output_dir: str = "outputs/clip_feat"
     uv_index: str | None = None
     device: str = "auto"
-    batch_size: int = 8
-    num_workers: int = 2
+    batch_size: int | None = None
+    num_workers: int | None = None
     seed: int = 0
     resume: bool = True
     on_bad_frame: str = "skip"

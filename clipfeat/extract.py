@@ -3,46 +3,28 @@
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from itertools import groupby
+from contextlib import closing, suppress
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from clipfeat.config import ExtractConfig, VisConfig
 from clipfeat.data import build_dataset
-from clipfeat.errors import DataError, FrameError, OutputError
+from clipfeat.errors import DataError, OutputError
+from clipfeat.lane import Lane, default_lanes
 from clipfeat.locate import FrameKey, build_locator, list_frames
 from clipfeat.model import ClipModel, build_model, resolve_device
 from clipfeat.output import RunFolder
 from clipfeat.output.summary import Stopwatch, summarize, summary_table, visible_share, warnings_of
-from clipfeat.prepare import Failed, FramePreparer, Prepared
-from clipfeat.sampling import sample_img_feat
+from clipfeat.prepare import Failed, FramePreparer
 from clipfeat.streaming import batched, prefetch
-from clipfeat.types import PointFeatures
 from clipfeat.uv_index import open_uv_index
 from clipfeat.vis import Pictures, build_pictures
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Lifted:
-    """A frame, the features of its visible points, and the affine map from its pixels to the cells they come from."""
-
-    frame: Prepared
-    features: PointFeatures
-    image_to_map: NDArray[np.float64]
-
-    @property
-    def key(self) -> FrameKey:
-        """Scene and frame number."""
-        return self.frame.key
 
 
 def extract(cfg: ExtractConfig) -> dict[str, Any]:
@@ -69,125 +51,60 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
         model = build_model(cfg.model, device, cfg.seed)
     folder.check_model(sorted(set(frames) - set(todo)), model.describe())
     folder.write_head(model.head_name, model.head.state_dict())
-    pictures = _build_pictures(cfg.vis, cfg.seed, model)
-    prepare = FramePreparer(dataset, locate, model.preprocess, stopwatch)
     log.info("%d frames to do, %d done already, into %s", len(todo), len(frames) - len(todo), folder.path)
 
-    # As many wait as fill the next batch while this one runs; no more, so that memory stays flat.
-    prepared = prefetch(prepare, todo, cfg.num_workers, ahead=2 * cfg.batch_size)
+    lanes = cfg.num_workers or default_lanes()
     about = {"model": model.describe(), "sampling": cfg.sampling.name}
-    frames_of = {scene_id: [key[1] for key in keys] for scene_id, keys in groupby(todo, lambda key: key[0])}
+    pictures = _build_pictures(cfg.vis, cfg.seed, model, todo, lanes)
+    prepare = FramePreparer(dataset, locate, model.preprocess, stopwatch)
+    lane = Lane(prepare, model, folder, pictures, about, max(1, default_lanes() // lanes), stopwatch)
+    # Few frames are shared out evenly; a batch is never larger than a lane's share.
+    batches = batched(todo, min(cfg.batch_size or model.default_batch, -(-len(todo) // lanes)))
     finished = 0
-
-    def summary_now(*, interrupted: bool) -> dict[str, Any]:
-        return summarize(folder.records(), stopwatch, finished, about, interrupted=interrupted)
-
     try:
-        with logging_redirect_tqdm(), tqdm(total=len(todo), unit="frame", disable=None) as bar:
-            for scene_id, outcomes in groupby(lift(prepared, model, cfg.batch_size, stopwatch), lambda o: o.key[0]):
-                pictures.start_scene(scene_id, frames_of[scene_id])
+        with (
+            closing(prefetch(lane, batches, lanes, ahead=lanes + 1)) as done,  # an error ends the lanes' work too
+            logging_redirect_tqdm(),
+            tqdm(total=len(todo), unit="frame", disable=None) as bar,
+        ):
+            for scene_id, of_scene in groupby(chain.from_iterable(done), lambda outcome: outcome.key[0]):
                 points: Counter[str] = Counter()
-                for outcome in outcomes:
+                sampled = []
+                for outcome in of_scene:
                     if isinstance(outcome, Failed):
                         if cfg.on_bad_frame == "fail":
                             raise outcome.error
-                        folder.append_record(failed_record(outcome))
                     else:
-                        with stopwatch.stage("write", outcome.frame.seconds):
-                            size = folder.write(*outcome.key, outcome.features, {**file_meta(outcome), **about})
-                        folder.append_record(done_record(outcome, size))
-                        picture_path = folder.picture_path(*outcome.key)
-                        pictures.add(outcome.key[1], outcome.frame.frame.image, outcome.features, picture_path)
-                        points.update(outcome.frame.counts)
                         finished += 1
-                    bar.set_description(f"{scene_id}, {visible_share(points):.0%} visible")
+                        points.update(outcome.counts)
+                        sampled += [outcome.picture] if outcome.picture is not None else []
+                    bar.set_description(f"{scene_id}, {visible_share(points):.0%} visible", refresh=False)
                     bar.update()
                 with stopwatch.stage("draw"):
-                    pictures.finish_scene()
+                    pictures.draw(scene_id, sampled)
                 if bar.disable:
                     log.info("%s: %.0f %% of the points visible", scene_id, 100 * visible_share(points))
+        with stopwatch.stage("draw"):
+            pictures.close()
     except BaseException:
+        pictures.cancel()
         with suppress(OutputError):  # the error on its way up matters more, and may be the same full disk
-            folder.write_summary(summary_now(interrupted=True))
+            folder.write_summary(summarize(folder.records(), stopwatch, finished, about, interrupted=True))
         raise
-    summary = summary_now(interrupted=False)
+    summary = summarize(folder.records(), stopwatch, finished, about, interrupted=False)
     folder.write_summary(summary)
     log.info("%s", summary_table(summary))
     for warning in warnings_of(summary):
         log.warning("WARNING %s", warning)
-    if frames and not summary["frames"]:
+    if not summary["frames"]:
         raise DataError(f"all {summary['failed']} frames failed; {folder.path / 'frames.jsonl'} says why")
     return summary
 
 
-def lift(
-    prepared: Iterable[Prepared | Failed], model: ClipModel, batch_size: int, stopwatch: Stopwatch
-) -> Iterator[Lifted | Failed]:
-    """Runs the frames through the network in batches and samples their points; order is kept."""
-    for batch in batched(prepared, batch_size):
-        ready = [frame for frame in batch if isinstance(frame, Prepared)]
-        with stopwatch.stage("model"):
-            maps = iter(model.feature_maps([f.pixels for f in ready], [f.image_size for f in ready]) if ready else [])
-        for frame in batch:
-            if isinstance(frame, Failed):
-                yield frame
-                continue
-            feature_map = next(maps)
-            with stopwatch.stage("sample", frame.seconds):
-                features = model.point_features(sample_img_feat(feature_map, frame.located.uv_idx))
-            if not np.isfinite(features).all():
-                why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32"
-                yield Failed(frame.key, FrameError(why))
-                continue
-            located = frame.located
-            at_points = PointFeatures(
-                pts_feat=features,
-                uv_idx=located.uv_idx,
-                conf_2d=located.conf_2d,
-                xyz=located.points.xyz.astype(np.float32),
-                pts_idx=located.points.idx,
-                attributes=located.points.attributes,
-            )
-            yield Lifted(frame, at_points, feature_map.image_to_map)
-
-
-def file_meta(lifted: Lifted) -> dict[str, Any]:
-    """What a feature file says of its frame; the model is added to it."""
-    frame = lifted.frame.frame
-    camera = frame.color_camera
-    return {
-        "scene_id": frame.scene_id,
-        "frame_id": frame.frame_id,
-        "camera": {"intrinsics": camera.intrinsics.tolist(), "width": camera.width, "height": camera.height},
-        "cam_to_world": frame.cam_to_world.tolist(),
-        "image_to_map": lifted.image_to_map.tolist(),
-        "points": lifted.frame.counts,
-    }
-
-
-def done_record(lifted: Lifted, size: int) -> dict[str, Any]:
-    """The line of a finished frame in ``frames.jsonl``."""
-    scene_id, frame_id = lifted.key
-    return {
-        "scene_id": scene_id,
-        "frame_id": frame_id,
-        "status": "done",
-        "points": lifted.frame.counts,
-        "visible_share": round(visible_share(lifted.frame.counts), 4),
-        "bytes": size,
-        "seconds": lifted.frame.seconds,
-    }
-
-
-def failed_record(failed: Failed) -> dict[str, Any]:
-    """The line of a frame that could not be used."""
-    scene_id, frame_id = failed.key
-    return {"scene_id": scene_id, "frame_id": frame_id, "status": "failed", "why": str(failed.error)}
-
-
-def _build_pictures(cfg: VisConfig, seed: int, model: ClipModel) -> Pictures:
+def _build_pictures(cfg: VisConfig, seed: int, model: ClipModel, todo: list[FrameKey], processes: int) -> Pictures:
     return build_pictures(
         cfg.name,
+        {scene_id: [frame_id for _, frame_id in keys] for scene_id, keys in groupby(todo, lambda key: key[0])},
         max_frames=cfg.max_frames,
         points_per_frame=cfg.points_per_frame,
         overlay_points=cfg.overlay_points,
@@ -195,4 +112,5 @@ def _build_pictures(cfg: VisConfig, seed: int, model: ClipModel) -> Pictures:
         dpi=cfg.dpi,
         seed=seed,
         weights_note=f"{model.arch} · {model.head_name} · weights={model.encoder.weights}",
+        processes=processes,
     )

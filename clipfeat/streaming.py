@@ -1,7 +1,7 @@
 """Work done ahead: a bounded, ordered prefetch in threads."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -10,11 +10,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def prefetch(function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int) -> Iterator[Result]:
+def prefetch(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
+) -> Generator[Result, None, None]:
     """``map(function, items)`` in threads, in order, never more than ``ahead`` results in waiting.
 
     Decoding and resizing leave Python's lock, so threads suffice and nothing is copied between processes. An error of
-    ``function`` is raised where its result would have come. When the caller stops early, what has not begun is dropped.
+    ``function`` is raised where its result would have come. What has not begun is dropped
+    when the generator is closed, and what has begun is waited for.
     """
     source = iter(items)
     with ThreadPoolExecutor(workers, thread_name_prefix="clipfeat-prepare") as pool:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import multiprocessing
+import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -177,15 +178,16 @@ def write_uv_index(cfg: ExtractConfig) -> dict[str, Any]:
 
 def _results(cfg: ExtractConfig, folder: Path, todo: list[FrameKey]) -> Iterator[tuple[FrameKey, dict[str, int], str]]:
     """Works through the frames in ``num_workers`` processes, a bounded number of them in waiting."""
-    if cfg.num_workers == 1 or len(todo) < 2 * cfg.num_workers:
+    workers = cfg.num_workers or os.cpu_count() or 1
+    if workers == 1 or len(todo) < 2 * workers:
         worker = _Worker(build_dataset(cfg.data), build_locator(cfg), folder)
         yield from map(worker, todo)
         return
     # Spawned and not forked: torch and its threads are loaded here already.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cfg.num_workers, context, _start_worker, (cfg, folder)) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker, (cfg, folder)) as pool:
         source = iter(todo)
-        waiting = [pool.submit(_work, key) for key in islice(source, 8 * cfg.num_workers)]
+        waiting = [pool.submit(_work, key) for key in islice(source, 8 * workers)]
         try:
             while waiting:
                 yield waiting.pop(0).result()

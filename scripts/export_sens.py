@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from clipfeat.atomic import atomic_file
 from clipfeat.data.images import picture_size
 from clipfeat.data.sens import SensDataset, SensFile
 from clipfeat.errors import ClipfeatError, DataError, FrameError, OutputError
-from clipfeat.output.files import atomic_file
 from clipfeat.streaming import prefetch
 
 

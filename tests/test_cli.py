@@ -110,15 +110,17 @@ def test_a_sweep_writes_to_folders_of_its_own_and_runs_again_without_work(run_cl
 def test_sigterm_ends_a_run_like_ctrl_c(demo_root, tmp_path):
     """What SLURM and kill send: exit code 130, what is done stays, no traceback."""
     program = (
-        "import clipfeat.extract as e, clipfeat.cli, time\n"
-        "lift = e.lift\n"
+        "import clipfeat.lane as lane, clipfeat.cli, time\n"
+        "call = lane.Lane.__call__\n"
         "def slow(*a):\n"
-        "    for item in lift(*a):\n        yield item\n        time.sleep(0.7)\n"
-        "e.lift = slow\n"
+        "    time.sleep(0.7)\n"
+        "    return call(*a)\n"
+        "lane.Lane.__call__ = slow\n"
         "clipfeat.cli.extract_main()\n"
     )
     out = tmp_path / "out"
     command = [sys.executable, "-c", program, f"data.root={demo_root}", f"output_dir={out}", "vis=none", "batch_size=1"]
+    command += ["num_workers=1"]
     command += ["model.arch=ViT-S-32-alt", "model.pretrained=null", "sampling.num_points=100"]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(), cwd=tmp_path)
     deadline = time.monotonic() + 120

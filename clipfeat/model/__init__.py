@@ -1,7 +1,10 @@
 """Frozen CLIP to a dense map: preprocessing, encoder and head, joined."""
 
+import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from clipfeat.model.encoder import Encoder, load_encoder, state_hash
 from clipfeat.model.heads import Head, build_head
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.types import FeatureMap
+
+log = logging.getLogger(__name__)
 
 __all__ = ["ClipModel", "build_model", "resolve_device"]
 
@@ -41,11 +46,19 @@ class ClipModel:
     device: torch.device
     dtype: torch.dtype
 
-    @torch.inference_mode()
+    @property
+    def default_batch(self) -> int:
+        """Pictures a forward pass where nothing else is said: more win nothing on a CPU."""
+        return 32 if self.device.type == "cuda" else 8
+
+    def stream(self) -> AbstractContextManager[Any]:
+        """What a thread that uses the model runs in: on a GPU a stream of its own, so that copies overlap."""
+        return torch.cuda.stream(torch.cuda.Stream(self.device)) if self.device.type == "cuda" else nullcontext()
+
     def feature_maps(
         self, pixels: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]
     ) -> list[FeatureMap]:
-        """Runs a batch.
+        """Runs a batch; on a GPU that is too small for it, in halves.
 
         Args:
             pixels: (S, S, 3) uint8 pictures as ``preprocess.pixels`` makes them.
@@ -53,9 +66,31 @@ class ClipModel:
 
         Returns:
             A float32 map (C, h, w) for each.
+
+        Raises:
+            ConfigError: If the GPU's memory does not suffice for one picture.
         """
-        batch = torch.from_numpy(np.stack(pixels)).to(self.device)
-        tokens = self.encoder.tokens(self.preprocess.normalize(batch).to(self.dtype))
+        if not pixels:
+            return []
+        try:
+            return self._forward(pixels, image_sizes)
+        except torch.OutOfMemoryError as error:
+            if len(pixels) == 1:
+                why = "the GPU's memory does not suffice for one picture; take device=cpu or a smaller model.input_size"
+                raise ConfigError(f"device={self.device}: {why}") from error
+        torch.cuda.empty_cache()
+        half = len(pixels) // 2
+        _say_once("the GPU's memory does not suffice for %d pictures, going on with %d at a time", len(pixels), half)
+        return self.feature_maps(pixels[:half], image_sizes[:half]) + self.feature_maps(
+            pixels[half:], image_sizes[half:]
+        )
+
+    @torch.inference_mode()
+    def _forward(self, pixels: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
+        batch = torch.from_numpy(np.stack(pixels))
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()
+        tokens = self.encoder.tokens(self.preprocess.normalize(batch.to(self.device, non_blocking=True)).to(self.dtype))
         # The head runs in float32: it is cheap, and fp16 products of random or trained weights lose digits for nothing.
         maps = self.head.to_map(tokens.float()).contiguous(memory_format=torch.channels_last)
         size = (maps.shape[2], maps.shape[3])
@@ -81,6 +116,11 @@ class ClipModel:
             "resize_mode": self.preprocess.mode,
             "precision": {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[self.dtype],
         }
+
+
+@lru_cache(maxsize=1)
+def _say_once(message: str, *values: object) -> None:
+    log.warning(f"WARNING: {message}", *values)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -2,10 +2,8 @@
 
 import io
 import json
-import os
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,35 +11,12 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from clipfeat.errors import DataError, OutputError
+from clipfeat.atomic import atomic_file
+from clipfeat.errors import DataError
 from clipfeat.types import PointFeatures
 
 SCHEMA_VERSION = 1
 _ARRAYS = ("pts_feat", "uv_idx", "conf_2d", "xyz", "pts_idx")
-TEMPORARY = ".tmp"
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a temporary file beside ``path`` that takes its name when the block ends well, and goes when it does not.
-
-    Raises:
-        OutputError: If it can't be written, such as on a full disk.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w+b") as file:
-            yield file
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path}: can't be written ({error.strerror or error}); what was finished before is kept"
-        ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_npz(file: BinaryIO, arrays: dict[str, np.ndarray], meta: str) -> None:

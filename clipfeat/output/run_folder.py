@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 import yaml
 from safetensors.torch import save
 
+from clipfeat.atomic import TEMPORARY, atomic_file
 from clipfeat.errors import DataError, OutputError
-from clipfeat.output.files import FORMATS, TEMPORARY, atomic_file, read_meta, write_features
+from clipfeat.output.files import FORMATS, read_meta, write_features
 from clipfeat.types import PointFeatures
 
 # Keys that may change from one run to the next into the same folder: they say how and how much, not what is in a file.
@@ -39,6 +41,7 @@ class RunFolder:
         self.path = path
         self.format_name = format_name
         self.dtype = dtype
+        self._appending = threading.Lock()
         make_writable(path, "output_dir")
 
     def feature_path(self, scene_id: str, frame_id: int) -> Path:
@@ -116,14 +119,14 @@ class RunFolder:
             return
 
     def append_record(self, record: dict[str, Any]) -> None:
-        """Adds a line to ``frames.jsonl``.
+        """Adds a line to ``frames.jsonl``. Safe to call from several threads.
 
         Raises:
             OutputError: If that fails.
         """
         path = self.path / "frames.jsonl"
         try:
-            with path.open("a", encoding="utf-8") as file:
+            with self._appending, path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record, allow_nan=False) + "\n")
         except OSError as error:
             raise OutputError(f"{path}: can't be written ({error.strerror or error})") from error

@@ -3,7 +3,7 @@
 A kind of picture is a ``Painter`` (``pictures.py``): to add one, write its file and name it in ``build_pictures``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from clipfeat.errors import ConfigError
@@ -17,6 +17,7 @@ KINDS = ("tsne", "pca", "heatmap", "none")
 
 def build_pictures(
     kind: str,
+    frames_of: Mapping[str, Sequence[int]],
     *,
     max_frames: int = 50,
     points_per_frame: int = 200,
@@ -25,11 +26,13 @@ def build_pictures(
     dpi: int = 110,
     seed: int = 0,
     weights_note: str = "",
+    processes: int = 0,
 ) -> Pictures:
     """What draws the pictures of each scene.
 
     Args:
         kind: one of ``KINDS``.
+        frames_of: the frames of each scene.
         max_frames: pictures a scene at most, spread evenly over its frames.
         points_per_frame: points of each frame in the joint t-SNE of a scene.
         overlay_points: points of each frame that are kept and painted over its picture.
@@ -37,6 +40,7 @@ def build_pictures(
         dpi: pixels an inch. A picture is 15 inches wide for tsne, 10 otherwise.
         seed: of the choice of points and of the t-SNE.
         weights_note: which features these are, for the footer, such as "ViT-B-16 · pixelshuffle · weights=random".
+        processes: that draw in the background; 0 draws in the caller.
 
     Raises:
         ConfigError: If there is no such kind.
@@ -51,4 +55,6 @@ def build_pictures(
     if kind not in painters:
         raise ConfigError(f"vis={kind!r}: expected one of {', '.join(KINDS)}")
     painter = painters[kind](dpi=dpi, weights_note=weights_note)
-    return ScenePictures(painter, max_frames=max_frames, overlay_points=overlay_points, seed=seed)
+    return ScenePictures(
+        painter, frames_of, max_frames=max_frames, overlay_points=overlay_points, seed=seed, processes=processes
+    )

@@ -3,8 +3,13 @@
 The colours and the t-SNE are fitted to all frames of a scene together, so nothing can be drawn before its last frame.
 """
 
-import uuid
-from collections.abc import Iterator, Sequence
+import multiprocessing
+import os
+import signal
+import zlib
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,8 +17,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from clipfeat.errors import OutputError
+from clipfeat.atomic import atomic_file
 from clipfeat.types import PointFeatures, resize_affine
 from clipfeat.vis.directions import unit_directions
 
@@ -50,118 +56,179 @@ class Painter(Protocol):
 class Pictures(Protocol):
     """What the extraction loop knows of the pictures."""
 
-    def start_scene(self, scene_id: str, frame_ids: Sequence[int]) -> None:
-        """Decides which of the scene's frames get a picture. What an unfinished scene had kept is dropped."""
+    def wants(self, scene_id: str, frame_id: int) -> bool:
+        """Whether this frame gets a picture."""
 
-    def wants(self, frame_id: int) -> bool:
-        """Whether this frame of the scene gets a picture."""
+    def sample(
+        self, scene_id: str, frame_id: int, image: NDArray[np.uint8], features: PointFeatures, path: Path
+    ) -> SampledFrame | None:
+        """What the frame's picture needs, or None if it gets none. Safe to call from several threads."""
 
-    def add(self, frame_id: int, image: NDArray[np.uint8], features: PointFeatures, path: Path) -> None:
-        """Keeps what the frame's picture needs. A frame that gets no picture is passed over."""
+    def draw(self, scene_id: str, frames: Sequence[SampledFrame]) -> None:
+        """Draws the pictures of a whole scene; may return before they are there."""
 
-    def finish_scene(self) -> list[Path]:
-        """Writes the scene's pictures and returns their paths, in the order in which the frames were added."""
+    def close(self) -> None:
+        """Returns when all pictures are there."""
+
+    def cancel(self) -> None:
+        """Drops what has not begun."""
 
 
 class NoPictures:
     """Draws nothing, so that the loop need not ask."""
 
-    def start_scene(self, scene_id: str, frame_ids: Sequence[int]) -> None:
-        """Does nothing."""
-
-    def wants(self, frame_id: int) -> bool:  # noqa: ARG002
+    def wants(self, scene_id: str, frame_id: int) -> bool:  # noqa: ARG002
         """No."""
         return False
 
-    def add(self, frame_id: int, image: NDArray[np.uint8], features: PointFeatures, path: Path) -> None:
+    def sample(
+        self, scene_id: str, frame_id: int, image: NDArray[np.uint8], features: PointFeatures, path: Path
+    ) -> SampledFrame | None:
+        """Nothing."""
+
+    def draw(self, scene_id: str, frames: Sequence[SampledFrame]) -> None:
         """Does nothing."""
 
-    def finish_scene(self) -> list[Path]:
-        """No pictures."""
-        return []
+    def close(self) -> None:
+        """Does nothing."""
+
+    def cancel(self) -> None:
+        """Does nothing."""
 
 
 class ScenePictures:
-    """Draws the frames of one scene after another.
+    """Draws one scene after another, here or in processes of their own.
 
-    Holds at most ``max_frames * (overlay_points * (2 C + 8) + 3 * 720 * h)`` bytes, h being the thumbnail's height:
-    about 14 MB for 5 frames of C = 192, 140 MB for 50.
+    A scene holds at most ``max_frames * (overlay_points * (2 C + 8) + 3 * 720 * h)`` bytes, h being the thumbnail's
+    height: about 14 MB for 5 frames of C = 192, 140 MB for 50. At most two scenes a process wait to be drawn.
+
+    Args:
+        painter: draws the kind of picture.
+        frames_of: the frames of each scene.
+        max_frames: pictures a scene at most, spread evenly over its frames.
+        overlay_points: points of each frame that are kept.
+        seed: of the choice of points.
+        processes: that draw; 0 draws in the caller.
     """
 
-    def __init__(self, painter: Painter, *, max_frames: int, overlay_points: int, seed: int) -> None:
+    def __init__(
+        self,
+        painter: Painter,
+        frames_of: Mapping[str, Sequence[int]],
+        *,
+        max_frames: int,
+        overlay_points: int,
+        seed: int,
+        processes: int = 0,
+    ) -> None:
         self._painter = painter
-        self._max_frames = max_frames
+        self._wanted = {scene_id: frozenset(spread_evenly(ids, max_frames)) for scene_id, ids in frames_of.items()}
         self._overlay_points = overlay_points
         self._seed = seed
-        self._scene_id = ""
-        self._wanted: dict[int, int] = {}
-        self._frames: dict[int, SampledFrame] = {}
+        self._processes = processes
+        self._pool: ProcessPoolExecutor | None = None
+        self._drawing: deque[Future[None]] = deque()
 
-    def start_scene(self, scene_id: str, frame_ids: Sequence[int]) -> None:
-        """Decides which of the scene's frames get a picture. What an unfinished scene had kept is dropped."""
-        self._scene_id = scene_id
-        self._wanted = {frame_id: i for i, frame_id in enumerate(spread_evenly(frame_ids, self._max_frames))}
-        self._frames = {}
+    def wants(self, scene_id: str, frame_id: int) -> bool:
+        """Whether this frame gets a picture."""
+        return frame_id in self._wanted.get(scene_id, ())
 
-    def wants(self, frame_id: int) -> bool:
-        """Whether this frame of the scene gets a picture."""
-        return frame_id in self._wanted
-
-    def add(self, frame_id: int, image: NDArray[np.uint8], features: PointFeatures, path: Path) -> None:
-        """Keeps a thumbnail and a random sample of the points. A frame that gets no picture is passed over.
+    def sample(
+        self, scene_id: str, frame_id: int, image: NDArray[np.uint8], features: PointFeatures, path: Path
+    ) -> SampledFrame | None:
+        """Keeps a thumbnail and a random sample of the points. Safe to call from several threads.
 
         Args:
+            scene_id: the frame's scene.
             frame_id: one of the scene's frames.
             image: (H, W, 3) uint8 RGB, the picture that ``features.uv_idx`` counts pixels of.
             features: the points of the frame; there may be none.
             path: where the picture goes.
 
+        Returns:
+            What ``draw`` takes; None for a frame that gets no picture.
+
         Raises:
-            ValueError: If the image is not (H, W, 3) uint8, a feature or a pixel is not finite, or the features are of
-                another length than those of the scene's other frames.
+            ValueError: If the image is not (H, W, 3) uint8, or a feature or a pixel is not finite.
         """
-        if not self.wants(frame_id):
-            return
-        where = f"scene {self._scene_id}, frame {frame_id}"
+        if not self.wants(scene_id, frame_id):
+            return None
+        where = f"scene {scene_id}, frame {frame_id}"
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"{where}: image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
-        for name, values in (("pts_feat", features.pts_feat), ("uv_idx", features.uv_idx)):
+        # Seeded by the frame alone: the points do not depend on which other frames could be read.
+        rng = np.random.default_rng([self._seed, zlib.crc32(scene_id.encode()), frame_id])
+        count = len(features.pts_feat)
+        # In random order: the first k of them are a random sample too.
+        chosen = rng.permutation(rng.choice(count, min(count, self._overlay_points), replace=False, shuffle=False))
+        feature, uv = features.pts_feat[chosen], features.uv_idx[chosen]
+        for name, values in (("pts_feat", feature), ("uv_idx", uv)):
             bad = int((~np.isfinite(values).all(axis=1)).sum())
             if bad:
                 raise ValueError(f"{where}: {name} holds inf or NaN in {bad} of {len(values)} points")
-        channels = {f.directions.shape[1] for f in self._frames.values()} | {features.pts_feat.shape[1]}
-        if len(channels) > 1:
-            raise ValueError(f"{where}: frames of one scene have features of different lengths: {sorted(channels)}")
-
-        # Seeded by the frame's place in the scene: the points do not depend on which other frames could be read.
-        order = np.random.default_rng([self._seed, self._wanted[frame_id]]).permutation(len(features.pts_feat))
-        chosen = order[: self._overlay_points]
         small = thumbnail(image)
         height, width = image.shape[:2]
         to_small = resize_affine((width, height), (small.shape[1], small.shape[0]))
-        self._frames[frame_id] = SampledFrame(
+        return SampledFrame(
             frame_id=frame_id,
             thumbnail=small,
-            directions=unit_directions(features.pts_feat[chosen]).astype(np.float16),
-            uv=(features.uv_idx[chosen] @ to_small[:, :2].T + to_small[:, 2]).astype(np.float32),
+            directions=unit_directions(feature).astype(np.float16),
+            uv=(uv @ to_small[:, :2].T + to_small[:, 2]).astype(np.float32),
             path=path,
         )
 
-    def finish_scene(self) -> list[Path]:
-        """Writes the scene's pictures and returns their paths, in the order in which the frames were added.
-
-        Each file appears whole or not at all.
+    def draw(self, scene_id: str, frames: Sequence[SampledFrame]) -> None:
+        """Writes the scene's pictures, each whole or not at all; in the background where there are processes.
 
         Raises:
-            OutputError: If a picture cannot be written.
+            OutputError: If a picture of this scene or of one before can't be written.
         """
-        frames = list(self._frames.values())
-        scene_id = self._scene_id
-        self.start_scene("", ())
-        if frames:
-            for frame, picture in zip(frames, self._painter.draw(scene_id, frames), strict=True):
-                save_png(picture, frame.path)
-        return [frame.path for frame in frames]
+        if not frames:
+            return
+        if self._processes == 0:
+            draw_scene(self._painter, scene_id, frames)
+            return
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")  # the caller has threads, which a fork would freeze
+            self._pool = ProcessPoolExecutor(self._processes, context, _start_process)
+        while len(self._drawing) >= 2 * self._processes:
+            self._drawing.popleft().result()
+        self._drawing.append(self._pool.submit(draw_scene, self._painter, scene_id, frames))
+
+    def close(self) -> None:
+        """Returns when all pictures are there.
+
+        Raises:
+            OutputError: If one can't be written.
+        """
+        try:
+            while self._drawing:
+                self._drawing.popleft().result()
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Drops what has not begun, and ends the processes."""
+        self._drawing.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+def draw_scene(painter: Painter, scene_id: str, frames: Sequence[SampledFrame]) -> None:
+    """Draws and writes the pictures of one scene.
+
+    Raises:
+        OutputError: If one can't be written.
+    """
+    for frame, picture in zip(frames, painter.draw(scene_id, frames), strict=True):
+        save_png(picture, frame.path)
+
+
+def _start_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its processes
+    os.nice(5)  # the pictures wait for the features, not the other way round
+    threadpool_limits(1)
 
 
 def spread_evenly(frame_ids: Sequence[int], count: int) -> list[int]:
@@ -187,13 +254,6 @@ def save_png(picture: NDArray[np.uint8], path: Path) -> None:
     Raises:
         OutputError: If the place cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The default compression, 6, takes twice as long for files that are 2 % smaller.
-        Image.fromarray(picture).save(temporary, format="PNG", compress_level=4)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write the picture {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        # The default compression takes twice as long for files that are a tenth smaller.
+        Image.fromarray(picture).save(file, format="PNG", compress_level=4)

@@ -5,9 +5,10 @@ import h5py
 import numpy as np
 import pytest
 
+from clipfeat.atomic import atomic_file
 from clipfeat.errors import DataError, OutputError
 from clipfeat.output import FORMATS, read_features, write_features
-from clipfeat.output.files import atomic_file, read_meta
+from clipfeat.output.files import read_meta
 from clipfeat.types import PointFeatures
 
 FULL = Path("/dev/full")

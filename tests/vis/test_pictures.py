@@ -1,7 +1,6 @@
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,14 +38,42 @@ class Keeper:
             yield np.full((2, 3, 3), 255, np.uint8)
 
 
+class OneScene:
+    """The calls that the loop makes, for a scene in one thread."""
+
+    def __init__(self, build):
+        self.build = build
+
+    def start_scene(self, scene_id, frame_ids):
+        self.scene_id, self.kept = scene_id, []
+        self.pictures = self.build({scene_id: frame_ids})
+
+    def wants(self, frame_id):
+        return self.pictures.wants(self.scene_id, frame_id)
+
+    def add(self, frame_id, image, features, path):
+        sampled = self.pictures.sample(self.scene_id, frame_id, image, features, path)
+        self.kept += [sampled] if sampled is not None else []
+
+    def finish_scene(self):
+        self.pictures.draw(self.scene_id, self.kept)
+        self.pictures.close()
+        return [frame.path for frame in self.kept]
+
+
+def one_scene(kind, **options):
+    return OneScene(lambda frames_of: build_pictures(kind, frames_of, **options))
+
+
 def keeping(max_frames=50, overlay_points=4000, seed=0):
     keeper = Keeper()
-    return keeper, ScenePictures(keeper, max_frames=max_frames, overlay_points=overlay_points, seed=seed)
+    options = {"max_frames": max_frames, "overlay_points": overlay_points, "seed": seed}
+    return keeper, OneScene(lambda frames_of: ScenePictures(keeper, frames_of, **options))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
 def test_each_kind_writes_valid_pngs_and_nothing_else(kind, tmp_path):
-    pictures = build_pictures(kind, dpi=30, points_per_frame=10, perplexity=5, weights_note="weights=random")
+    pictures = one_scene(kind, dpi=30, points_per_frame=10, perplexity=5, weights_note="weights=random")
     pictures.start_scene("scene0000_00", [3, 9, 15])
     paths = [tmp_path / "scene0000_00" / f"vis_{i}.png" for i in (3, 9, 15)]
     for i, path, count in zip((3, 9, 15), paths, (40, 0, 1), strict=True):
@@ -59,12 +86,11 @@ def test_each_kind_writes_valid_pngs_and_nothing_else(kind, tmp_path):
             picture.load()
             assert (picture.format, picture.mode) == ("PNG", "RGB")
             assert picture.width == 30 * (15 if kind == "tsne" else 10)
-    assert pictures.finish_scene() == []
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
 def test_constant_features(kind, tmp_path):
-    pictures = build_pictures(kind, dpi=30)
+    pictures = one_scene(kind, dpi=30)
     pictures.start_scene("scene", [0])
     features = features_of(50)
     features.pts_feat[:] = 0.25
@@ -74,7 +100,7 @@ def test_constant_features(kind, tmp_path):
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
-        pictures = build_pictures("tsne", dpi=30, points_per_frame=10, overlay_points=20, seed=1)
+        pictures = one_scene("tsne", dpi=30, points_per_frame=10, overlay_points=20, seed=1)
         pictures.start_scene("scene", [0])
         pictures.add(0, image_of(), features_of(50), tmp_path / name)
         pictures.finish_scene()
@@ -82,12 +108,13 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
 
 
 def test_no_pictures_has_the_methods_of_pictures_and_does_nothing(tmp_path):
-    pictures = build_pictures("none")
+    pictures = build_pictures("none", {"scene": [1, 2]})
     assert isinstance(pictures, NoPictures)
-    pictures.start_scene("scene", [1, 2])
-    assert not pictures.wants(1)
-    pictures.add(1, image_of(), features_of(3), tmp_path / "x.png")
-    assert pictures.finish_scene() == []
+    assert not pictures.wants("scene", 1)
+    assert pictures.sample("scene", 1, image_of(), features_of(3), tmp_path / "x.png") is None
+    pictures.draw("scene", [])
+    pictures.cancel()
+    pictures.close()
     assert list(tmp_path.iterdir()) == []
     public = {name for name in vars(ScenePictures) if not name.startswith("_")}
     assert {name for name in vars(NoPictures) if not name.startswith("_")} == public
@@ -95,7 +122,7 @@ def test_no_pictures_has_the_methods_of_pictures_and_does_nothing(tmp_path):
 
 def test_an_unknown_kind_names_the_known_ones():
     with pytest.raises(ConfigError, match=r"^vis='umap': expected one of tsne, pca, heatmap, none$"):
-        build_pictures("umap")
+        build_pictures("umap", {})
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 7, 100])
@@ -118,15 +145,6 @@ def test_only_the_chosen_frames_are_wanted_and_kept(tmp_path):
     assert pictures.finish_scene() == [tmp_path / "3.png", tmp_path / "12.png"]
     assert [frame.frame_id for frame in keeper.frames] == [3, 12]
     assert keeper.scene_id == "scene"
-
-
-def test_a_new_scene_drops_an_unfinished_one(tmp_path):
-    _, pictures = keeping()
-    pictures.start_scene("broken", [0])
-    pictures.add(0, image_of(), features_of(5), tmp_path / "old.png")
-    pictures.start_scene("scene", [1])
-    pictures.add(1, image_of(), features_of(5, channels=3), tmp_path / "new.png")
-    assert pictures.finish_scene() == [tmp_path / "new.png"]
 
 
 def test_what_is_kept_is_bounded_and_no_view_of_the_input(tmp_path):
@@ -222,14 +240,6 @@ def test_another_kind_of_image_is_an_error(image, tmp_path):
         pictures.add(7, image, features_of(2), tmp_path / "x.png")
 
 
-def test_features_of_two_lengths_in_a_scene_are_an_error(tmp_path):
-    _, pictures = keeping()
-    pictures.start_scene("scene", [1, 2])
-    pictures.add(1, image_of(), features_of(2, channels=8), tmp_path / "1.png")
-    with pytest.raises(ValueError, match=r"scene scene, frame 2: .* different lengths: \[6, 8\]"):
-        pictures.add(2, image_of(), features_of(2, channels=6), tmp_path / "2.png")
-
-
 def test_a_picture_that_fails_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     old = tmp_path / "0.png"
     old.write_bytes(b"old")
@@ -238,15 +248,14 @@ def test_a_picture_that_fails_leaves_the_old_file_and_no_rest(tmp_path, monkeypa
     pictures.add(0, image_of(), features_of(5), old)
 
     def half(self, path, **_):
-        Path(path).write_bytes(b"half of it")
+        path.write(b"half of it")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", half)
-    with pytest.raises(OutputError, match=r"cannot write the picture .*0\.png: .*No space"):
+    with pytest.raises(OutputError, match=r"0\.png: can't be written \(No space"):
         pictures.finish_scene()
     assert old.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [old]
-    assert pictures.finish_scene() == []
 
 
 def test_a_picture_replaces_the_one_before_and_can_be_read_by_others(tmp_path):
@@ -265,7 +274,7 @@ def test_importing_the_package_imports_nothing_heavy():
     program = """
 import sys
 from clipfeat.vis import build_pictures
-build_pictures("tsne")
+build_pictures("tsne", {"scene": [0]})
 print(sorted({"matplotlib", "sklearn", "scipy", "torch"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -279,12 +288,36 @@ from pathlib import Path
 import numpy as np
 from clipfeat.types import PointFeatures
 from clipfeat.vis import build_pictures
-pictures = build_pictures("heatmap", dpi=30)
-pictures.start_scene("scene", [0])
+pictures = build_pictures("heatmap", {{"scene": [0]}}, dpi=30)
 points = PointFeatures(np.ones((9, 4)), np.ones((9, 2)), np.ones(9), np.ones((9, 3)), np.arange(9))
-pictures.add(0, np.zeros((6, 9, 3), np.uint8), points, Path({str(tmp_path / "0.png")!r}))
-pictures.finish_scene()
+frame = pictures.sample("scene", 0, np.zeros((6, 9, 3), np.uint8), points, Path({str(tmp_path / "0.png")!r}))
+pictures.draw("scene", [frame])
 print("matplotlib.pyplot" in sys.modules, "sklearn" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"
+
+
+def test_processes_draw_the_same_pictures_in_the_background(tmp_path):
+    scenes = {f"scene{i}": [0, 1] for i in range(5)}
+    for processes in (0, 2):
+        pictures = build_pictures("heatmap", scenes, dpi=30, processes=processes)
+        for scene_id, ids in scenes.items():
+            paths = [tmp_path / str(processes) / scene_id / f"{i}.png" for i in ids]
+            frames = [
+                pictures.sample(scene_id, i, image_of(), features_of(9), p) for i, p in zip(ids, paths, strict=True)
+            ]
+            pictures.draw(scene_id, frames)
+        pictures.close()
+    here, there = (sorted((tmp_path / str(n)).glob("*/*.png")) for n in (0, 2))
+    assert len(here) == len(there) == 10
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(here, there, strict=True))
+
+
+def test_an_error_in_a_process_reaches_the_caller(tmp_path):
+    (tmp_path / "file").touch()
+    pictures = build_pictures("pca", {"scene": [0]}, dpi=30, processes=1)
+    frame = pictures.sample("scene", 0, image_of(), features_of(9), tmp_path / "file" / "0.png")
+    pictures.draw("scene", [frame])
+    with pytest.raises(OutputError, match="0.png: can't be written"):
+        pictures.close()

@@ -1,0 +1,148 @@
+"""One batch of frames from disk to disk: read, project, forward, sample, write.
+
+Several lanes run at once, each in a thread of its own. On a CPU every lane computes with one core: lanes never wait for
+each other as the threads of one matrix product do, so that decoding and writing cost no more than their own work. On
+a GPU the lanes take turns on it, so that it computes for one while the others read and write.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clipfeat.errors import FrameError
+from clipfeat.locate import FrameKey
+from clipfeat.model import ClipModel
+from clipfeat.output import RunFolder
+from clipfeat.output.summary import Stopwatch, visible_share
+from clipfeat.prepare import Failed, FramePreparer, Prepared
+from clipfeat.sampling import sample_img_feat
+from clipfeat.types import FeatureMap, PointFeatures
+from clipfeat.vis import Pictures
+from clipfeat.vis.pictures import SampledFrame
+
+MAX_LANES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """A frame whose file is written.
+
+    Attributes:
+        key: scene and frame number.
+        counts: its points by status.
+        picture: what its picture needs, or None.
+    """
+
+    key: FrameKey
+    counts: dict[str, int]
+    picture: SampledFrame | None
+
+
+Outcome = Done | Failed
+
+
+def default_lanes() -> int:
+    """As many as this process may use cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_LANES)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Works through batches; safe to call from several threads.
+
+    Attributes:
+        prepare: all of a frame's work that needs no network.
+        model: the network.
+        folder: where the files go.
+        pictures: what they need is taken here, while the features are at hand.
+        about: what a file says of the run.
+        threads: that each lane computes with.
+        stopwatch: of the run; lanes add up, so its stages may exceed the wall clock's time.
+    """
+
+    prepare: FramePreparer
+    model: ClipModel
+    folder: RunFolder
+    pictures: Pictures
+    about: dict[str, Any]
+    threads: int
+    stopwatch: Stopwatch
+    _local: threading.local = field(default_factory=threading.local)
+
+    def __call__(self, keys: Sequence[FrameKey]) -> list[Outcome]:
+        """Does a batch. Bad frames are recorded and come back as ``Failed``; any other error is raised."""
+        if not hasattr(self._local, "ready"):
+            torch.set_num_threads(self.threads)  # OpenMP keeps this number a thread
+            self._local.ready = True
+        frames = [self.prepare(key) for key in keys]
+        ready = [frame for frame in frames if isinstance(frame, Prepared)]
+        with self.model.stream():
+            with self.stopwatch.stage("model"):
+                maps = iter(self.model.feature_maps([f.pixels for f in ready], [f.image_size for f in ready]))
+            return [self._finish(f, next(maps)) if isinstance(f, Prepared) else self._fail(f) for f in frames]
+
+    def _finish(self, frame: Prepared, feature_map: FeatureMap) -> Outcome:
+        scene_id, frame_id = frame.key
+        with self.stopwatch.stage("sample", frame.seconds):
+            # Of the map and not of the samples: it is 25 times smaller, and bilinear weights make nothing infinite.
+            if not torch.isfinite(feature_map.values).all():
+                why = f"{scene_id} frame {frame_id}: the features hold inf or NaN; try model.precision=fp32"
+                return self._fail(Failed(frame.key, FrameError(why)))
+            features = self.sample(frame, feature_map)
+        with self.stopwatch.stage("write", frame.seconds):
+            meta = frame_meta(frame, feature_map.image_to_map) | self.about
+            size = self.folder.write(scene_id, frame_id, features, meta)
+        with self.stopwatch.stage("picture", frame.seconds):
+            path = self.folder.picture_path(scene_id, frame_id)
+            picture = self.pictures.sample(scene_id, frame_id, frame.frame.image, features, path)
+        counts = frame.counts
+        self.folder.append_record(
+            {
+                "scene_id": scene_id,
+                "frame_id": frame_id,
+                "status": "done",
+                "points": counts,
+                "visible_share": round(visible_share(counts), 4),
+                "bytes": size,
+                "seconds": frame.seconds,
+            }
+        )
+        return Done(frame.key, counts, picture)
+
+    def sample(self, frame: Prepared, feature_map: FeatureMap) -> PointFeatures:
+        """The features of a frame's visible points."""
+        located = frame.located
+        return PointFeatures(
+            pts_feat=self.model.point_features(sample_img_feat(feature_map, located.uv_idx)),
+            uv_idx=located.uv_idx,
+            conf_2d=located.conf_2d,
+            xyz=located.points.xyz.astype(np.float32),
+            pts_idx=located.points.idx,
+            attributes=located.points.attributes,
+        )
+
+    def _fail(self, failed: Failed) -> Failed:
+        scene_id, frame_id = failed.key
+        record = {"scene_id": scene_id, "frame_id": frame_id, "status": "failed", "why": str(failed.error)}
+        self.folder.append_record(record)
+        return failed
+
+
+def frame_meta(frame: Prepared, image_to_map: NDArray[np.float64]) -> dict[str, Any]:
+    """What a feature file says of its frame."""
+    camera = frame.frame.color_camera
+    return {
+        "scene_id": frame.frame.scene_id,
+        "frame_id": frame.frame.frame_id,
+        "camera": {"intrinsics": camera.intrinsics.tolist(), "width": camera.width, "height": camera.height},
+        "cam_to_world": frame.frame.cam_to_world.tolist(),
+        "image_to_map": image_to_map.tolist(),
+        "points": frame.counts,
+    }
