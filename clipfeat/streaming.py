@@ -16,8 +16,8 @@ def prefetch(
     """``map(function, items)`` in threads, in order, never more than ``ahead`` results in waiting.
 
     Decoding and resizing leave Python's lock, so threads suffice and nothing is copied between processes. An error of
-    ``function`` is raised where its result would have come. What has not begun is dropped
-    when the generator is closed, and what has begun is waited for.
+    ``function`` is raised where its result would have come. When the generator is closed, what has not begun is dropped
+    and what has begun is waited for.
     """
     source = iter(items)
     with ThreadPoolExecutor(workers, thread_name_prefix="clipfeat-prepare") as pool:

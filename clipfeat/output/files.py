@@ -13,15 +13,11 @@ import numpy as np
 
 from clipfeat.atomic import atomic_file
 from clipfeat.errors import DataError
+from clipfeat.output.npz import write_npz
 from clipfeat.types import PointFeatures
 
 SCHEMA_VERSION = 1
 _ARRAYS = ("pts_feat", "uv_idx", "conf_2d", "xyz", "pts_idx")
-
-
-def write_npz(file: BinaryIO, arrays: dict[str, np.ndarray], meta: str) -> None:
-    """Uncompressed: compressing costs many times the writing and saves a few per cent of float features."""
-    np.savez(file, **arrays, meta=np.array(meta))  # type: ignore[arg-type]
 
 
 def read_npz(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], str]:
