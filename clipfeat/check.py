@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from clipfeat.camera.agreement import FramePair, agreement, make_pair, parallax
 from clipfeat.camera.calibration import CalibrationReport, judge
 from clipfeat.camera.hypotheses import invert
+from clipfeat.camera.projection import valid_depth
 from clipfeat.camera.registration import ColorAgreement, judge_color
 from clipfeat.camera.surface_fit import SurfaceReport, judge_surface
 from clipfeat.config import ExtractConfig
@@ -118,14 +119,14 @@ def check_scene(dataset: Dataset, scene_id: str, of_run: Sequence[int], root: Pa
     """
     skipped: list[str] = []
 
-    @lru_cache(maxsize=32)
+    @lru_cache(maxsize=12)
     def load(frame_id: int) -> Frame | None:
         try:
             frame = dataset.load(scene_id, frame_id)
         except (FrameError, DataError) as error:
             skipped.append(str(error))
             return None
-        if frame.depth_m is None or not frame.depth_m.any():
+        if frame.depth_m is None or not valid_depth(frame.depth_m).any():
             skipped.append(f"{scene_id} frame {frame_id}: no depth")
             return None
         return frame

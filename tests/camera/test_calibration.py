@@ -140,9 +140,13 @@ def test_noise_that_grows_with_depth_hides_things_but_is_no_mistake(demo):
     assert not report.can_tell["focal length"]
 
 
-def rendered(poses):
+@pytest.fixture(scope="module")
+def room():
+    return build_room(0, 0)
+
+
+def rendered(room, poses):
     """Frames of depth alone from chosen poses."""
-    room = build_room(0, 0)
     camera = Camera(np.array([[115.0, 0, 63], [0, 115, 48], [0, 0, 1]]), 128, 96)
     image = np.zeros((96, 128, 3), np.uint8)
     return [
@@ -159,10 +163,10 @@ def turned(pose, degrees, axis):
 
 
 @pytest.fixture(scope="module")
-def turning():
+def turning(room):
     """A camera that turns about its own centre."""
-    start = build_room(0, 0).camera_pose(0, 4, (0, 0, 1))
-    return rendered([turned(turned(start, 9 * i, (0, 2)), 3 * i, (1, 2)) for i in range(4)])
+    start = room.camera_pose(0, 4, (0, 0, 1))
+    return rendered(room, [turned(turned(start, 9 * i, (0, 2)), 3 * i, (1, 2)) for i in range(4)])
 
 
 def test_a_turning_camera_raises_no_alarm_and_says_nothing_of_the_depth_scale(turning):
@@ -179,10 +183,10 @@ def test_a_turning_camera_still_shows_the_pose_and_the_focal_length(turning):
     assert judged(turning, with_focal_scaled(1.1)).cause.startswith("focal length: fx and fy × 0.9")
 
 
-def test_a_still_camera_says_nothing(demo):
+def test_a_still_camera_says_nothing(demo, room):
     assert judged([demo[0], dataclasses.replace(demo[0], frame_id=1)]).verdict == "unknown"
-    start = build_room(0, 0).camera_pose(0, 4, (0, 0, 1))
-    still = [degraded(frame, 0.02, 0.1) for frame in rendered([start, turned(start, 0.02, (0, 2))])]
+    start = room.camera_pose(0, 4, (0, 0, 1))
+    still = [degraded(frame, 0.02, 0.1) for frame in rendered(room, [start, turned(start, 0.02, (0, 2))])]
     report = judged(still, with_focal_scaled(1.2))
     assert report.verdict == "unknown"
     assert "hardly move" in report.cause

@@ -30,7 +30,7 @@ def demo(demo_root):
 
 def judged(frames, change=lambda frame: frame):
     changed = [change(frame) for frame in frames]
-    return judge_color([make_pair(a, b, 3000) for a, b in itertools.pairwise(changed)])
+    return judge_color([make_pair(a, b, 6000) for a, b in itertools.pairwise(changed)])
 
 
 def rolled(right, down):
