@@ -38,6 +38,11 @@ def extract_main() -> None:
 
 
 def _extract(cfg: ExtractConfig) -> None:
+    if cfg.check == "only":
+        from clipfeat.check import check_only
+
+        check_only(cfg)
+        return
     from clipfeat.extract import extract
 
     extract(cfg)

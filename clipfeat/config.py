@@ -518,6 +518,7 @@ class ExtractConfig:
         seed: of the choice of frames and points, and of random weights.
         resume: true skips what is done already; false does everything again.
         on_bad_frame: skip (count and list it) or fail (stop the run).
+        check: look first whether poses, K, depth and colour fit each other: no, yes (or true), only (and then stop).
         shard: see ShardConfig.
     """
 
@@ -539,6 +540,7 @@ class ExtractConfig:
     seed: int = 0
     resume: bool = True
     on_bad_frame: str = "skip"
+    check: str = "no"
     shard: ShardConfig = field(default_factory=ShardConfig)
 
     def __post_init__(self) -> None:
@@ -549,6 +551,9 @@ class ExtractConfig:
         _at_least("seed", self.seed, 0)
         _one_of("frame_selection", self.frame_selection, FRAME_SELECTIONS)
         _one_of("on_bad_frame", self.on_bad_frame, ("skip", "fail"))
+        # A boolean (true; in files also yes) arrives as the text of one.
+        self.check = {"true": "yes", "false": "no"}.get(self.check.lower(), self.check)
+        _one_of("check", self.check, ("no", "yes", "only"))
         if not self.output_dir:
             raise ConfigError("output_dir is empty: give a folder for the results")
 

@@ -21,5 +21,9 @@ class WeightsError(ClipfeatError):
     """Weights that cannot be had or that do not fit the model."""
 
 
+class CheckError(ClipfeatError):
+    """A calibration check that was all that was asked for, and that warns."""
+
+
 class OutputError(ClipfeatError):
     """A place that cannot be written to, or that holds the results of another run."""

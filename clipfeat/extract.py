@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from clipfeat.check import check_scenes
 from clipfeat.config import ExtractConfig, VisConfig
 from clipfeat.data import build_dataset
 from clipfeat.errors import DataError, OutputError
@@ -47,6 +48,9 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
     if not todo:
         log.info("all %d frames are done already in %s", len(frames), folder.path)
         return folder.read_summary()
+    if cfg.check == "yes":
+        with stopwatch.stage("check"):
+            check_scenes(cfg, dataset, frames)
     with stopwatch.stage("load model"):
         model = build_model(cfg.model, device, cfg.seed)
     folder.check_model(sorted(set(frames) - set(todo)), model.describe())
