@@ -28,8 +28,12 @@ from clipfeat.vis import Pictures, build_pictures
 log = logging.getLogger(__name__)
 
 
-def extract(cfg: ExtractConfig) -> dict[str, Any]:
+def extract(cfg: ExtractConfig, model: ClipModel | None = None) -> dict[str, Any]:
     """Runs ``clipfeat-extract``.
+
+    Args:
+        cfg: what to run.
+        model: that ``cfg.model`` describes, if it is loaded already.
 
     Returns:
         What ``summary.json`` holds.
@@ -52,7 +56,7 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
         with stopwatch.stage("check"):
             check_scenes(cfg, dataset, frames)
     with stopwatch.stage("load model"):
-        model = build_model(cfg.model, device, cfg.seed)
+        model = model or build_model(cfg.model, device, cfg.seed)
     folder.check_model(sorted(set(frames) - set(todo)), model.describe())
     folder.write_head(model.head_name, model.head.state_dict())
     log.info("%d frames to do, %d done already, into %s", len(todo), len(frames) - len(todo), folder.path)

@@ -1,0 +1,271 @@
+"""Measures clipfeat-extract against its own model and against a plain loop, all in one run.
+
+    python scripts/benchmark.py                                     the demo, ViT-B/16 with random weights
+    python scripts/benchmark.py --frames 100 data.root=/data/scans  any data set: overrides as for clipfeat-extract
+
+Every candidate does the same frames, in turns, warm; the figures are medians over the rounds. Writes benchmark.md,
+benchmark.json and benchmark.png.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+
+from clipfeat.config import ExtractConfig, config_dir, register_schemas
+from clipfeat.data import Dataset, build_dataset
+from clipfeat.extract import extract
+from clipfeat.lane import default_lanes
+from clipfeat.locate import FrameKey, list_frames
+from clipfeat.model import ClipModel, build_model, resolve_device
+from clipfeat.output.summary import machine, peak_memory, versions
+from clipfeat.streaming import batched
+
+log = logging.getLogger("clipfeat.benchmark")
+
+
+def compose_config(overrides: list[str]) -> ExtractConfig:
+    """The configuration of the run: the demo with random weights where nothing else is said."""
+    register_schemas()
+    base = ["vis=none"]
+    if not any(o.startswith(("data", "experiment")) for o in overrides):
+        base += ["experiment=demo", "data.num_scenes=4", "data.num_frames=10", "model.pretrained=null"]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = OmegaConf.to_object(compose("extract", base + overrides))
+    if not isinstance(cfg, ExtractConfig):
+        raise TypeError("the configuration is not that of clipfeat-extract")
+    return cfg
+
+
+def network_inputs(dataset: Dataset, frames: list[FrameKey], model: ClipModel) -> list[np.ndarray]:
+    """The prepared (S, S, 3) pictures of all frames."""
+    return [model.preprocess.pixels(dataset.load(*key).image) for key in frames]
+
+
+def model_only(model: ClipModel, inputs: list[np.ndarray], batch: int) -> None:
+    """The forward pass in batches, with the threads that torch takes by itself."""
+    for part in batched(inputs, batch):
+        model.feature_maps(part, [(model.preprocess.size, model.preprocess.size)] * len(part))
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def model_in_lanes(model: ClipModel, inputs: list[np.ndarray], batch: int, lanes: int) -> None:
+    """The forward pass alone, in as many lanes of one thread as clipfeat-extract uses: the most that it can reach."""
+
+    def run(part: list[np.ndarray]) -> None:
+        torch.set_num_threads(max(1, default_lanes() // lanes))
+        model_only(model, part, batch)
+
+    threads = [threading.Thread(target=run, args=(inputs[k::lanes],)) for k in range(lanes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def plain_loop(dataset: Dataset, frames: list[FrameKey], model: ClipModel, count: int | None, out: Path) -> None:
+    """What one writes first: a frame at a time, grid_sample, np.savez."""
+    size, rng = model.preprocess.size, np.random.default_rng(0)
+    mean = torch.tensor(model.preprocess.mean).view(1, 3, 1, 1)
+    std = torch.tensor(model.preprocess.std).view(1, 3, 1, 1)
+    out.mkdir(parents=True)
+    for scene_id, frame_id in frames:
+        frame = dataset.load(scene_id, frame_id)
+        if frame.depth_m is None or frame.depth_camera is None:
+            continue
+        resized = Image.fromarray(frame.image).resize((size, size), Image.Resampling.BICUBIC)
+        tensor = torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            tokens = model.encoder.tokens(((tensor - mean) / std).to(model.device, model.dtype)).float()
+            feature_map = model.head.to_map(tokens)
+        v, u = np.nonzero(frame.depth_m > 0)
+        chosen = rng.permutation(len(v))[:count]
+        u, v, z = u[chosen], v[chosen], frame.depth_m[v[chosen], u[chosen]].astype(np.float64)
+        k = frame.depth_camera.intrinsics
+        cam = np.stack(((u - k[0, 2]) / k[0, 0] * z, (v - k[1, 2]) / k[1, 1] * z, z, np.ones_like(z)))
+        world = (frame.cam_to_world @ cam).T
+        back = (np.linalg.inv(frame.cam_to_world) @ world.T).T
+        c = frame.color_camera
+        uv = np.stack(
+            (
+                c.intrinsics[0, 0] * back[:, 0] / back[:, 2] + c.intrinsics[0, 2],
+                c.intrinsics[1, 1] * back[:, 1] / back[:, 2] + c.intrinsics[1, 2],
+            ),
+            1,
+        ).astype(np.float32)
+        grid = (torch.from_numpy(uv) + 0.5) / torch.tensor([c.width, c.height]) * 2 - 1
+        sampled = nnf.grid_sample(
+            feature_map, grid[None, :, None].to(feature_map), padding_mode="border", align_corners=False
+        )
+        features = model.point_features(sampled[0, :, :, 0].T)
+        np.savez(
+            out / f"{scene_id}_{frame_id}.npz",
+            pts_feat=features,
+            uv_idx=uv,
+            conf_2d=np.ones(len(uv), np.float32),
+            xyz=world[:, :3].astype(np.float32),
+            pts_idx=(v * frame.depth_m.shape[1] + u),
+        )
+
+
+def measure(candidates: dict[str, Callable[[], None]], frames: int, rounds: int) -> dict[str, list[float]]:
+    """Frames a second of each candidate in each round; they take turns, so that a busy moment hits all alike."""
+    rates: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(rounds + 1):
+        for name, run in candidates.items():
+            begin = time.perf_counter()
+            run()
+            seconds = time.perf_counter() - begin
+            if number:  # the first round warms up
+                rates[name].append(frames / seconds)
+            log.info("round %d of %d, %-16s %6.2f frames/s", number, rounds, name, frames / seconds)
+    return rates
+
+
+def benchmark(cfg: ExtractConfig, limit: int, rounds: int) -> dict[str, Any]:
+    """Runs all candidates and returns what benchmark.json holds."""
+    dataset = build_dataset(cfg.data)
+    frames = list_frames(cfg, dataset)[:limit]
+    per_scene = max(sum(1 for scene, _ in frames if scene == name) for name in {scene for scene, _ in frames})
+    scratch = Path(tempfile.mkdtemp(prefix="clipfeat-benchmark-", dir="."))
+    listed = scratch / "scenes.txt"
+    listed.write_text("\n".join(dict.fromkeys(scene for scene, _ in frames)))
+    cfg = dataclasses.replace(
+        cfg, scenes_file=str(listed), frames_per_scene=per_scene, resume=False, output_dir=str(scratch / "out")
+    )
+    frames = list_frames(cfg, dataset)
+    model = build_model(cfg.model, resolve_device(cfg.device), cfg.seed)
+    inputs = network_inputs(dataset, frames, model)
+    batch, lanes = cfg.batch_size or model.default_batch, cfg.num_workers or default_lanes()
+    summaries: list[dict[str, Any]] = []
+    threads = torch.get_num_threads()
+
+    def ours() -> None:
+        shutil.rmtree(cfg.output_dir, ignore_errors=True)
+        summaries.append(extract(cfg, model))
+
+    def with_all_threads(run: Callable[[], None]) -> Callable[[], None]:
+        def call() -> None:
+            torch.set_num_threads(threads)
+            run()
+
+        return call
+
+    def plain() -> None:
+        shutil.rmtree(scratch / "plain", ignore_errors=True)
+        plain_loop(dataset, frames, model, cfg.sampling.num_points, scratch / "plain")
+
+    logging.getLogger("clipfeat.extract").setLevel(logging.ERROR)
+    try:
+        rates = measure(
+            {
+                "clipfeat": ours,
+                "model only": with_all_threads(lambda: model_only(model, inputs, batch)),
+                "model in lanes": lambda: model_in_lanes(model, inputs, batch, lanes),
+                "plain loop": with_all_threads(plain),
+            },
+            len(frames),
+            rounds,
+        )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    rate = {name: statistics.median(values) for name, values in rates.items()}
+    width, height = (dataset.load(*frames[0]).color_camera.width, dataset.load(*frames[0]).color_camera.height)
+    last = summaries[-1]
+    return {
+        "frames": len(frames),
+        "rounds": rounds,
+        "picture": f"{width}×{height}",
+        "points": cfg.sampling.num_points,
+        "output": cfg.output.name,
+        "batch": batch,
+        "lanes": lanes,
+        "frames_per_second": {name: round(value, 3) for name, value in rate.items()},
+        "all_rounds": {name: [round(v, 3) for v in values] for name, values in rates.items()},
+        "ratio": {name: round(rate["clipfeat"] / value, 3) for name, value in rate.items() if name != "clipfeat"},
+        "milliseconds_a_frame": {
+            name: round(1000 * seconds / len(frames), 2) for name, seconds in last["run"]["seconds_a_stage"].items()
+        },
+        "megabytes_a_frame": round(last["bytes_per_frame"] / 1e6, 2),
+        **peak_memory(),
+        "model": model.describe(),
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The tables of benchmark.md."""
+    what = result["machine"]["gpu"] or f"{result['machine']['cpu']}, {default_lanes()} cores"
+    model = result["model"]
+    lines = [
+        f"{model['arch']} ({model['weights']} weights), {model['precision']}, head {model['head']}, on {what}; "
+        f"{result['frames']} frames of {result['picture']}, {result['points']} points, output={result['output']}, "
+        f"batches of {result['batch']}, {result['lanes']} lanes; median of {result['rounds']} rounds.",
+        "",
+        "| | frames/s | clipfeat is |",
+        "|---|---|---|",
+    ]
+    for name, rate in result["frames_per_second"].items():
+        ratio = f"{result['ratio'][name]:.2f} ×" if name in result["ratio"] else ""
+        lines.append(f"| {name} | {rate:.2f} | {ratio} |")
+    stages = " · ".join(f"{name} {ms:.1f}" for name, ms in result["milliseconds_a_frame"].items())
+    lines += ["", f"Milliseconds a frame of one lane: {stages}. {result['megabytes_a_frame']} MB a frame, "
+              f"{result['peak_memory_bytes'] / 2**30:.2f} GiB at most in memory."]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def chart(result: dict[str, Any], path: Path) -> None:
+    """Bars of the rates."""
+    from matplotlib.figure import Figure
+
+    names, rates = zip(*sorted(result["frames_per_second"].items(), key=lambda item: item[1]), strict=True)
+    figure = Figure(figsize=(7.5, 0.55 * len(names) + 1.3), layout="constrained")
+    axes = figure.subplots()
+    colors = ["#2b6cb0" if name == "clipfeat" else "#b8c4d0" for name in names]
+    bars = axes.barh(names, rates, color=colors)
+    axes.bar_label(bars, fmt="%.1f", padding=4)
+    axes.set_xlabel("frames/s")
+    axes.set_title(f"{result['model']['arch']}, {result['picture']}, {result['points']} points a frame")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.1)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=40, help="frames at most (default 40)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds after the one that warms up (default 3)")
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmark"), help="folder for the results")
+    parser.add_argument("overrides", nargs="*", help="as for clipfeat-extract")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("clipfeat").setLevel(logging.INFO)
+    result = benchmark(compose_config(arguments.overrides), arguments.frames, arguments.rounds)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "benchmark.json").write_text(json.dumps(result, indent=2, ensure_ascii=False))
+    (arguments.out / "benchmark.md").write_text(markdown(result))
+    chart(result, arguments.out / "benchmark.png")
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()
