@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfeat.data.images import read_color, read_depth
+from clipfeat.data.images import read_color, read_depth, read_picture
 from clipfeat.errors import FrameError
+from clipfeat.types import Picture
 
 
 @pytest.fixture
@@ -65,3 +66,37 @@ def test_a_header_that_lies_about_its_size_allocates_nothing(tmp_path, picture):
     path.write_bytes(data)
     with pytest.raises(FrameError, match="lie.png"):
         read_color(path)
+
+
+def test_a_picture_is_decoded_when_its_pixels_are_asked_for(tmp_path, picture):
+    path = tmp_path / "rgb.png"
+    Image.fromarray(picture).save(path)
+    whole = path.read_bytes()
+    read = read_picture(path)
+    path.unlink()  # all that is needed was read
+    assert (read.width, read.height) == (80, 60)
+    np.testing.assert_array_equal(read.pixels, picture)
+    assert read.pixels is read.pixels
+    path.write_bytes(whole[: len(whole) // 2])
+    half = read_picture(path)
+    with pytest.raises(FrameError, match="rgb.png: damaged file"):
+        _ = half.pixels
+    path.write_bytes(b"")
+    with pytest.raises(FrameError, match="rgb.png: not a picture, a JPEG or PNG picture was expected"):
+        read_picture(path)
+    with pytest.raises(FrameError, match="none.png: no such file, a JPEG or PNG picture was expected"):
+        read_picture(tmp_path / "none.png")
+
+
+def test_the_digest_of_a_picture_changes_with_the_picture(tmp_path, picture):
+    edited = picture.copy()
+    edited[0, 0, 0] ^= 1
+    digests = []
+    for number, pixels in enumerate((picture, picture, edited)):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        digests.append(read_picture(tmp_path / f"{number}.png").digest)
+    assert digests[0] == digests[1] != digests[2]
+    of_pixels = [Picture.of(pixels).digest for pixels in (picture, picture.copy(), edited, picture.reshape(80, 60, 3))]
+    assert of_pixels[0] == of_pixels[1]
+    assert len(set(of_pixels)) == 3
+    assert all(len(digest) == 32 for digest in digests + of_pixels)
