@@ -18,8 +18,8 @@ from clipfeat.camera import build_rules
 from clipfeat.config import ExtractConfig, VisConfig
 from clipfeat.data import build_dataset
 from clipfeat.errors import DataError, FrameError, OutputError
-from clipfeat.model import ClipModel, build_model, resolve_device
-from clipfeat.output import RunFolder
+from clipfeat.model import Model, build_model, resolve_device
+from clipfeat.output import RunFolder, build_cache
 from clipfeat.output.summary import Stopwatch, summarize, summary_table, visible_share, warnings_of
 from clipfeat.prepare import Failed, FrameKey, FramePreparer, Prepared, list_frames
 from clipfeat.sampling import build_point_source, sample_img_feat
@@ -65,11 +65,13 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
         log.info("all %d frames are done already in %s", len(frames), folder.path)
         return folder.read_summary()
     with stopwatch.stage("load model"):
-        model = build_model(cfg.model, device, cfg.seed)
+        model = build_model(cfg.model, device, cfg.seed, build_cache(cfg.cache))
     folder.check_model(sorted(set(frames) - set(todo)), model.describe())
     folder.write_head(model.head_name, model.head.state_dict())
     pictures = _build_pictures(cfg.vis, cfg.seed, model)
-    prepare = FramePreparer(dataset, point_source, model.preprocess, *build_rules(cfg.camera), cfg.seed, stopwatch)
+    prepare = FramePreparer(
+        dataset, point_source, model.preprocess, model.network_input, *build_rules(cfg.camera), cfg.seed, stopwatch
+    )
     log.info("%d frames to do, %d done already, into %s", len(todo), len(frames) - len(todo), folder.path)
 
     # As many wait as fill the next batch while this one runs; no more, so that memory stays flat.
@@ -96,7 +98,8 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
                             size = folder.write(*outcome.key, outcome.features, {**file_meta(outcome), **about})
                         folder.append_record(done_record(outcome, size))
                         picture_path = folder.picture_path(*outcome.key)
-                        pictures.add(outcome.key[1], outcome.frame.frame.image, outcome.features, picture_path)
+                        if pictures.wants(outcome.key[1]):  # else the picture need not be decoded
+                            pictures.add(outcome.key[1], outcome.frame.frame.image, outcome.features, picture_path)
                         points.update(outcome.frame.counts)
                         finished += 1
                     bar.set_description(f"{scene_id}, {visible_share(points):.0%} visible")
@@ -109,6 +112,8 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
         with suppress(OutputError):  # the error on its way up matters more, and may be the same full disk
             folder.write_summary(summary_now(interrupted=True))
         raise
+    finally:
+        model.close()
     summary = summary_now(interrupted=False)
     folder.write_summary(summary)
     log.info("%s", summary_table(summary))
@@ -120,13 +125,15 @@ def extract(cfg: ExtractConfig) -> dict[str, Any]:
 
 
 def lift(
-    prepared: Iterable[Prepared | Failed], model: ClipModel, batch_size: int, stopwatch: Stopwatch
+    prepared: Iterable[Prepared | Failed], model: Model, batch_size: int, stopwatch: Stopwatch
 ) -> Iterator[Lifted | Failed]:
     """Runs the frames through the network in batches and samples their points; order is kept."""
     for batch in batched(prepared, batch_size):
         ready = [frame for frame in batch if isinstance(frame, Prepared)]
         with stopwatch.stage("model"):
-            maps = iter(model.feature_maps([f.pixels for f in ready], [f.image_size for f in ready]) if ready else [])
+            maps = iter(
+                model.feature_maps([f.network_input for f in ready], [f.image_size for f in ready]) if ready else []
+            )
         for frame in batch:
             if isinstance(frame, Failed):
                 yield frame
@@ -179,7 +186,7 @@ def failed_record(failed: Failed) -> dict[str, Any]:
     return {"scene_id": scene_id, "frame_id": frame_id, "status": "failed", "why": str(failed.error)}
 
 
-def _build_pictures(cfg: VisConfig, seed: int, model: ClipModel) -> Pictures:
+def _build_pictures(cfg: VisConfig, seed: int, model: Model) -> Pictures:
     return build_pictures(
         cfg.name,
         max_frames=cfg.max_frames,
@@ -188,5 +195,5 @@ def _build_pictures(cfg: VisConfig, seed: int, model: ClipModel) -> Pictures:
         perplexity=cfg.perplexity,
         dpi=cfg.dpi,
         seed=seed,
-        weights_note=f"{model.arch} · {model.head_name} · weights={model.encoder.weights}",
+        weights_note=f"{model.arch} · {model.head_name} · weights={model.describe()['weights']}",
     )

@@ -1,8 +1,9 @@
 """All of a frame's work that needs no network: read, place, project, choose. Runs ahead of the model, in threads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ class Prepared:
 
     Attributes:
         frame: as it was read.
-        pixels: (S, S, 3) uint8, the network's input.
+        network_input: what the model takes of the picture: pixels, or a map that it knows already.
         points: the N visible ones.
         uv_idx: (N, 2) float32 colour pixels.
         conf_2d: (N,) float32.
@@ -36,7 +37,7 @@ class Prepared:
     """
 
     frame: Frame
-    pixels: NDArray[np.uint8]
+    network_input: Any
     points: Points
     uv_idx: NDArray[np.float32]
     conf_2d: NDArray[np.float32]
@@ -69,7 +70,8 @@ class FramePreparer:
     Attributes:
         dataset: where frames come from.
         points: which 3D points of a frame are looked at.
-        preprocess: how its picture enters the network.
+        preprocess: how its picture lies in the network's input.
+        network_input: makes what the model takes of a frame.
         rule: when a point counts as seen.
         mask_rule: what an external instance mask does to it.
         seed: of the choice of points.
@@ -79,6 +81,7 @@ class FramePreparer:
     dataset: Dataset
     points: PointSource
     preprocess: Preprocess
+    network_input: Callable[[Frame], Any]
     rule: VisibilityRule
     mask_rule: MaskRule
     seed: int
@@ -106,10 +109,10 @@ class FramePreparer:
             seen.status[seen.visible & ~self.preprocess.covers(seen.uv, *size)] = PointStatus.OUT_OF_VIEW
             visible = np.flatnonzero(seen.visible)
         with self.stopwatch.stage("preprocess", seconds):
-            pixels = self.preprocess.pixels(frame.image)
+            network_input = self.network_input(frame)
         return Prepared(
             frame=frame,
-            pixels=pixels,
+            network_input=network_input,
             points=points.take(visible),
             uv_idx=seen.uv[visible],
             conf_2d=seen.conf_2d[visible],

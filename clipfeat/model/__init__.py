@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,12 +11,52 @@ from numpy.typing import NDArray
 
 from clipfeat.config import ModelConfig
 from clipfeat.errors import ConfigError
-from clipfeat.model.encoder import Encoder, load_encoder, state_hash
+from clipfeat.model.encoder import Encoder, EncoderCard, load_encoder, state_hash
 from clipfeat.model.heads import Head, build_head
 from clipfeat.model.preprocess import Preprocess
-from clipfeat.types import FeatureMap
+from clipfeat.output.cache import MapCache
+from clipfeat.types import FeatureMap, Frame
 
-__all__ = ["ClipModel", "build_model", "resolve_device"]
+__all__ = ["ClipModel", "Model", "build_model", "load_model", "resolve_device"]
+
+
+class Model(Protocol):
+    """What the loop needs of a model: frames to feature maps, sampled features to point features."""
+
+    @property
+    def arch(self) -> str:
+        """open_clip's name of the model."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a picture enters the network."""
+
+    @property
+    def head(self) -> Head:
+        """What is made of the encoder's tokens."""
+
+    @property
+    def head_name(self) -> str:
+        """The head's name in the configuration."""
+
+    def network_input(self, frame: Frame) -> Any:
+        """What ``feature_maps`` takes of a frame. Safe to call from several threads.
+
+        Raises:
+            FrameError: If the frame's picture is damaged.
+        """
+
+    def feature_maps(self, inputs: Sequence[Any], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
+        """A map for each of the inputs; image_sizes are (width, height) of the original pictures."""
+
+    def point_features(self, sampled: torch.Tensor) -> NDArray[np.float32]:
+        """What is written for sampled features (N, C)."""
+
+    def describe(self) -> dict[str, Any]:
+        """What must be the same for features to be comparable; written into every file."""
+
+    def close(self) -> None:
+        """Gives back what the model holds open."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +81,28 @@ class ClipModel:
     device: torch.device
     dtype: torch.dtype
 
+    def network_input(self, frame: Frame) -> NDArray[np.uint8]:
+        """(S, S, 3) uint8 pixels of the frame's picture.
+
+        Raises:
+            FrameError: If the picture is damaged.
+        """
+        return self.preprocess.pixels(frame.image)
+
     @torch.inference_mode()
     def feature_maps(
-        self, pixels: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]
+        self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]
     ) -> list[FeatureMap]:
         """Runs a batch.
 
         Args:
-            pixels: (S, S, 3) uint8 pictures as ``preprocess.pixels`` makes them.
+            inputs: (S, S, 3) uint8 pictures as ``network_input`` makes them.
             image_sizes: (width, height) of each original picture.
 
         Returns:
             A float32 map (C, h, w) for each.
         """
-        batch = torch.from_numpy(np.stack(pixels)).to(self.device)
+        batch = torch.from_numpy(np.stack(inputs)).to(self.device)
         tokens = self.encoder.tokens(self.preprocess.normalize(batch).to(self.dtype))
         # The head runs in float32: it is cheap, and fp16 products of random or trained weights lose digits for nothing.
         maps = self.head.to_map(tokens.float()).contiguous(memory_format=torch.channels_last)
@@ -71,16 +119,28 @@ class ClipModel:
 
     def describe(self) -> dict[str, Any]:
         """What must be the same for features to be comparable; written into every file."""
-        return {
-            "arch": self.arch,
-            "weights": self.encoder.weights,
-            "weights_sha256": self.encoder.weights_sha256,
-            "head": self.head_name,
-            "head_sha256": state_hash(self.head) if self.head.state_dict() else None,
-            "input_size": self.preprocess.size,
-            "resize_mode": self.preprocess.mode,
-            "precision": {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[self.dtype],
-        }
+        precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[self.dtype]
+        return describe(self.arch, self.encoder, self.head_name, self.head, self.preprocess, precision)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def describe(
+    arch: str, encoder: Encoder | EncoderCard, head_name: str, head: Head, preprocess: Preprocess, precision: str
+) -> dict[str, Any]:
+    """What must be the same for features to be comparable, and in what precision maps are sampled."""
+    return {
+        "arch": arch,
+        "weights": encoder.weights,
+        "weights_sha256": encoder.weights_sha256,
+        "head": head_name,
+        "head_sha256": state_hash(head) if head.state_dict() else None,
+        "input_size": preprocess.size,
+        "resize_mode": preprocess.mode,
+        "precision": precision,
+        "map_dtype": "float32",
+    }
 
 
 def resolve_device(name: str) -> torch.device:
@@ -109,7 +169,21 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return ("fp16" if device.type == "cuda" else "fp32") if name == "auto" else name
 
 
-def build_model(cfg: ModelConfig, device: torch.device, seed: int) -> ClipModel:
+def build_model(cfg: ModelConfig, device: torch.device, seed: int, cache: MapCache | None = None) -> Model:
+    """The model that ``model=…`` names; with a cache, one that is loaded only for frames that aren't in there.
+
+    Raises:
+        WeightsError: If the weights can't be had or don't fit.
+        OutputError: If the cache can't be used.
+    """
+    if cache is None:
+        return load_model(cfg, device, seed)
+    from clipfeat.model.cached import CachedModel
+
+    return CachedModel(cfg, device, seed, cache)
+
+
+def load_model(cfg: ModelConfig, device: torch.device, seed: int) -> ClipModel:
     """Loads the encoder and the head that ``model=…`` and ``model/head=…`` name.
 
     Raises:

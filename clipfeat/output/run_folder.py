@@ -17,7 +17,7 @@ from clipfeat.types import PointFeatures
 # Keys that may change from one run to the next into the same folder: they say how and how much, not what is in a file.
 _FREE_KEYS = (
     "output_dir", "resume", "device", "batch_size", "num_workers", "on_bad_frame", "shard", "vis",
-    "scenes_file", "frames_per_scene", "frame_stride", "frame_selection", "model.allow_random",
+    "scenes_file", "frames_per_scene", "frame_stride", "frame_selection", "model.allow_random", "cache", "map_dtype",
 )  # fmt: skip
 
 
