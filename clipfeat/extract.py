@@ -131,9 +131,8 @@ def lift(
     for batch in batched(prepared, batch_size):
         ready = [frame for frame in batch if isinstance(frame, Prepared)]
         with stopwatch.stage("model"):
-            maps = iter(
-                model.feature_maps([f.network_input for f in ready], [f.image_size for f in ready]) if ready else []
-            )
+            inputs, sizes = [f.network_input for f in ready], [f.image_size for f in ready]
+            maps = iter(model.feature_maps(inputs, sizes) if ready else [])
         for frame in batch:
             if isinstance(frame, Failed):
                 yield frame

@@ -116,7 +116,7 @@ class CachedModel:
             image_sizes: (width, height) of each original picture.
 
         Returns:
-            A float16 map (C, h, w) for each.
+            A float16 map (C, h, w) for each (float32 where float16 can't hold it).
 
         Raises:
             WeightsError: If the model has to be loaded and can't be, or is not the one whose maps are in the cache.
@@ -149,10 +149,10 @@ class CachedModel:
         if not missing:
             return []
         model = self._model or self._load()
+        pixels = [source.pixels for source, _ in missing if source.pixels is not None]
+        fresh_maps = model.feature_maps(pixels, [size for _, size in missing])
         maps, entries = [], []
-        for (source, _), fresh in zip(
-            missing, model.feature_maps([i.pixels for i, _ in missing], [size for _, size in missing]), strict=True
-        ):
+        for (source, _), fresh in zip(missing, fresh_maps, strict=True):
             half = as_float16(fresh.values)
             maps.append(fresh if half is None else FeatureMap(half, fresh.image_to_map))
             if half is not None:

@@ -315,8 +315,8 @@ class _Environment:
 
     def read(self, key: bytes) -> bytes | None:
         with self.lock, self._begin(write=False) as transaction:
-            value: bytes | None = transaction.get(key)
-            return value
+            value = transaction.get(key)
+            return None if value is None else bytes(value)
 
     def write(self, items: list[tuple[bytes, bytes]]) -> None:
         import lmdb

@@ -1,5 +1,8 @@
 """Bilinear sampling of a feature map at picture positions."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 import torch.nn.functional as nnf
@@ -36,9 +39,25 @@ def sample_img_feat(feature_map: FeatureMap, uv: torch.Tensor | NDArray[np.float
     if values.ndim != 3:
         raise ValueError(f"feature map must be (C, h, w), got {tuple(values.shape)}")
     channels, height, width = values.shape
-    rows = values.permute(1, 2, 0).reshape(height * width, channels).float()
-    index, weight = bilinear_taps(uv, feature_map.image_to_map, (height, width), values.device)
-    return nnf.embedding_bag(index, rows, per_sample_weights=weight, mode="sum")
+    with one_thread():
+        rows = values.permute(1, 2, 0).reshape(height * width, channels).float()
+        index, weight = bilinear_taps(uv, feature_map.image_to_map, (height, width), values.device)
+        return nnf.embedding_bag(index, rows, per_sample_weights=weight, mode="sum")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps torch's work on the CPU in the calling thread.
+
+    Steps of a millisecond gain little from more. Where other threads keep the cores busy, such as those that read
+    ahead, they lose a hundred times as much: OpenMP's threads wait for each other at the end of every step.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def bilinear_taps(
