@@ -89,7 +89,10 @@ def test_whatever_shapes_a_map_is_in_its_fingerprint(config, cache_path, tmp_pat
         seed = values.pop("seed", 0)
         for _ in range(2):  # with and without loading
             with MapCache(cache_path) as cache:
-                found.add(CachedModel(ModelConfig(**values), CPU, seed, cache).fingerprint)
+                model = CachedModel(ModelConfig(**values), CPU, seed, cache)
+                found.add(model.fingerprint)
+                loaded = load_model(ModelConfig(**values), CPU, seed).describe()
+                assert model.describe() == loaded | {"map_dtype": "float16"}
     assert len(found) == len(changes)
 
 

@@ -217,6 +217,25 @@ def test_one_process_may_open_a_cache_twice_and_hand_it_to_others(path, tmp_path
         pass
 
 
+def use_inherited(cache, told):
+    cache.put("fp", [entry(1)])
+    told.put((cache._shared().pid == os.getpid(), is_entry(cache.get("scene0000_00", 0, "fp", PICTURE), entry())))
+
+
+def test_after_a_fork_the_child_opens_the_file_for_itself(path):
+    context = multiprocessing.get_context("fork")
+    told = context.Queue()
+    with MapCache.open(path) as cache:
+        cache.put("fp", [entry()])
+        child = context.Process(target=use_inherited, args=(cache, told))
+        child.start()
+        assert told.get(timeout=60) == (True, True)
+        child.join()
+        assert child.exitcode == 0
+        cache.put("fp", [entry(2)])
+        assert all(is_entry(cache.get("scene0000_00", i, "fp", PICTURE), entry(i)) for i in range(3))
+
+
 def test_a_cache_for_reading_is_not_written_to(path):
     with pytest.raises(OutputError, match=r"maps.lmdb: can't be opened \(.*No such file"):
         MapCache.open(path, readonly=True)
