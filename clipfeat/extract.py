@@ -17,8 +17,8 @@ from clipfeat.data import build_dataset
 from clipfeat.errors import DataError, OutputError
 from clipfeat.lane import Lane, default_lanes
 from clipfeat.locate import FrameKey, build_locator, list_frames
-from clipfeat.model import ClipModel, build_model, resolve_device
-from clipfeat.output import RunFolder
+from clipfeat.model import Model, build_model, resolve_device
+from clipfeat.output import RunFolder, build_cache
 from clipfeat.output.summary import Stopwatch, summarize, summary_table, visible_share, warnings_of
 from clipfeat.prepare import Failed, FramePreparer
 from clipfeat.streaming import batched, prefetch
@@ -28,7 +28,7 @@ from clipfeat.vis import Pictures, build_pictures
 log = logging.getLogger(__name__)
 
 
-def extract(cfg: ExtractConfig, model: ClipModel | None = None) -> dict[str, Any]:
+def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     """Runs ``clipfeat-extract``.
 
     Args:
@@ -56,7 +56,7 @@ def extract(cfg: ExtractConfig, model: ClipModel | None = None) -> dict[str, Any
         with stopwatch.stage("check"):
             check_scenes(cfg, dataset, frames)
     with stopwatch.stage("load model"):
-        model = model or build_model(cfg.model, device, cfg.seed)
+        model = model or build_model(cfg.model, device, cfg.seed, build_cache(cfg.cache))
     folder.check_model(sorted(set(frames) - set(todo)), model.describe())
     folder.write_head(model.head_name, model.head.state_dict())
     log.info("%d frames to do, %d done already, into %s", len(todo), len(frames) - len(todo), folder.path)
@@ -64,7 +64,7 @@ def extract(cfg: ExtractConfig, model: ClipModel | None = None) -> dict[str, Any
     lanes = cfg.num_workers or default_lanes()
     about = {"model": model.describe(), "sampling": cfg.sampling.name}
     pictures = _build_pictures(cfg.vis, cfg.seed, model, todo, lanes)
-    prepare = FramePreparer(dataset, locate, model.preprocess, stopwatch)
+    prepare = FramePreparer(dataset, locate, model.preprocess, model.network_input, stopwatch)
     lane = Lane(prepare, model, folder, pictures, about, max(1, default_lanes() // lanes), stopwatch)
     # Few frames are shared out evenly; a batch is never larger than a lane's share.
     batches = batched(todo, min(cfg.batch_size or model.default_batch, -(-len(todo) // lanes)))
@@ -99,6 +99,8 @@ def extract(cfg: ExtractConfig, model: ClipModel | None = None) -> dict[str, Any
         with suppress(OutputError):  # the error on its way up matters more, and may be the same full disk
             folder.write_summary(summarize(folder.records(), stopwatch, finished, about, interrupted=True))
         raise
+    finally:
+        model.close()
     summary = summarize(folder.records(), stopwatch, finished, about, interrupted=False)
     folder.write_summary(summary)
     log.info("%s", summary_table(summary))
@@ -109,7 +111,7 @@ def extract(cfg: ExtractConfig, model: ClipModel | None = None) -> dict[str, Any
     return summary
 
 
-def _build_pictures(cfg: VisConfig, seed: int, model: ClipModel, todo: list[FrameKey], processes: int) -> Pictures:
+def _build_pictures(cfg: VisConfig, seed: int, model: Model, todo: list[FrameKey], processes: int) -> Pictures:
     return build_pictures(
         cfg.name,
         {scene_id: [frame_id for _, frame_id in keys] for scene_id, keys in groupby(todo, lambda key: key[0])},
@@ -119,6 +121,6 @@ def _build_pictures(cfg: VisConfig, seed: int, model: ClipModel, todo: list[Fram
         perplexity=cfg.perplexity,
         dpi=cfg.dpi,
         seed=seed,
-        weights_note=f"{model.arch} · {model.head_name} · weights={model.encoder.weights}",
+        weights_note=f"{model.arch} · {model.head_name} · weights={model.describe()['weights']}",
         processes=processes,
     )

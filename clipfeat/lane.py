@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clipfeat.errors import FrameError
 from clipfeat.locate import FrameKey
-from clipfeat.model import ClipModel
+from clipfeat.model import Model
 from clipfeat.output import RunFolder
 from clipfeat.output.summary import Stopwatch, visible_share
 from clipfeat.prepare import Failed, FramePreparer, Prepared
@@ -68,7 +68,7 @@ class Lane:
     """
 
     prepare: FramePreparer
-    model: ClipModel
+    model: Model
     folder: RunFolder
     pictures: Pictures
     about: dict[str, Any]
@@ -85,7 +85,7 @@ class Lane:
         ready = [frame for frame in frames if isinstance(frame, Prepared)]
         with self.model.stream():
             with self.stopwatch.stage("model"):
-                maps = iter(self.model.feature_maps([f.pixels for f in ready], [f.image_size for f in ready]))
+                maps = iter(self.model.feature_maps([f.network_input for f in ready], [f.image_size for f in ready]))
             return [self._finish(f, next(maps)) if isinstance(f, Prepared) else self._fail(f) for f in frames]
 
     def _finish(self, frame: Prepared, feature_map: FeatureMap) -> Outcome:
@@ -100,8 +100,10 @@ class Lane:
             meta = frame_meta(frame, feature_map.image_to_map) | self.about
             size = self.folder.write(scene_id, frame_id, features, meta)
         with self.stopwatch.stage("picture", frame.seconds):
-            path = self.folder.picture_path(scene_id, frame_id)
-            picture = self.pictures.sample(scene_id, frame_id, frame.frame.image, features, path)
+            picture = None
+            if self.pictures.wants(scene_id, frame_id):  # else its pixels may never be needed
+                path = self.folder.picture_path(scene_id, frame_id)
+                picture = self.pictures.sample(scene_id, frame_id, frame.frame.image, features, path)
         counts = frame.counts
         self.folder.append_record(
             {

@@ -1,9 +1,10 @@
 """All of a frame's work that needs no network: read, place, project, choose. Runs ahead of the model, in threads."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipfeat.data.base import Dataset
 from clipfeat.errors import DataError, FrameError
@@ -19,13 +20,13 @@ class Prepared:
 
     Attributes:
         frame: as it was read.
-        pixels: (S, S, 3) uint8, the network's input.
+        network_input: what the model takes of the picture: pixels, or a map that it knows already.
         located: its visible points and their pixels.
         seconds: spent on this frame, by stage; the later stages add theirs.
     """
 
     frame: Frame
-    pixels: NDArray[np.uint8]
+    network_input: Any
     located: Located
     seconds: dict[str, float]
 
@@ -60,13 +61,15 @@ class FramePreparer:
     Attributes:
         dataset: where frames come from.
         locate: finds the pixels of a frame's points.
-        preprocess: how its picture enters the network.
+        preprocess: how its picture lies in the network's input.
+        network_input: makes what the model takes of a frame.
         stopwatch: of the run.
     """
 
     dataset: Dataset
     locate: Locator
     preprocess: Preprocess
+    network_input: Callable[[Frame], Any]
     stopwatch: Stopwatch
 
     def __call__(self, key: FrameKey) -> Prepared | Failed:
@@ -83,8 +86,8 @@ class FramePreparer:
         with self.stopwatch.stage("project", seconds):
             located = self._seen_by_network(self.locate(frame), frame)
         with self.stopwatch.stage("preprocess", seconds):
-            pixels = self.preprocess.pixels(frame.image)
-        return Prepared(frame, pixels, located, seconds)
+            network_input = self.network_input(frame)
+        return Prepared(frame, network_input, located, seconds)
 
     def _seen_by_network(self, located: Located, frame: Frame) -> Located:
         """What a centre crop cuts off has no features, so for the network it is out of view."""

@@ -7,8 +7,11 @@
 * ``uv`` is always in pixels of the original colour picture, u to the right and v down.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,6 +96,56 @@ def compose_affine(outer: NDArray[np.float64], inner: NDArray[np.float64]) -> ND
     return outer @ np.concatenate([inner, bottom])
 
 
+class Picture:
+    """A colour picture that is decoded when its pixels are first asked for.
+
+    Decoding and resizing a picture takes longer than all else that a frame needs beside the network. Where the feature
+    map is known already, nobody asks for the pixels.
+
+    Attributes:
+        width: in pixels.
+        height: in pixels.
+
+    Args:
+        size: (width, height).
+        encoded: the picture as it is stored.
+        decode: makes (height, width, 3) uint8 RGB of it; may raise FrameError.
+    """
+
+    def __init__(self, size: tuple[int, int], encoded: bytes, decode: Callable[[bytes], NDArray[np.uint8]]):
+        self.width, self.height = size
+        self._encoded = encoded
+        self._decode = decode
+
+    @classmethod
+    def of(cls, pixels: NDArray[np.uint8]) -> "Picture":
+        """A picture whose pixels (H, W, 3) are at hand."""
+        height, width = pixels.shape[:2]
+        picture = cls((width, height), b"", lambda _: pixels)
+        picture.pixels = pixels
+        return picture
+
+    @cached_property
+    def pixels(self) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB.
+
+        Raises:
+            FrameError: If the picture is damaged.
+        """
+        return self._decode(self._encoded)
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hexadecimal digits that tell this picture from all others: of the stored bytes, or else of the pixels.
+
+        The same pixels stored in two ways are two pictures.
+        """
+        if self._encoded:
+            return blake2b(self._encoded, digest_size=16).hexdigest()
+        shape = f"{self.width}x{self.height}".encode()
+        return blake2b(np.ascontiguousarray(self.pixels).data, digest_size=16, person=shape).hexdigest()
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One posed RGB-D frame of a scene. Colour and depth are registered: they share one pose.
@@ -100,9 +153,9 @@ class Frame:
     Attributes:
         scene_id: name of the scene.
         frame_id: the frame's own number in the recording.
-        image: (H, W, 3) uint8 RGB.
+        picture: the colour picture, (H, W) pixels.
         depth_m: (h, w) float32 z-depth in metres, 0 where there is none; or None for a frame without depth.
-        color_camera: intrinsics of ``image``.
+        color_camera: intrinsics of ``picture``.
         depth_camera: intrinsics of ``depth_m``, or None.
         cam_to_world: (4, 4) float64, finite.
         points: (N, 3) float64 world points stored for this frame, or None.
@@ -114,7 +167,7 @@ class Frame:
 
     scene_id: str
     frame_id: int
-    image: NDArray[np.uint8]
+    picture: Picture
     depth_m: NDArray[np.float32] | None
     color_camera: Camera
     depth_camera: Camera | None
@@ -122,6 +175,15 @@ class Frame:
     points: NDArray[np.float64] | None = None
     mask: NDArray[np.uint16] | None = None
     point_attributes: dict[str, NDArray[Any]] | None = None
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB, decoded when first asked for.
+
+        Raises:
+            FrameError: If the picture is damaged.
+        """
+        return self.picture.pixels
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,7 @@ from clipfeat.data import Dataset, build_dataset
 from clipfeat.extract import extract
 from clipfeat.lane import default_lanes
 from clipfeat.locate import FrameKey, list_frames
-from clipfeat.model import ClipModel, build_model, resolve_device
+from clipfeat.model import ClipModel, load_model, resolve_device
 from clipfeat.output.summary import machine, peak_memory, versions
 from clipfeat.streaming import batched
 
@@ -151,7 +151,7 @@ def benchmark(cfg: ExtractConfig, limit: int, rounds: int) -> dict[str, Any]:
         cfg, scenes_file=str(listed), frames_per_scene=per_scene, resume=False, output_dir=str(scratch / "out")
     )
     frames = list_frames(cfg, dataset)
-    model = build_model(cfg.model, resolve_device(cfg.device), cfg.seed)
+    model = load_model(cfg.model, resolve_device(cfg.device), cfg.seed)
     inputs = network_inputs(dataset, frames, model)
     batch, lanes = cfg.batch_size or model.default_batch, cfg.num_workers or default_lanes()
     summaries: list[dict[str, Any]] = []

@@ -157,7 +157,7 @@ def _color_as_file(file: SensFile, frame_id: int) -> tuple[bytes, tuple[int, int
     if file.header.color_kind != "raw":
         blob = file.color_blob(frame_id)
         return blob, picture_size(io.BytesIO(blob), f"{file.name_of(frame_id)}, colour")
-    picture = Image.fromarray(file.color(frame_id))
+    picture = Image.fromarray(file.picture(frame_id).pixels)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=3)
     return buffer.getvalue(), picture.size

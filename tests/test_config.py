@@ -7,7 +7,7 @@ from clipfeat.config import DemoConfig, ExtractConfig, ScanNetConfig, config_dir
 from clipfeat.data import DATASETS
 from clipfeat.errors import ConfigError
 from clipfeat.model.heads import HEADS
-from clipfeat.output import FORMATS
+from clipfeat.output import CACHES, FORMATS
 from clipfeat.sampling import POINT_SOURCES
 from clipfeat.vis import KINDS
 
@@ -42,7 +42,10 @@ NEEDS = {
 def test_every_option_of_every_group_composes_and_is_known_to_its_table(group, option):
     cfg = composed(f"{group}={option}", "data.root=x", *NEEDS.get((group, option), []))
     assert isinstance(cfg, ExtractConfig)
-    tables = {"data": DATASETS, "model/head": HEADS, "output": FORMATS, "sampling": POINT_SOURCES, "vis": KINDS}
+    tables = {
+        "data": DATASETS, "model/head": HEADS, "output": FORMATS, "cache": CACHES, "sampling": POINT_SOURCES,
+        "vis": KINDS,
+    }  # fmt: skip
     if group in tables:
         node = cfg.model.head if group == "model/head" else getattr(cfg, group)
         assert node.name == READERS.get(option, option)
@@ -96,6 +99,8 @@ def test_what_is_given_on_the_command_line_wins_over_an_experiment():
         ("data.depth_scale=0", "data.depth_scale=0.0: expected a number above 0"),
         ("data.color_intrinsics_size=[640]", r"data.color_intrinsics_size=\[640\]: expected \[width,height\]"),
         ("output_dir=''", "output_dir is empty"),
+        ("cache.name=redis", "cache.name=redis: expected one of none, lmdb"),
+        ("cache.path=''", "cache.path is empty"),
     ],
 )
 def test_values_out_of_range_are_named(override, message):

@@ -68,8 +68,8 @@ class MaskedDataset:
         frame = self.dataset.load(scene_id, frame_id)
         path = Path(self.pattern.replace("{scene}", scene_id).replace("{frame}", str(frame_id)))
         mask = read_uint16(path, "mask")
-        if mask.shape != frame.image.shape[:2]:
-            height, width = frame.image.shape[:2]
+        width, height = frame.picture.width, frame.picture.height
+        if mask.shape != (height, width):
             raise FrameError(
                 f"{path}: mask of {mask.shape[1]}×{mask.shape[0]} pixels, but the colour picture has {width}×{height}"
             )

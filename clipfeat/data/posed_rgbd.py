@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from clipfeat.config import PosedRgbdConfig
 from clipfeat.data.base import check_scene_name
-from clipfeat.data.images import read_color, read_depth
+from clipfeat.data.images import read_depth, read_picture
 from clipfeat.data.matrices import Calibration, camera_for, check_pose, pinhole, read_calibration, read_pose
 from clipfeat.data.trajectories import (
     NumberedPoses,
@@ -118,15 +118,15 @@ class PosedRgbdDataset:
         if frame_id not in listing.color:
             raise FrameError(f"{self.root}: scene {scene_id} has no frame {frame_id}")
         cam_to_world = self._cam_to_world(scene_id, frame_id)
-        image = read_color(listing.color[frame_id])
+        picture = read_picture(listing.color[frame_id])
         depth_m = None
         if frame_id in listing.depth:
             depth_m = read_depth(listing.depth[frame_id], self.cfg.depth_scale, self.cfg.depth_invalid)
-        color_size = (image.shape[1], image.shape[0])
+        color_size = (picture.width, picture.height)
         return Frame(
             scene_id=scene_id,
             frame_id=frame_id,
-            image=image,
+            picture=picture,
             depth_m=depth_m,
             color_camera=self._color_camera(scene_id, color_size),
             depth_camera=None if depth_m is None else self._depth_camera(scene_id, color_size, depth_m.shape),

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.data.base import check_scene_name
-from clipfeat.data.images import read_color, read_depth
+from clipfeat.data.images import read_depth, read_picture
 from clipfeat.data.matrices import camera_for, read_intrinsics, read_pose
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Camera, Frame
@@ -75,16 +75,16 @@ class ScanNetDataset:
         if color_path is None:
             raise FrameError(f"{scene / 'color'}: holds no frame {frame_id}")
         cam_to_world = read_pose(scene / "pose" / f"{frame_id}.txt")
-        image = read_color(color_path)
+        picture = read_picture(color_path)
         depth_path = scene / "depth" / f"{frame_id}.png"
         depth_m = read_depth(depth_path, self.depth_scale) if depth_path.is_file() else None
         return Frame(
             scene_id=scene_id,
             frame_id=frame_id,
-            image=image,
+            picture=picture,
             depth_m=depth_m,
-            color_camera=self._camera(scene, "color", image),
-            depth_camera=None if depth_m is None else self._camera(scene, "depth", depth_m),
+            color_camera=self._camera(scene, "color", (picture.width, picture.height)),
+            depth_camera=None if depth_m is None else self._camera(scene, "depth", depth_m.shape[::-1]),
             cam_to_world=cam_to_world,
         )
 
@@ -105,11 +105,11 @@ class ScanNetDataset:
     def _read_intrinsics(self, scene: Path, kind: str) -> NDArray[np.float64]:
         return read_intrinsics(scene / "intrinsic" / f"intrinsic_{kind}.txt")
 
-    def _camera(self, scene: Path, kind: str, picture: NDArray[np.generic]) -> Camera:
+    def _camera(self, scene: Path, kind: str, picture_size: tuple[int, ...]) -> Camera:
         return camera_for(
             self._intrinsics(scene, kind),
             self.k_size[kind],
-            (picture.shape[1], picture.shape[0]),
+            (picture_size[0], picture_size[1]),
             str(scene / "intrinsic" / f"intrinsic_{kind}.txt"),
             f"data.{kind}_intrinsics_size",
         )

@@ -20,17 +20,16 @@ import zlib
 from array import array
 from collections import OrderedDict
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.data.base import check_scene_name
-from clipfeat.data.images import decode_color, depth_in_metres
+from clipfeat.data.images import depth_in_metres, picture_of
 from clipfeat.data.matrices import camera_for, check_pose
 from clipfeat.errors import DataError, FrameError
-from clipfeat.types import Camera, Frame
+from clipfeat.types import Camera, Frame, Picture
 
 log = logging.getLogger(__name__)
 
@@ -161,11 +160,11 @@ class SensFile:
         color_bytes, depth_bytes = self._index.sizes[row].tolist()
         return self._read(frame_id, int(self._index.offsets[row]) + color_bytes, depth_bytes)
 
-    def color(self, frame_id: int) -> NDArray[np.uint8]:
-        """Decodes the (H, W, 3) uint8 RGB picture.
+    def picture(self, frame_id: int) -> Picture:
+        """Reads the colour picture; it is decoded when its pixels are asked for.
 
         Raises:
-            FrameError: If it can't be read or is damaged.
+            FrameError: If it can't be read or is no picture.
         """
         camera, name = self.header.color_camera, f"{self.name_of(frame_id)}, colour"
         return unpack_color(self.color_blob(frame_id), self.header.color_kind, (camera.width, camera.height), name)
@@ -265,14 +264,14 @@ class SensDataset:
         file = self.file(scene_id)
         header = file.header
         cam_to_world = check_pose(file.pose(frame_id), file.name_of(frame_id))
-        image = file.color(frame_id)
+        picture = file.picture(frame_id)
         raw = file.raw_depth(frame_id)
         return Frame(
             scene_id=scene_id,
             frame_id=frame_id,
-            image=image,
+            picture=picture,
             depth_m=None if raw is None else depth_in_metres(raw, header.depth_scale),
-            color_camera=header.color_camera.resized(image.shape[1], image.shape[0]),
+            color_camera=header.color_camera.resized(picture.width, picture.height),
             depth_camera=None if raw is None else header.depth_camera,
             cam_to_world=cam_to_world,
         )
@@ -311,8 +310,8 @@ class SensDataset:
         raise DataError(f"{scene_id}: no such scene, expected {nested} or {flat}")
 
 
-def unpack_color(blob: bytes, kind: str, size: tuple[int, int], name: str) -> NDArray[np.uint8]:
-    """Decodes a stored colour picture to (H, W, 3) uint8 RGB.
+def unpack_color(blob: bytes, kind: str, size: tuple[int, int], name: str) -> Picture:
+    """A stored colour picture.
 
     Args:
         blob: the picture as it is stored.
@@ -321,13 +320,13 @@ def unpack_color(blob: bytes, kind: str, size: tuple[int, int], name: str) -> ND
         name: of the picture, for messages.
 
     Raises:
-        FrameError: If it is damaged.
+        FrameError: If it is no picture, or raw pixels are of another number.
     """
     if kind != "raw":
-        return decode_color(BytesIO(blob), name)
+        return picture_of(blob, name)
     width, height = size
     _check_length(len(blob), width * height * 3, size, name)
-    return np.frombuffer(blob, np.uint8).reshape(height, width, 3)
+    return Picture.of(np.frombuffer(blob, np.uint8).reshape(height, width, 3))
 
 
 def unpack_depth(blob: bytes, kind: str, size: tuple[int, int], name: str) -> NDArray[np.uint16]:

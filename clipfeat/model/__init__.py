@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,14 +14,62 @@ from numpy.typing import NDArray
 
 from clipfeat.config import ModelConfig
 from clipfeat.errors import ConfigError
-from clipfeat.model.encoder import Encoder, load_encoder, state_hash
+from clipfeat.model.encoder import Encoder, EncoderCard, load_encoder, state_hash
 from clipfeat.model.heads import Head, build_head
 from clipfeat.model.preprocess import Preprocess
-from clipfeat.types import FeatureMap
+from clipfeat.output.cache import MapCache
+from clipfeat.types import FeatureMap, Frame
+
+__all__ = ["ClipModel", "Model", "build_model", "load_model", "resolve_device"]
+
 
 log = logging.getLogger(__name__)
 
-__all__ = ["ClipModel", "build_model", "resolve_device"]
+
+class Model(Protocol):
+    """What the loop needs of a model: frames to feature maps, sampled features to point features."""
+
+    @property
+    def arch(self) -> str:
+        """open_clip's name of the model."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a picture enters the network."""
+
+    @property
+    def head(self) -> Head:
+        """What is made of the encoder's tokens."""
+
+    @property
+    def head_name(self) -> str:
+        """The head's name in the configuration."""
+
+    @property
+    def default_batch(self) -> int:
+        """Pictures a forward pass where nothing else is said."""
+
+    def stream(self) -> AbstractContextManager[Any]:
+        """What a thread that uses the model runs in: on a GPU a stream of its own, so that copies overlap."""
+
+    def network_input(self, frame: Frame) -> Any:
+        """What ``feature_maps`` takes of a frame. Safe to call from several threads.
+
+        Raises:
+            FrameError: If the frame's picture is damaged.
+        """
+
+    def feature_maps(self, inputs: Sequence[Any], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
+        """A map for each of the inputs; image_sizes are (width, height) of the original pictures."""
+
+    def point_features(self, sampled: torch.Tensor) -> NDArray[np.float32]:
+        """What is written for sampled features (N, C)."""
+
+    def describe(self) -> dict[str, Any]:
+        """What must be the same for features to be comparable; written into every file."""
+
+    def close(self) -> None:
+        """Gives back what the model holds open."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +94,30 @@ class ClipModel:
     device: torch.device
     dtype: torch.dtype
 
+    def network_input(self, frame: Frame) -> NDArray[np.uint8]:
+        """(S, S, 3) uint8 pixels of the frame's picture.
+
+        Raises:
+            FrameError: If the picture is damaged.
+        """
+        return self.preprocess.pixels(frame.image)
+
     @property
     def default_batch(self) -> int:
         """Pictures a forward pass where nothing else is said: more win nothing on a CPU."""
-        return 32 if self.device.type == "cuda" else 8
+        return default_batch(self.device)
 
     def stream(self) -> AbstractContextManager[Any]:
-        """What a thread that uses the model runs in: on a GPU a stream of its own, so that copies overlap."""
-        return torch.cuda.stream(torch.cuda.Stream(self.device)) if self.device.type == "cuda" else nullcontext()
+        """What a thread that uses the model runs in."""
+        return own_stream(self.device)
 
     def feature_maps(
-        self, pixels: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]
+        self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]
     ) -> list[FeatureMap]:
         """Runs a batch; on a GPU that is too small for it, in halves.
 
         Args:
-            pixels: (S, S, 3) uint8 pictures as ``preprocess.pixels`` makes them.
+            inputs: (S, S, 3) uint8 pictures as ``network_input`` makes them.
             image_sizes: (width, height) of each original picture.
 
         Returns:
@@ -70,27 +126,27 @@ class ClipModel:
         Raises:
             ConfigError: If the GPU's memory does not suffice for one picture.
         """
-        if not pixels:
+        if not inputs:
             return []
         try:
-            return self._forward(pixels, image_sizes)
+            return self._forward(inputs, image_sizes)
         except torch.OutOfMemoryError as error:
-            if len(pixels) == 1:
+            if len(inputs) == 1:
                 why = "the GPU's memory does not suffice for one picture; take device=cpu or a smaller model.input_size"
                 raise ConfigError(f"device={self.device}: {why}") from error
         torch.cuda.empty_cache()
-        half = len(pixels) // 2
-        _say_once("the GPU's memory does not suffice for %d pictures, going on with %d at a time", len(pixels), half)
-        return self.feature_maps(pixels[:half], image_sizes[:half]) + self.feature_maps(
-            pixels[half:], image_sizes[half:]
-        )
+        half = len(inputs) // 2
+        _say_once("the GPU's memory does not suffice for %d pictures, going on with %d at a time", len(inputs), half)
+        first = self.feature_maps(inputs[:half], image_sizes[:half])
+        return first + self.feature_maps(inputs[half:], image_sizes[half:])
 
     @torch.inference_mode()
-    def _forward(self, pixels: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
-        batch = torch.from_numpy(np.stack(pixels))
+    def _forward(self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
+        batch = torch.from_numpy(np.stack(inputs))
         if self.device.type == "cuda":
             batch = batch.pin_memory()
-        tokens = self.encoder.tokens(self.preprocess.normalize(batch.to(self.device, non_blocking=True)).to(self.dtype))
+        batch = batch.to(self.device, non_blocking=True)
+        tokens = self.encoder.tokens(self.preprocess.normalize(batch).to(self.dtype))
         # The head runs in float32: it is cheap, and fp16 products of random or trained weights lose digits for nothing.
         maps = self.head.to_map(tokens.float()).contiguous(memory_format=torch.channels_last)
         size = (maps.shape[2], maps.shape[3])
@@ -106,16 +162,38 @@ class ClipModel:
 
     def describe(self) -> dict[str, Any]:
         """What must be the same for features to be comparable; written into every file."""
-        return {
-            "arch": self.arch,
-            "weights": self.encoder.weights,
-            "weights_sha256": self.encoder.weights_sha256,
-            "head": self.head_name,
-            "head_sha256": state_hash(self.head) if self.head.state_dict() else None,
-            "input_size": self.preprocess.size,
-            "resize_mode": self.preprocess.mode,
-            "precision": {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[self.dtype],
-        }
+        precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[self.dtype]
+        return describe(self.arch, self.encoder, self.head_name, self.head, self.preprocess, precision)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def describe(
+    arch: str, encoder: Encoder | EncoderCard, head_name: str, head: Head, preprocess: Preprocess, precision: str
+) -> dict[str, Any]:
+    """What must be the same for features to be comparable, and in what precision maps are sampled."""
+    return {
+        "arch": arch,
+        "weights": encoder.weights,
+        "weights_sha256": encoder.weights_sha256,
+        "head": head_name,
+        "head_sha256": state_hash(head) if head.state_dict() else None,
+        "input_size": preprocess.size,
+        "resize_mode": preprocess.mode,
+        "precision": precision,
+        "map_dtype": "float32",
+    }
+
+
+def default_batch(device: torch.device) -> int:
+    """32 pictures on a GPU; 8 on a CPU, where more win nothing."""
+    return 32 if device.type == "cuda" else 8
+
+
+def own_stream(device: torch.device) -> AbstractContextManager[Any]:
+    """On a GPU a stream of the thread's own, so that one lane's copies overlap with another's forward pass."""
+    return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext()
 
 
 @lru_cache(maxsize=1)
@@ -149,7 +227,21 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return ("fp16" if device.type == "cuda" else "fp32") if name == "auto" else name
 
 
-def build_model(cfg: ModelConfig, device: torch.device, seed: int) -> ClipModel:
+def build_model(cfg: ModelConfig, device: torch.device, seed: int, cache: MapCache | None = None) -> Model:
+    """The model that ``model=…`` names; with a cache, one that is loaded only for frames that aren't in there.
+
+    Raises:
+        WeightsError: If the weights can't be had or don't fit.
+        OutputError: If the cache can't be used.
+    """
+    if cache is None:
+        return load_model(cfg, device, seed)
+    from clipfeat.model.cached import CachedModel
+
+    return CachedModel(cfg, device, seed, cache)
+
+
+def load_model(cfg: ModelConfig, device: torch.device, seed: int) -> ClipModel:
     """Loads the encoder and the head that ``model=…`` and ``model/head=…`` name.
 
     Raises:

@@ -19,6 +19,25 @@ HUB_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
+class EncoderCard:
+    """What is known of an encoder without loading it; JSON can hold it.
+
+    Attributes:
+        width: channels of a token.
+        mean: of the input's channels, 0 to 1.
+        std: of the input's channels, 0 to 1.
+        weights: where they come from: a tag, a file's name, or "random".
+        weights_sha256: of the tower's weights, first 16 digits.
+    """
+
+    width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    weights: str
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
 class Encoder:
     """A frozen visual tower and what one must know to feed it.
 
@@ -41,6 +60,11 @@ class Encoder:
     std: tuple[float, float, float]
     weights: str
     weights_sha256: str
+
+    @property
+    def card(self) -> EncoderCard:
+        """What can be known of this encoder without loading it again."""
+        return EncoderCard(self.width, self.mean, self.std, self.weights, self.weights_sha256)
 
     @property
     def grid(self) -> int:
@@ -94,7 +118,7 @@ def load_encoder(
             log.warning("WARNING: %s", error)
             source = "random"
     if source == "random":
-        log.warning("WARNING: weights=random: the arithmetic is right, the features mean nothing")
+        warn_of_random_weights()
         _check_arch(arch)
         extra = {"pretrained": None}
     with torch.random.fork_rng(devices=[]):
@@ -123,6 +147,20 @@ def load_encoder(
         weights=source,
         weights_sha256=state_hash(visual),
     )
+
+
+def warn_of_random_weights() -> None:
+    """Says so, loudly."""
+    log.warning("WARNING: weights=random: the arithmetic is right, the features mean nothing")
+
+
+def why_not_to_be_had(arch: str, pretrained: str | None) -> str:
+    """Why these weights can't be had; empty if they can. Loads nothing, and waits for a hub no longer than seconds."""
+    try:
+        _resolve(arch, pretrained)
+    except WeightsError as error:
+        return str(error)
+    return ""
 
 
 def state_hash(module: nn.Module) -> str:

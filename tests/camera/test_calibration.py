@@ -21,7 +21,7 @@ from clipfeat.camera.hypotheses import (
 from clipfeat.data.demo.render import cast_rays
 from clipfeat.data.demo.room import build_room
 from clipfeat.data.scannet import ScanNetDataset
-from clipfeat.types import Camera, Frame
+from clipfeat.types import Camera, Frame, Picture
 
 
 def neighbours(frames):
@@ -56,7 +56,8 @@ def open3d():
     colors, depths = sorted((root / "color").iterdir()), sorted((root / "depth").iterdir())
     return [
         Frame(
-            "open3d", i, np.asarray(Image.open(colors[i])), np.asarray(Image.open(depths[i])).astype(np.float32) / 1000,
+            "open3d", i, Picture.of(np.asarray(Image.open(colors[i]))),
+            np.asarray(Image.open(depths[i])).astype(np.float32) / 1000,
             camera, camera, np.array(rows[5 * i + 1 : 5 * i + 5], float),
         )
         for i in (0, 4)
@@ -148,9 +149,17 @@ def room():
 def rendered(room, poses):
     """Frames of depth alone from chosen poses."""
     camera = Camera(np.array([[115.0, 0, 63], [0, 115, 48], [0, 0, 1]]), 128, 96)
-    image = np.zeros((96, 128, 3), np.uint8)
+    image = Picture.of(np.zeros((96, 128, 3), np.uint8))
     return [
-        Frame("s", i, image, cast_rays(room.faces, camera, pose).depth_m.astype(np.float32), camera, camera, pose)
+        Frame(
+            "s",
+            i,
+            image,
+            cast_rays(room.faces, camera, pose).depth_m.astype(np.float32),
+            camera,
+            camera,
+            pose,
+        )
         for i, pose in enumerate(poses)
     ]
 
@@ -246,7 +255,9 @@ def test_candidate_sizes_are_those_whose_middle_is_the_principal_point():
     assert (1296, 968) not in sizes
     assert (320, 240) not in sizes
     change = of_size((640, 480))
-    frame = Frame("s", 0, np.zeros((2, 2, 3), np.uint8), None, Camera(k, 1296, 968), Camera(k, 1296, 968), np.eye(4))
+    frame = Frame(
+        "s", 0, Picture.of(np.zeros((2, 2, 3), np.uint8)), None, Camera(k, 1296, 968), Camera(k, 1296, 968), np.eye(4)
+    )
     np.testing.assert_allclose(change(frame).depth_camera.intrinsics[0, 0], 578 * 1296 / 640)
 
 

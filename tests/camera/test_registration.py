@@ -9,7 +9,7 @@ import pytest
 from clipfeat.camera.agreement import make_pair
 from clipfeat.camera.registration import color_pair, correlations, judge_color
 from clipfeat.data.scannet import ScanNetDataset
-from clipfeat.types import Camera
+from clipfeat.types import Camera, Picture
 
 
 def frames_of(root):
@@ -34,7 +34,7 @@ def judged(frames, change=lambda frame: frame):
 
 
 def rolled(right, down):
-    return lambda frame: dataclasses.replace(frame, image=np.roll(frame.image, (down, right), (0, 1)))
+    return lambda frame: dataclasses.replace(frame, picture=Picture.of(np.roll(frame.image, (down, right), (0, 1))))
 
 
 def test_registered_colour_is_well(frames):
@@ -55,7 +55,7 @@ def test_colour_moved_by_eight_pixels_is_named(frames, right, down):
 def test_exposure_is_no_mistake(demo):
     def darker(frame):
         share = 0.5 if frame.frame_id % 40 else 0.6
-        return dataclasses.replace(frame, image=(frame.image * share).astype(np.uint8))
+        return dataclasses.replace(frame, picture=Picture.of((frame.image * share).astype(np.uint8)))
 
     assert judged(demo, darker).verdict == "ok"
 

@@ -6,7 +6,7 @@ import pytest
 
 from clipfeat.camera import VisibilityRule, build_uv_index, project_frame, unproject_depth, world_to_cam
 from clipfeat.camera.visibility import depth_confidence, lookup_depth
-from clipfeat.types import Camera, Frame, PointStatus
+from clipfeat.types import Camera, Frame, Picture, PointStatus
 
 
 def frame_of(depth, pose=None):
@@ -14,8 +14,8 @@ def frame_of(depth, pose=None):
     height, width = depth.shape
     camera = Camera(np.array([[60.0, 0, width / 2], [0, 60.0, height / 2], [0, 0, 1]]), width, height)
     color = camera.resized(2 * width, 2 * height)
-    image = np.zeros((2 * height, 2 * width, 3), np.uint8)
-    return Frame("s", 0, image, depth.astype(np.float32), color, camera, np.eye(4) if pose is None else pose)
+    picture = Picture.of(np.zeros((2 * height, 2 * width, 3), np.uint8))
+    return Frame("s", 0, picture, depth.astype(np.float32), color, camera, np.eye(4) if pose is None else pose)
 
 
 def test_status_and_confidence_equal_a_slow_twin():

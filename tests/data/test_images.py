@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfeat.data.images import read_color, read_depth
+from clipfeat.data.images import read_depth, read_picture
 from clipfeat.errors import FrameError
+from clipfeat.types import Picture
 
 
 @pytest.fixture
@@ -16,9 +17,9 @@ def picture():
 def test_png_comes_back_exactly_and_grey_and_alpha_become_rgb(tmp_path, picture):
     for name, image in (("rgb", picture), ("grey", picture[..., 0]), ("rgba", np.dstack([picture, picture[..., 0]]))):
         Image.fromarray(image).save(tmp_path / f"{name}.png")
-    np.testing.assert_array_equal(read_color(tmp_path / "rgb.png"), picture)
-    np.testing.assert_array_equal(read_color(tmp_path / "rgba.png"), picture)
-    np.testing.assert_array_equal(read_color(tmp_path / "grey.png")[..., 2], picture[..., 0])
+    np.testing.assert_array_equal(read_picture(tmp_path / "rgb.png").pixels, picture)
+    np.testing.assert_array_equal(read_picture(tmp_path / "rgba.png").pixels, picture)
+    np.testing.assert_array_equal(read_picture(tmp_path / "grey.png").pixels[..., 2], picture[..., 0])
 
 
 def test_depth_is_metres_and_invalid_values_are_zero(tmp_path):
@@ -38,18 +39,18 @@ def test_a_truncated_picture_is_named(tmp_path, picture, kind, keep):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * keep)])
     with pytest.raises(FrameError, match=rf"7\.{kind}: (not a picture|damaged file)"):
-        read_color(path)
+        read_picture(path).pixels
 
 
 def test_other_bad_pictures_are_named(tmp_path, picture):
     with pytest.raises(FrameError, match=r"none.jpg: no such file, a JPEG or PNG picture was expected"):
-        read_color(tmp_path / "none.jpg")
+        read_picture(tmp_path / "none.jpg").pixels
     (tmp_path / "folder.jpg").mkdir()
     with pytest.raises(FrameError, match="folder.jpg: damaged file"):
-        read_color(tmp_path / "folder.jpg")
+        read_picture(tmp_path / "folder.jpg").pixels
     Image.fromarray(picture[..., 0].astype(np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(FrameError, match="8 bits a channel was expected, got mode I"):
-        read_color(tmp_path / "deep.png")
+        read_picture(tmp_path / "deep.png").pixels
     Image.fromarray(picture[..., 0]).save(tmp_path / "8bit.png")
     with pytest.raises(FrameError, match="8bit.png: 8-bit depth, but 16 bits in one channel were expected"):
         read_depth(tmp_path / "8bit.png", 1000.0)
@@ -64,4 +65,53 @@ def test_a_header_that_lies_about_its_size_allocates_nothing(tmp_path, picture):
     data[16:24] = struct.pack(">II", 200_000, 200_000)
     path.write_bytes(data)
     with pytest.raises(FrameError, match="lie.png"):
-        read_color(path)
+        read_picture(path).pixels
+
+
+def test_a_picture_is_decoded_when_its_pixels_are_asked_for(tmp_path, picture):
+    path = tmp_path / "rgb.png"
+    Image.fromarray(picture).save(path)
+    whole = path.read_bytes()
+    read = read_picture(path)
+    path.unlink()  # all that is needed was read
+    assert (read.width, read.height) == (80, 60)
+    np.testing.assert_array_equal(read.pixels, picture)
+    assert read.pixels is read.pixels
+    path.write_bytes(whole[: len(whole) // 2])
+    half = read_picture(path)
+    with pytest.raises(FrameError, match="rgb.png: damaged file"):
+        _ = half.pixels
+    path.write_bytes(b"")
+    with pytest.raises(FrameError, match="rgb.png: not a picture, a JPEG or PNG picture was expected"):
+        read_picture(path)
+    with pytest.raises(FrameError, match="none.png: no such file, a JPEG or PNG picture was expected"):
+        read_picture(tmp_path / "none.png")
+
+
+def test_the_digest_of_a_picture_changes_with_the_picture(tmp_path, picture):
+    edited = picture.copy()
+    edited[0, 0, 0] ^= 1
+    digests = []
+    for number, pixels in enumerate((picture, picture, edited)):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        digests.append(read_picture(tmp_path / f"{number}.png").digest)
+    assert digests[0] == digests[1] != digests[2]
+    of_pixels = [Picture.of(pixels).digest for pixels in (picture, picture.copy(), edited, picture.reshape(80, 60, 3))]
+    assert of_pixels[0] == of_pixels[1]
+    assert len(set(of_pixels)) == 3
+    assert all(len(digest) == 32 for digest in digests + of_pixels)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"quality": 40, "subsampling": 2}, {"progressive": True}, {"subsampling": 0}])
+def test_jpegs_have_the_very_pixels_that_pillow_gives(tmp_path, mode, options):
+    smooth = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 12, 3), dtype=np.uint8)).resize((333, 251))
+    smooth.convert(mode).save(tmp_path / "0.jpg", **options)
+    if mode == "CMYK":
+        with pytest.raises(FrameError, match="8 bits a channel was expected, got mode CMYK"):
+            read_picture(tmp_path / "0.jpg").pixels
+        return
+    expected = np.asarray(Image.open(tmp_path / "0.jpg").convert("RGB"))
+    found = read_picture(tmp_path / "0.jpg").pixels
+    assert found.flags.c_contiguous or found.transpose(2, 0, 1).flags.c_contiguous
+    np.testing.assert_array_equal(found, expected)

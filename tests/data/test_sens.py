@@ -21,7 +21,7 @@ from clipfeat.data import build_dataset
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.data.sens import SensDataset, SensFile, unpack_depth
 from clipfeat.errors import DataError, FrameError
-from clipfeat.types import Camera, Frame
+from clipfeat.types import Camera, Frame, Picture
 
 SCENE = "scene0000_00"
 
@@ -39,7 +39,7 @@ def frames():
             Frame(
                 scene_id=SCENE,
                 frame_id=number,
-                image=np.stack([40 * number + u, 200 - 3 * v, u + v], axis=-1).astype(np.uint8),
+                picture=Picture.of(np.stack([40 * number + u, 200 - 3 * v, u + v], axis=-1).astype(np.uint8)),
                 depth_m=raw / np.float32(1000),
                 color_camera=Camera(np.array([[14.1, 0, 7.6], [0, 14.2, 5.4], [0, 0, 1]]), 16, 12),
                 depth_camera=Camera(np.array([[7.1, 0, 3.6], [0, 7.2, 2.4], [0, 0, 1]]), 8, 6),
@@ -278,7 +278,7 @@ def test_a_damaged_picture_harms_only_its_frame(sens):
     with pytest.raises(FrameError, match=f"{SCENE}.sens: frame 1, colour: not a picture, a JPEG or PNG"):
         dataset.load(SCENE, 1)
     with pytest.raises(FrameError, match=f"{SCENE}.sens: frame 2, colour: damaged"):
-        dataset.load(SCENE, 2)
+        dataset.load(SCENE, 2).image  # decoded when it is asked for
     assert dataset.load(SCENE, 3).frame_id == 3
 
 
@@ -296,7 +296,7 @@ DEPTH = encode_depth(np.ones((6, 8)))
 def test_a_corrupt_jpeg_is_named(tmp_path):
     for damaged in (JPEG[:-100], JPEG[:30], b"\0" * 500):
         with pytest.raises(FrameError, match="a.sens: frame 0, colour: (damaged file|not a picture)"):
-            one_frame(tmp_path / "a.sens", damaged, DEPTH).load("a", 0)
+            one_frame(tmp_path / "a.sens", damaged, DEPTH).load("a", 0).image  # decoded when it is asked for
 
 
 def test_a_frame_without_depth_is_a_frame_and_one_without_colour_is_none(tmp_path):
@@ -375,7 +375,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(sens):
 def test_threads_read_more_recordings_than_are_kept_open(tmp_path, frames):
     scenes = [f"s{n}" for n in range(6)]
     for n, scene in enumerate(scenes):
-        write_like(tmp_path / f"{scene}.sens", [replace(f, image=f.image // (n + 1)) for f in frames])
+        write_like(tmp_path / f"{scene}.sens", [replace(f, picture=Picture.of(f.image // (n + 1))) for f in frames])
     dataset = SensDataset(tmp_path, max_open=2)
     jobs = [(n, i) for i in range(5) for n in range(6)] * 4
     start = threading.Barrier(8)
@@ -402,7 +402,7 @@ def test_threads_that_read_one_file_do_not_move_each_others_position(tmp_path, f
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(8) as pool:
-            read = list(pool.map(lambda n: file.color(n % 5), range(2000)))
+            read = list(pool.map(lambda n: file.picture(n % 5).pixels, range(2000)))
     finally:
         sys.setswitchinterval(usual)
     for n, image in enumerate(read):
@@ -416,7 +416,7 @@ def test_an_evicted_file_stays_open_for_who_still_reads_it(tmp_path, frames):
     held = dataset.file("a")
     dataset.file("b")
     dataset.file("c")
-    np.testing.assert_array_equal(held.color(3), frames[3].image)
+    np.testing.assert_array_equal(held.picture(3).pixels, frames[3].image)
 
 
 def test_the_index_reads_no_picture_and_is_small(tmp_path, monkeypatch):

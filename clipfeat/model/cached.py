@@ -1,0 +1,253 @@
+"""A model that takes feature maps from a cache, and is loaded only for frames that aren't in there.
+
+Three things make a map found again the right one:
+
+* The fingerprint of its key stands for everything that shapes it: the hashes of the encoder's and the head's weights,
+  architecture, input size, resize mode, mean and std, precision. Not the device: a GPU's maps serve a CPU too.
+* The digest of its picture: a map is used for the very bytes that it was made of, so an edited picture or another data
+  set with the same names gets a map of its own. The bytes are hashed, not the network's input: a frame whose map is
+  there need not be decoded, and decoding takes longer than all else that is left.
+* The encoder's card says which weights a configuration means (their hash, mean, std and width) without loading them. A
+  checkpoint file is known by its path, size and time, a tag by its name and open_clip's version, random weights by
+  their seed. When the encoder is loaded after all and turns out to be another, that is an error and not a mixture.
+"""
+
+import dataclasses
+import json
+import logging
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clipfeat.config import ModelConfig
+from clipfeat.errors import WeightsError
+from clipfeat.model import ClipModel, default_batch, describe, load_model, own_stream, resolve_precision
+from clipfeat.model.encoder import EncoderCard, warn_of_random_weights, why_not_to_be_had
+from clipfeat.model.heads import build_head
+from clipfeat.model.preprocess import Preprocess
+from clipfeat.output.cache import CacheEntry, MapCache, as_float16
+from clipfeat.types import FeatureMap, Frame
+
+log = logging.getLogger(__name__)
+
+MAP_VERSION = 1
+"""Goes up when the same weights and pixels give another map: maps of before are then made again."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CachedInput:
+    """What is known of a frame before the forward pass.
+
+    Attributes:
+        scene_id: scene.
+        frame_id: frame number.
+        picture: digest of its picture.
+        stored: its map, or None.
+        pixels: (S, S, 3) uint8, the network's input, where there is no map.
+    """
+
+    scene_id: str
+    frame_id: int
+    picture: str
+    stored: FeatureMap | None
+    pixels: NDArray[np.uint8] | None
+
+
+class CachedModel:
+    """Stands in for ``ClipModel`` in the loop.
+
+    Maps are rounded to float16 whether they come from the cache or have just been made, so that a run gives the same
+    arrays with a full cache as with an empty one. A map that float16 can't hold is used as it is, and not kept.
+
+    Args:
+        cfg: the model.
+        device: where it runs and where maps are sampled.
+        seed: of random weights.
+        cache: where maps are kept; closed with this object.
+
+    Raises:
+        WeightsError: If the model has to be loaded and can't be, or its head can't be built.
+        OutputError: If the cache can't be used.
+    """
+
+    def __init__(self, cfg: ModelConfig, device: torch.device, seed: int, cache: MapCache):
+        self.arch = cfg.arch
+        self.head_name = cfg.head.name
+        self.device = device
+        self._cfg = cfg
+        self._seed = seed
+        self._cache = cache
+        self._model: ClipModel | None = None
+        self._loading = threading.Lock()
+        self._precision = resolve_precision(cfg.precision, device)
+        self._card = self._find_card() or self._load().encoder.card
+        if self._model is None and self._card.weights == "random":
+            warn_of_random_weights()
+        self.preprocess = Preprocess(cfg.input_size, cfg.resize_mode, self._card.mean, self._card.std)
+        weights = Path(cfg.head.weights) if cfg.head.weights else None
+        self.head = build_head(cfg.head.name, self._card.width, weights, seed).to(device)
+        self._description = describe(
+            cfg.arch, self._card, cfg.head.name, self.head, self.preprocess, self._precision
+        ) | {"map_dtype": "float16"}
+        self.fingerprint = fingerprint(self._description, self.preprocess)
+
+    @property
+    def default_batch(self) -> int:
+        """See ``Model``."""
+        return default_batch(self.device)
+
+    def stream(self) -> AbstractContextManager[Any]:
+        """See ``Model``."""
+        return own_stream(self.device)
+
+    def network_input(self, frame: Frame) -> CachedInput:
+        """Looks the frame up; its picture is decoded only if its map is not there.
+
+        Raises:
+            FrameError: If the picture is damaged.
+            OutputError: If the cache can't be read.
+        """
+        digest = frame.picture.digest
+        stored = self._cache.get(frame.scene_id, frame.frame_id, self.fingerprint, digest)
+        pixels = None if stored is not None else self.preprocess.pixels(frame.image)
+        return CachedInput(frame.scene_id, frame.frame_id, digest, stored, pixels)
+
+    def feature_maps(self, inputs: Sequence[CachedInput], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
+        """The maps of a batch; those that aren't in the cache are made, and kept in one transaction.
+
+        Args:
+            inputs: as ``network_input`` makes them.
+            image_sizes: (width, height) of each original picture.
+
+        Returns:
+            A float16 map (C, h, w) for each (float32 where float16 can't hold it).
+
+        Raises:
+            WeightsError: If the model has to be loaded and can't be, or is not the one whose maps are in the cache.
+            OutputError: If the cache can't be written.
+        """
+        made = iter(self._make([(i, size) for i, size in zip(inputs, image_sizes, strict=True) if i.stored is None]))
+        maps = [entry.stored if entry.stored is not None else next(made) for entry in inputs]
+        return [FeatureMap(m.values.to(self.device, non_blocking=True), m.image_to_map) for m in maps]
+
+    @torch.inference_mode()
+    def point_features(self, sampled: torch.Tensor) -> NDArray[np.float32]:
+        """What is written for sampled features (N, C): the head's last step, in float32, on the host."""
+        return self.head.to_points(sampled.float()).cpu().numpy()
+
+    def describe(self) -> dict[str, Any]:
+        """What must be the same for features to be comparable; written into every file."""
+        return dict(self._description)
+
+    def close(self) -> None:
+        """Closes the cache and says what it was good for."""
+        counts = self._cache.counts
+        damaged = f", {counts.damaged} damaged" if counts.damaged else ""
+        log.info(
+            "cache: %d maps found, %d made, %d kept%s, in %s",
+            counts.found, counts.missing, counts.stored, damaged, self._cache.path,
+        )  # fmt: skip
+        self._cache.close()
+
+    def _make(self, missing: list[tuple[CachedInput, tuple[int, int]]]) -> list[FeatureMap]:
+        if not missing:
+            return []
+        with self._loading:  # several lanes may miss at once
+            model = self._model or self._load()
+        pixels = [source.pixels for source, _ in missing if source.pixels is not None]
+        fresh_maps = model.feature_maps(pixels, [size for _, size in missing])
+        maps, entries = [], []
+        for (source, _), fresh in zip(missing, fresh_maps, strict=True):
+            half = as_float16(fresh.values)
+            maps.append(fresh if half is None else FeatureMap(half, fresh.image_to_map))
+            if half is not None:
+                entries.append(CacheEntry(source.scene_id, source.frame_id, source.picture, maps[-1]))
+        if entries:
+            self._cache.put(self.fingerprint, entries)
+        return maps
+
+    def _find_card(self) -> EncoderCard | None:
+        card = self._card_of(self._source())
+        if card is None and self._cfg.allow_random and self._cfg.pretrained is not None:
+            # The demo may have gone on with random weights before; it does so again only if nothing has changed.
+            why = why_not_to_be_had(self._cfg.arch, self._cfg.pretrained)
+            card = self._card_of({"seed": self._seed}) if why else None
+            if card is not None:
+                log.warning("WARNING: %s", why)
+        return card
+
+    def _load(self) -> ClipModel:
+        """Loads the model, and keeps its encoder's card.
+
+        Raises:
+            WeightsError: Also if it is not the model that the card spoke of.
+        """
+        model = load_model(self._cfg, self.device, self._seed)
+        found = model.encoder.card
+        source = {"seed": self._seed} if found.weights == "random" else self._source()
+        expected: EncoderCard | None = getattr(self, "_card", None)
+        if expected != found:
+            if expected is not None:
+                self._cache.put_card(self._card_key(self._source()), {})
+            self._cache.put_card(self._card_key(source), dataclasses.asdict(found))
+        if expected is not None and expected != found:
+            raise WeightsError(
+                f"model.pretrained={self._cfg.pretrained}: gives weights={found.weights} ({found.weights_sha256}) now, "
+                f"but {expected.weights} ({expected.weights_sha256}) when the cache was filled; the cache knows of it "
+                f"now: run the same command again, into another output_dir"
+            )
+        self._model = model
+        return model
+
+    def _source(self) -> dict[str, Any]:
+        """What tells these weights from others, as far as it can be known without reading them."""
+        pretrained = self._cfg.pretrained
+        if pretrained is None and not self._cfg.arch.startswith("hf-hub:"):
+            return {"seed": self._seed}
+        if pretrained is not None and Path(pretrained).is_file():
+            path = Path(pretrained).resolve()
+            status = path.stat()
+            return {"file": str(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+        return {"tag": pretrained}
+
+    def _card_key(self, source: dict[str, Any]) -> str:
+        return _digest(
+            source=source,
+            arch=self._cfg.arch,
+            input_size=self._cfg.input_size,
+            precision=self._precision,
+            open_clip=version("open_clip_torch"),
+        )
+
+    def _card_of(self, source: dict[str, Any]) -> EncoderCard | None:
+        stored = self._cache.get_card(self._card_key(source))
+        try:
+            if not stored:
+                return None
+            mean, std = ((float(r), float(g), float(b)) for r, g, b in (stored["mean"], stored["std"]))
+            return EncoderCard(int(stored["width"]), mean, std, str(stored["weights"]), str(stored["weights_sha256"]))
+        except (KeyError, TypeError, ValueError):
+            return None  # of another version of clipfeat
+
+
+def fingerprint(description: dict[str, Any], preprocess: Preprocess) -> str:
+    """32 hexadecimal digits that stand for everything that shapes a map, but for the picture.
+
+    Args:
+        description: ``describe()`` of a model. The name of the weights is left out: their hash says it all.
+        preprocess: for mean and std.
+    """
+    named = {key: value for key, value in description.items() if key not in ("weights", "map_dtype")}
+    return _digest(version=MAP_VERSION, mean=preprocess.mean, std=preprocess.std, **named)
+
+
+def _digest(**values: Any) -> str:
+    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
