@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 
 from clipfeat import check as checking
-from clipfeat.check import check_scene, choose_pairs
+from clipfeat.check import check_scene, choose_pairs, mesh_points
 from clipfeat.config import ExtractConfig
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.errors import ConfigError
@@ -109,6 +110,14 @@ def test_bad_frames_are_passed_over(run_cli, scans, tmp_path):
     assert {p[key] for p in first["depth"]["pairs"] for key in ("frame_a", "frame_b")} == {0, 40}
     assert second["mesh"] is None
     assert "can't be read as a mesh" in second["skipped"][0]
+
+
+def test_a_stored_point_cloud_serves_as_a_mesh(tmp_path):
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    trimesh.PointCloud(points).export(tmp_path / "cloud.ply")
+    found = mesh_points(tmp_path / "cloud.ply", [])
+    np.testing.assert_allclose(np.sort(found, axis=0), np.sort(points, axis=0), atol=1e-6)
+    assert mesh_points(tmp_path / "none.ply", []) is None
 
 
 def test_frames_without_depth_leave_nothing_to_check(run_cli, scans, tmp_path):

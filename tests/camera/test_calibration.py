@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfeat.camera.agreement import carry_depth, make_pair, pair_agreement, parallax
+from clipfeat.camera.agreement import agreement, carry_depth, make_pair, pair_agreement, parallax
 from clipfeat.camera.calibration import judge
 from clipfeat.camera.hypotheses import (
     candidate_sizes,
@@ -25,7 +25,7 @@ from clipfeat.types import Camera, Frame
 
 
 def neighbours(frames):
-    return [make_pair(a, b, 3000) for a, b in itertools.pairwise(frames)]
+    return [make_pair(a, b, 2000) for a, b in itertools.pairwise(frames)]
 
 
 def judged(frames, change=lambda frame: frame):
@@ -228,6 +228,25 @@ def test_depth_is_carried_as_by_hand(demo):
     expected, measured, hit = carry_depth(pair)
     assert hit.sum() == len(by_hand)
     np.testing.assert_allclose(np.stack((expected, measured), 1), by_hand, atol=1e-5)
+
+
+def test_too_little_overlap_has_no_error(demo):
+    away = dataclasses.replace(demo[0], cam_to_world=turned(demo[0].cam_to_world, 120, (0, 2)))
+    assert agreement([make_pair(demo[0], away)]) == (np.inf, 0)
+    assert agreement([make_pair(demo[0], demo[1], 150)])[0] == np.inf
+    for degrees in np.arange(40, 70, 0.25):
+        aside = dataclasses.replace(demo[0], cam_to_world=turned(demo[0].cam_to_world, degrees, (0, 2)))
+        error, overlap = agreement([make_pair(demo[0], aside, 20000)])
+        if overlap < 0.03:
+            break
+    assert overlap * 128 * 96 > 200
+    assert error == np.inf
+
+
+def test_a_hypothesis_under_which_frames_hardly_meet_has_nothing_to_say(demo):
+    given, inverted = agreement(neighbours(demo)), agreement(neighbours(demo), invert)
+    assert inverted[1] < 0.5 * given[1]
+    assert "pose inverted" not in {finding.family for finding in judged(demo).findings}
 
 
 def test_motion_is_measured(demo):
