@@ -144,10 +144,10 @@ def judge_color(pairs: Sequence[FramePair]) -> ColorAgreement:
         verdict = "warning"
         if kind == "shift":
             cause = f"unregistered colour: moved by ({tx:+.0f}, {ty:+.0f}) px the pictures agree"
-            advice = "register depth to colour, or look at cx and cy of the colour K"
+            advice = "register depth to colour, or look at cx and cy of both cameras' K"
         elif kind == "focal":
             cause = f"colour K: focal length: fx and fy × {sx:.3g} agree"
-            advice = "look at the focal lengths of the colour camera's K"
+            advice = "look at the focal lengths of both cameras' K"
         else:
             cause = f"colour K of another resolution: as that of {kind} pictures it agrees"
             advice = f"say so by data.color_intrinsics_size=[{kind.replace('×', ',')}]"

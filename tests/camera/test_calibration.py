@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import conftest
 import numpy as np
@@ -291,7 +292,7 @@ def test_two_frames_that_hardly_move_are_well(open3d):
 
 def test_two_frames_that_hardly_move_show_the_pose_and_the_depth_scale(open3d):
     assert judged(open3d, invert).cause.startswith("pose inverted")
-    assert judged(open3d, with_depth_scaled(2.0)).cause == "depth scale: depths × 0.5 agree"
+    assert re.match(r"depth scale: depths × 0\.(49|50?|51)\d* agree", judged(open3d, with_depth_scaled(2.0)).cause)
     assert judged(open3d, of_pictures((320, 240))).cause.startswith("K of another resolution: K as that of 320×240")
 
 
