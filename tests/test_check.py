@@ -170,3 +170,10 @@ def test_the_office_is_well(office):
         check = check_scene(dataset, scene, dataset.frame_ids(scene), Path(office), 6)
         assert (check.verdict, check.mesh) == ("ok", None), check.findings
         assert len(check.depth.pairs) == 6
+
+
+def test_json_gets_null_for_what_it_has_no_number_for():
+    assert checking._plain({"error": np.inf, "pairs": ({"x": float("nan")}, 1.5)}) == {
+        "error": None,
+        "pairs": [{"x": None}, 1.5],
+    }
