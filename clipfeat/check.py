@@ -209,7 +209,8 @@ def mesh_points(path: Path, skipped: list[str]) -> NDArray[np.float64] | None:
     import trimesh
 
     try:
-        points = np.asarray(trimesh.load_mesh(path, process=False).vertices, dtype=np.float64)
+        # Not load_mesh: that has no points for a file without faces, a stored point cloud.
+        points = np.asarray(getattr(trimesh.load(path, process=False), "vertices", np.empty((0, 3))), dtype=np.float64)
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         skipped.append(f"{path}: can't be read as a mesh ({error})")
         return None

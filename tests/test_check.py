@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 
 from clipfeat import check as checking
-from clipfeat.check import check_scene, choose_pairs
+from clipfeat.check import check_scene, choose_pairs, mesh_points
 from clipfeat.config import ExtractConfig
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.errors import ConfigError
@@ -111,6 +112,14 @@ def test_bad_frames_are_passed_over(run_cli, scans, tmp_path):
     assert "can't be read as a mesh" in second["skipped"][0]
 
 
+def test_a_stored_point_cloud_serves_as_a_mesh(tmp_path):
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    trimesh.PointCloud(points).export(tmp_path / "cloud.ply")
+    found = mesh_points(tmp_path / "cloud.ply", [])
+    np.testing.assert_allclose(np.sort(found, axis=0), np.sort(points, axis=0), atol=1e-6)
+    assert mesh_points(tmp_path / "none.ply", []) is None
+
+
 def test_frames_without_depth_leave_nothing_to_check(run_cli, scans, tmp_path):
     for path in scans.glob("*/depth/*.png"):
         path.unlink()
@@ -161,3 +170,10 @@ def test_the_office_is_well(office):
         check = check_scene(dataset, scene, dataset.frame_ids(scene), Path(office), 6)
         assert (check.verdict, check.mesh) == ("ok", None), check.findings
         assert len(check.depth.pairs) == 6
+
+
+def test_json_gets_null_for_what_it_has_no_number_for():
+    assert checking._plain({"error": np.inf, "pairs": ({"x": float("nan")}, 1.5)}) == {
+        "error": None,
+        "pairs": [{"x": None}, 1.5],
+    }

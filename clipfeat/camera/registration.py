@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from clipfeat.camera.agreement import FramePair, visible_points
 from clipfeat.camera.hypotheses import candidate_sizes, depth_camera
 from clipfeat.camera.projection import build_uv_index, world_to_cam
-from clipfeat.types import Camera
+from clipfeat.types import Camera, resize_affine
 
 _NOMINAL_WIDTH = 640
 """Shifts are looked for in steps of a pixel of a picture this wide."""
@@ -144,10 +144,10 @@ def judge_color(pairs: Sequence[FramePair]) -> ColorAgreement:
         verdict = "warning"
         if kind == "shift":
             cause = f"unregistered colour: moved by ({tx:+.0f}, {ty:+.0f}) px the pictures agree"
-            advice = "register depth to colour, or look at cx and cy of the colour K"
+            advice = "register depth to colour, or look at cx and cy of both cameras' K"
         elif kind == "focal":
             cause = f"colour K: focal length: fx and fy × {sx:.3g} agree"
-            advice = "look at the focal lengths of the colour camera's K"
+            advice = "look at the focal lengths of both cameras' K"
         else:
             cause = f"colour K of another resolution: as that of {kind} pictures it agrees"
             advice = f"say so by data.color_intrinsics_size=[{kind.replace('×', ',')}]"
@@ -209,7 +209,7 @@ def _sizes(pairs: Sequence[ColorPair], camera: Camera, depth: Camera) -> list[tu
     """What the sizes that the colour K might belong to would make of the agreement."""
     found = []
     for width, height in candidate_sizes(camera, depth):
-        sx, sy = camera.width / width, camera.height / height
-        affine = (sx, sy, 0.5 * sx - 0.5, 0.5 * sy - 0.5)
+        (sx, _, tx), (_, sy, ty) = resize_affine((width, height), (camera.width, camera.height)).tolist()
+        affine = (sx, sy, tx, ty)
         found.append((f"{width}×{height}", affine, disagreement(pairs, affine)))
     return found
