@@ -193,7 +193,8 @@ class MapCache:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_environment", None) is not None:
+        # At the interpreter's end the module's names may have gone already.
+        if _registry is not None and getattr(self, "_environment", None) is not None:
             self.close()
 
     def __getstate__(self) -> dict[str, Any]:
