@@ -274,7 +274,7 @@ def test_a_damaged_picture_harms_only_its_frame(sens):
     path, starts = sens
     dataset = SensDataset(path.parent)
     patch(path, starts[1] + FIXED, b"no picture")
-    patch(path, starts[2] + FIXED + 60, b"\xff" * 40)
+    patch(path, starts[2] + FIXED + 45, b"\xff" * 20)
     with pytest.raises(FrameError, match=f"{SCENE}.sens: frame 1, colour: not a picture, a JPEG or PNG"):
         dataset.load(SCENE, 1)
     with pytest.raises(FrameError, match=f"{SCENE}.sens: frame 2, colour: damaged"):
