@@ -1,27 +1,29 @@
 """Which points are seen in which frames: frustum, depth test or z-buffer, and the confidence that follows from it.
 
 ``project_views`` is the one way from world points to pixels and status in this package; ``project_frame`` is one view
-of it. It goes through the points in chunks that fit into the processor's cache, which makes it several times faster
-than whole-array steps, and bounds its memory by the result.
+of it.
 """
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.camera.kernel import project_points
 from clipfeat.camera.projection import EDGE_PX, valid_depth, world_to_cam
 from clipfeat.camera.zbuffer import ZBuffer
 from clipfeat.types import FloatArray, Frame, PointStatus, Projection
 
-CHUNK = 16384
-"""Points a step: the dozen float64 temporaries of a step then stay in the second-level cache."""
-
 
 @dataclass(frozen=True)
 class VisibilityRule:
-    """When a point counts as seen.
+    """When a point counts as seen: in view, and ``|z - depth| <= max(tolerance, tolerance_rel·z)``.
+
+    The confidence of a point that is seen is ``exp(-½(Δz/σ)²)`` with σ a third of that bound: 1 on the surface, 0.011 at
+    the bound.
 
     Attributes:
         near: nearest z in metres.
@@ -75,76 +77,65 @@ def project_views(
         rule: when a point counts as seen.
 
     Returns:
-        uv (V, N, 2), z, status and confidence (V, N). Beyond that result it needs a few megabytes.
+        uv (V, N, 2), z, status and confidence (V, N). Beyond that result it needs nothing worth mentioning.
+        Several views are worked on at once, in threads.
 
     Raises:
         ValueError: If points is not (N, 3), a pose holds inf or NaN, or a frame has depth but no depth camera.
     """
     rule = rule or VisibilityRule()
-    points = np.asarray(points, dtype=np.float64)
+    points = np.ascontiguousarray(points, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points must be (N, 3), got {points.shape}")
     shape = len(frames), len(points)
-    uv = np.empty((*shape, 2), np.float32)
-    z = np.empty(shape, np.float32)
-    status = np.empty(shape, np.uint8)
-    conf = np.zeros(shape, np.float32)
-    columns = np.ascontiguousarray(points.T)
+    many = Projection(
+        uv=np.empty((*shape, 2), np.float32),
+        depth_m=np.empty(shape, np.float32),
+        status=np.empty(shape, np.uint8),
+        conf_2d=np.empty(shape, np.float32),
+    )
     zbuffer = ZBuffer(points) if rule.zbuffer and any(frame.depth_m is None for frame in frames) else None
-    for view, frame in enumerate(frames):
-        one = Projection(uv[view], z[view], status[view], conf[view])
-        for begin in range(0, len(points), CHUNK):
-            rows = slice(begin, min(begin + CHUNK, len(points)))
-            part = Projection(one.uv[rows], one.depth_m[rows], one.status[rows], one.conf_2d[rows])
-            _project_chunk(columns[:, rows], frame, rule, part)
-        if frame.depth_m is None and zbuffer is not None:
-            hidden = zbuffer.hidden(one, frame.color_camera, rule.tolerance, rule.tolerance_rel)
+
+    def project(view: int) -> None:
+        one = Projection(many.uv[view], many.depth_m[view], many.status[view], many.conf_2d[view])
+        _project_view(points, frames[view], rule, one)
+        if frames[view].depth_m is None and zbuffer is not None:
+            hidden = zbuffer.hidden(one, frames[view].color_camera, rule.tolerance, rule.tolerance_rel)
             one.status[hidden] = PointStatus.OCCLUDED
             one.conf_2d[hidden] = 0
-    return Projection(uv, z, status, conf)
+
+    if len(frames) == 1:
+        project(0)
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(project, range(len(frames))))
+    return many
 
 
-def _project_chunk(columns: NDArray[np.float64], frame: Frame, rule: VisibilityRule, out: Projection) -> None:
-    """Fills ``out`` for the points in the columns of a (3, M) array."""
-    color = frame.color_camera
-    to_cam = world_to_cam(frame.cam_to_world)
-    # K is multiplied into the pose: a product of small matrices instead of two passes over the points.
-    pixel = color.intrinsics @ to_cam[:3, :3] @ columns
-    pixel += (color.intrinsics @ to_cam[:3, 3])[:, None]
-    z = pixel[2]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        u, v = pixel[0] / z, pixel[1] / z
-    in_front = z > 0
-    inside = (z >= rule.near) & (z <= rule.far) & in_front
+def _project_view(points: NDArray[np.float64], frame: Frame, rule: VisibilityRule, out: Projection) -> None:
+    """Fills ``out`` for all points in one view."""
+    color, to_cam = frame.color_camera, world_to_cam(frame.cam_to_world)
+    # Both cameras share the pose, so a colour pixel's ray meets the depth picture in one place, whatever its depth.
+    to_depth, depth_m = np.zeros((2, 3)), np.zeros((0, 0), np.float32)
+    if frame.depth_m is not None:
+        if frame.depth_camera is None:
+            raise ValueError(f"{frame.scene_id} frame {frame.frame_id}: depth without a depth camera")
+        to_depth = (frame.depth_camera.intrinsics @ np.linalg.inv(color.intrinsics))[:2]
+        depth_m = np.ascontiguousarray(frame.depth_m, dtype=np.float32)
     low = rule.border - EDGE_PX
-    inside &= (u >= low) & (u <= color.width - 1 - low) & (v >= low) & (v <= color.height - 1 - low)
-    out.uv[:, 0] = np.where(in_front, u, np.nan)
-    out.uv[:, 1] = np.where(in_front, v, np.nan)
-    out.depth_m[:] = z
-    out.status[:] = np.where(in_front, PointStatus.OUT_OF_VIEW, PointStatus.BEHIND)
-    out.conf_2d[:] = 0
-
-    # Only the points in view, a fifth of a room's, go on to the depth test.
-    candidates = np.flatnonzero(inside)
-    if frame.depth_m is None:
-        out.status[candidates] = PointStatus.VISIBLE
-        out.conf_2d[candidates] = 1
-        return
-    if frame.depth_camera is None:
-        raise ValueError(f"{frame.scene_id} frame {frame.frame_id}: depth without a depth camera")
-    to_depth = frame.depth_camera.intrinsics @ np.linalg.inv(color.intrinsics)
-    uc, vc, zc = u[candidates], v[candidates], z[candidates]
-    uv_depth = np.stack((uc, vc), -1) @ to_depth[:2, :2].T + to_depth[:2, 2]
-    measured = lookup_depth(frame.depth_m, uv_depth)
-    allowed = depth_tolerance(zc, rule.tolerance, rule.tolerance_rel)
-    delta = np.abs(zc - measured)
-    status = np.where(delta <= allowed, PointStatus.VISIBLE, PointStatus.OCCLUDED)
-    confidence = np.where(delta <= allowed, depth_confidence(delta, allowed), 0.0)
-    hole = measured == 0
-    status[hole] = PointStatus.VISIBLE if rule.keep_holes else PointStatus.NO_DEPTH
-    confidence[hole] = np.exp(-4.5) if rule.keep_holes else 0.0
-    out.status[candidates] = status
-    out.conf_2d[candidates] = confidence
+    project_points(
+        points,
+        color.intrinsics @ to_cam[:3],
+        (low, color.width - 1 - low, color.height - 1 - low, float(rule.near), float(rule.far)),
+        depth_m,
+        to_depth,
+        (float(rule.tolerance), float(rule.tolerance_rel)),
+        rule.keep_holes,
+        out.uv,
+        out.depth_m,
+        out.status,
+        out.conf_2d,
+    )
 
 
 def lookup_depth(depth_m: NDArray[np.floating], uv: FloatArray) -> NDArray[np.float64]:
@@ -173,8 +164,3 @@ def lookup_depth(depth_m: NDArray[np.floating], uv: FloatArray) -> NDArray[np.fl
 def depth_tolerance(z: FloatArray, absolute: float, relative: float) -> FloatArray:
     """Allowed |z - depth| in metres: ``max(absolute, relative·z)``."""
     return np.maximum(absolute, relative * z)
-
-
-def depth_confidence(delta_z: FloatArray, tolerance: FloatArray) -> FloatArray:
-    """``exp(-½(Δz/σ)²)`` with σ a third of the tolerance: 1 on the surface, 0.011 at the tolerance."""
-    return np.exp(-0.5 * (3.0 * delta_z / tolerance) ** 2)

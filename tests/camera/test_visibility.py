@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from clipfeat.camera import VisibilityRule, build_uv_index, project_frame, unproject_depth, world_to_cam
-from clipfeat.camera.visibility import depth_confidence, lookup_depth
+from clipfeat.camera.visibility import lookup_depth
 from clipfeat.types import Camera, Frame, Picture, PointStatus
 
 
@@ -61,11 +61,6 @@ def test_depth_lookup_takes_the_nearest_pixel_up_to_the_picture_s_edge():
     depth = np.arange(1.0, 7.0).reshape(2, 3)
     uv = np.array([[0.4, 0.4], [0.6, 0.4], [-0.5, -0.5], [2.5, 1.5], [2.51, 1.0], [-0.51, 0.0], [np.nan, 0.0]])
     assert lookup_depth(depth, uv).tolist() == [1.0, 2.0, 1.0, 6.0, 0.0, 0.0, 0.0]
-
-
-def test_confidence_is_one_on_the_surface_and_three_sigma_at_the_tolerance():
-    conf = depth_confidence(np.array([0.0, 0.1 / 3, 0.1]), np.array([0.1, 0.1, 0.1]))
-    np.testing.assert_allclose(conf, [1.0, np.exp(-0.5), np.exp(-4.5)])
 
 
 def test_a_frame_s_own_points_are_visible_on_their_own_pixels(demo_frames):
