@@ -22,8 +22,8 @@ from clipfeat.types import FloatArray, Frame, PointStatus, Projection
 class VisibilityRule:
     """When a point counts as seen: in view, and ``|z - depth| <= max(tolerance, tolerance_rel·z)``.
 
-    The confidence of a point that is seen is ``exp(-½(Δz/σ)²)`` with σ a third of that bound: 1 on the surface, 0.011 at
-    the bound.
+    The confidence of a point that is seen is ``exp(-½(Δz/σ)²)`` with σ a third of that bound: 1 on the surface, 0.011
+    at the bound.
 
     Attributes:
         near: nearest z in metres.
