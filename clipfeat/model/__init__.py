@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,6 +83,7 @@ class ClipModel:
         head_name: the head's name in the configuration.
         device: where the forward pass runs.
         dtype: of the forward pass.
+        offload: whether maps are moved to the host before they are sampled.
     """
 
     arch: str
@@ -93,6 +93,7 @@ class ClipModel:
     head_name: str
     device: torch.device
     dtype: torch.dtype
+    offload: bool = False
 
     def network_input(self, frame: Frame) -> NDArray[np.uint8]:
         """(S, S, 3) uint8 pixels of the frame's picture.
@@ -149,6 +150,7 @@ class ClipModel:
         tokens = self.encoder.tokens(self.preprocess.normalize(batch).to(self.dtype))
         # The head runs in float32: it is cheap, and fp16 products of random or trained weights lose digits for nothing.
         maps = self.head.to_map(tokens.float()).contiguous(memory_format=torch.channels_last)
+        maps = maps.cpu() if self.offload else maps
         size = (maps.shape[2], maps.shape[3])
         return [
             FeatureMap(values, self.preprocess.image_to_map(width, height, size))
@@ -158,7 +160,8 @@ class ClipModel:
     @torch.inference_mode()
     def point_features(self, sampled: torch.Tensor) -> NDArray[np.float32]:
         """What is written for sampled features (N, C): the head's last step, in float32, on the host."""
-        return self.head.to_points(sampled.float()).cpu().numpy()
+        weights = next(self.head.parameters(), sampled)
+        return self.head.to_points(sampled.float().to(weights.device)).cpu().numpy()
 
     def describe(self) -> dict[str, Any]:
         """What must be the same for features to be comparable; written into every file."""
@@ -181,6 +184,7 @@ def describe(
         "head_sha256": state_hash(head) if head.state_dict() else None,
         "input_size": preprocess.size,
         "resize_mode": preprocess.mode,
+        "resize": preprocess.resize,
         "precision": precision,
         "map_dtype": "float32",
     }
@@ -196,9 +200,13 @@ def own_stream(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext()
 
 
-@lru_cache(maxsize=1)
+_said: set[str] = set()
+
+
 def _say_once(message: str, *values: object) -> None:
-    log.warning(f"WARNING: {message}", *values)
+    if message not in _said:
+        _said.add(message)
+        log.warning(f"WARNING: {message}", *values)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -220,6 +228,16 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device={name}: expected auto, cpu, cuda or cuda:<n>")
     return device
+
+
+SMALL_GPU_BYTES = 8 * 2**30
+
+
+def resolve_offload(name: str, device: torch.device) -> bool:
+    """``auto`` moves maps to the host where the GPU has under 8 GB."""
+    if device.type != "cuda" or name == "none":
+        return False
+    return name == "cpu" or torch.cuda.get_device_properties(device).total_memory < SMALL_GPU_BYTES
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
@@ -261,9 +279,10 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int) -> ClipModel:
     return ClipModel(
         arch=cfg.arch,
         encoder=encoder,
-        preprocess=Preprocess(cfg.input_size, cfg.resize_mode, encoder.mean, encoder.std),
+        preprocess=Preprocess(cfg.input_size, cfg.resize_mode, encoder.mean, encoder.std, cfg.resize),
         head=head.to(device),
         head_name=cfg.head.name,
         device=device,
         dtype={"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision],
+        offload=resolve_offload(cfg.offload, device),
     )

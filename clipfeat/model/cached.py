@@ -29,7 +29,15 @@ from numpy.typing import NDArray
 
 from clipfeat.config import ModelConfig
 from clipfeat.errors import WeightsError
-from clipfeat.model import ClipModel, default_batch, describe, load_model, own_stream, resolve_precision
+from clipfeat.model import (
+    ClipModel,
+    default_batch,
+    describe,
+    load_model,
+    own_stream,
+    resolve_offload,
+    resolve_precision,
+)
 from clipfeat.model.encoder import EncoderCard, warn_of_random_weights, why_not_to_be_had
 from clipfeat.model.heads import build_head
 from clipfeat.model.preprocess import Preprocess
@@ -91,7 +99,7 @@ class CachedModel:
         self._card = self._find_card() or self._load().encoder.card
         if self._model is None and self._card.weights == "random":
             warn_of_random_weights()
-        self.preprocess = Preprocess(cfg.input_size, cfg.resize_mode, self._card.mean, self._card.std)
+        self.preprocess = Preprocess(cfg.input_size, cfg.resize_mode, self._card.mean, self._card.std, cfg.resize)
         weights = Path(cfg.head.weights) if cfg.head.weights else None
         self.head = build_head(cfg.head.name, self._card.width, weights, seed).to(device)
         self._description = describe(
@@ -136,12 +144,14 @@ class CachedModel:
         """
         made = iter(self._make([(i, size) for i, size in zip(inputs, image_sizes, strict=True) if i.stored is None]))
         maps = [entry.stored if entry.stored is not None else next(made) for entry in inputs]
-        return [FeatureMap(m.values.to(self.device, non_blocking=True), m.image_to_map) for m in maps]
+        target = torch.device("cpu") if resolve_offload(self._cfg.offload, self.device) else self.device
+        return [FeatureMap(m.values.to(target, non_blocking=True), m.image_to_map) for m in maps]
 
     @torch.inference_mode()
     def point_features(self, sampled: torch.Tensor) -> NDArray[np.float32]:
         """What is written for sampled features (N, C): the head's last step, in float32, on the host."""
-        return self.head.to_points(sampled.float()).cpu().numpy()
+        weights = next(self.head.parameters(), sampled)
+        return self.head.to_points(sampled.float().to(weights.device)).cpu().numpy()
 
     def describe(self) -> dict[str, Any]:
         """What must be the same for features to be comparable; written into every file."""

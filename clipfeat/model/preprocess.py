@@ -1,10 +1,12 @@
 """How a picture enters the network, and the exact map from its pixels to the network's."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as nnf
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -49,6 +51,27 @@ def crop(width: int, height: int, size: int) -> Placement:
 PLACEMENTS: dict[str, Callable[[int, int, int], Placement]] = {"squash": squash, "letterbox": letterbox, "crop": crop}
 
 
+def resize_pillow(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(H, W, 3) to (h, w, 3) for size (w, h), as open_clip's own transform does it."""
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def resize_torch(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The same filter by torch, with vector instructions and coefficients of 16 bits instead of 22."""
+    # Torch warns of memory that may not be written to, as decoders give it; nothing is written to it here.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        picture = torch.from_numpy(image).permute(2, 0, 1)[None]
+    resized = nnf.interpolate(picture, size[::-1], mode="bicubic", align_corners=False, antialias=True)
+    return resized[0].permute(1, 2, 0).contiguous().numpy()
+
+
+RESIZERS: dict[str, Callable[[NDArray[np.uint8], tuple[int, int]], NDArray[np.uint8]]] = {
+    "pillow": resize_pillow,
+    "torch": resize_torch,
+}
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """A picture to the network's normalised input, as open_clip's own transform would bring it.
@@ -58,21 +81,23 @@ class Preprocess:
         mode: squash, letterbox or crop.
         mean: of each channel, 0 to 1.
         std: of each channel, 0 to 1.
+        resize: pillow or torch.
     """
 
     size: int
     mode: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    resize: str = "pillow"
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resizes and places an (H, W, 3) picture: (size, size, 3) uint8, by Pillow's antialiased bicubic."""
+        """Resizes and places an (H, W, 3) picture: (size, size, 3) uint8, by antialiased bicubic interpolation."""
         place = self.placement(image.shape[1], image.shape[0])
-        resized = Image.fromarray(image).resize(place.resized, Image.Resampling.BICUBIC)
+        resized = RESIZERS[self.resize](image, place.resized)
         if place == Placement((self.size, self.size), (0, 0)):
-            return np.asarray(resized)
+            return resized
         canvas = Image.new("RGB", (self.size, self.size), tuple(round(255 * m) for m in self.mean))
-        canvas.paste(resized, place.offset)
+        canvas.paste(Image.fromarray(resized), place.offset)
         return np.asarray(canvas)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:

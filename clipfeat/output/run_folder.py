@@ -20,7 +20,7 @@ from clipfeat.types import PointFeatures
 _FREE_KEYS = (
     "output_dir", "resume", "device", "batch_size", "num_workers", "on_bad_frame", "shard", "vis", "check",
     "uv_index", "scenes_file", "frames_per_scene", "frame_stride", "frame_selection", "model.allow_random",
-    "cache", "map_dtype",
+    "cache", "map_dtype", "model.offload",
 )  # fmt: skip
 
 

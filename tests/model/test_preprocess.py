@@ -56,3 +56,15 @@ def test_only_a_crop_leaves_something_out():
     edge = (38 - 0.5 + 0.5) * 1296 / 299 - 0.5
     at_edge = np.array([[edge - 0.01, 484.0], [edge + 0.01, 484.0], [np.nan, 484.0]])
     assert crop.covers(at_edge, 1296, 968).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("mode", OPEN_CLIP)
+@pytest.mark.parametrize("size", [(1296, 968), (480, 640), (100, 37)])
+def test_torch_resizes_as_pillow_but_for_a_level_here_and_there(mode, size):
+    smooth = Image.fromarray(np.random.default_rng(0).integers(0, 255, (11, 13, 3), dtype=np.uint8)).resize(size)
+    image = np.asarray(smooth)
+    exact = Preprocess(224, mode, MEAN, STD).pixels(image).astype(int)
+    close = Preprocess(224, mode, MEAN, STD, "torch").pixels(image).astype(int)
+    assert close.shape == exact.shape
+    assert np.abs(close - exact).max() <= 2
+    assert (close != exact).mean() < 0.03

@@ -1,0 +1,112 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from clipfeat import model as model_module
+from clipfeat.config import HeadConfig, ModelConfig
+from clipfeat.errors import ConfigError
+from clipfeat.model import ClipModel, load_model, resolve_device, resolve_offload, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model(tiny_arch):
+    return load_model(ModelConfig(arch=tiny_arch, pretrained=None), CPU, 0)
+
+
+def pictures(count):
+    return list(np.random.default_rng(0).integers(0, 255, (count, 224, 224, 3), dtype=np.uint8))
+
+
+SIZES = [(640, 480)] * 9
+
+
+def test_a_batch_gives_what_single_pictures_give(model):
+    together = model.feature_maps(pictures(5), SIZES[:5])
+    for picture, found in zip(pictures(5), together, strict=True):
+        alone = model.feature_maps([picture], SIZES[:1])[0]
+        torch.testing.assert_close(found.values, alone.values, atol=1e-5, rtol=1e-5)
+        np.testing.assert_array_equal(found.image_to_map, alone.image_to_map)
+    assert model.feature_maps([], []) == []
+
+
+def test_a_gpu_that_is_too_small_gets_halves_and_says_so_once(model, monkeypatch, caplog):
+    """Played on a CPU: more than two pictures at a time are refused as a full GPU refuses them."""
+    expected = model.feature_maps(pictures(7), SIZES[:7])
+    real, batches = ClipModel._forward, []
+
+    def small(self, inputs, sizes):
+        if len(inputs) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        batches.append(len(inputs))
+        return real(self, inputs, sizes)
+
+    monkeypatch.setattr(ClipModel, "_forward", small)
+    monkeypatch.setattr(model_module, "_said", set())
+    with caplog.at_level(logging.WARNING):
+        found = model.feature_maps(pictures(7), SIZES[:7])
+        model.feature_maps(pictures(7), SIZES[:7])
+    assert batches == [1, 2, 2, 2] * 2
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.values, b.values, atol=1e-5, rtol=1e-5)
+    said = [r.getMessage() for r in caplog.records if "does not suffice" in r.getMessage()]
+    assert said == ["WARNING: the GPU's memory does not suffice for 7 pictures, going on with 3 at a time"]
+
+
+def test_a_gpu_too_small_for_one_picture_is_an_error_that_says_what_to_do(model, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ClipModel, "_forward", full)
+    with pytest.raises(
+        ConfigError, match="does not suffice for one picture; take device=cpu or a smaller model.input_size"
+    ):
+        model.feature_maps(pictures(3), SIZES[:3])
+
+
+def test_precision_and_offload_follow_the_device(monkeypatch):
+    cuda = torch.device("cuda")
+    assert (resolve_precision("auto", CPU), resolve_precision("auto", cuda)) == ("fp32", "fp16")
+    assert resolve_precision("bf16", CPU) == "bf16"
+    small = type("Properties", (), {"total_memory": 6 * 2**30})
+    large = type("Properties", (), {"total_memory": 24 * 2**30})
+    for properties, auto in ((small, True), (large, False)):
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, p=properties: p)
+        assert resolve_offload("auto", cuda) is auto
+        assert resolve_offload("cpu", cuda)
+        assert not resolve_offload("none", cuda)
+    assert not resolve_offload("cpu", CPU)
+
+
+def test_devices_that_are_not_there_are_named():
+    assert resolve_device("cpu") == CPU
+    with pytest.raises(ConfigError, match="device=tpu: expected auto, cpu, cuda or cuda:<n>"):
+        resolve_device("tpu")
+    with pytest.raises(ConfigError, match=r"device=cuda:99: this machine shows \d+ CUDA devices; take device=cpu"):
+        resolve_device("cuda:99")
+
+
+def test_what_describes_a_model_tells_heads_apart(tiny_arch):
+    def described(**head):
+        return load_model(ModelConfig(arch=tiny_arch, pretrained=None, head=HeadConfig(**head)), CPU, 0).describe()
+
+    plain, projected = described(name="pixelshuffle"), described(name="proj128")
+    assert plain["weights_sha256"] == projected["weights_sha256"]
+    assert plain["head_sha256"] is None
+    assert len(projected["head_sha256"]) == 16
+
+
+@pytest.mark.gpu
+def test_maps_on_a_gpu_are_those_of_the_cpu_to_a_hundredth(model, tiny_arch):
+    expected = model.feature_maps(pictures(3), SIZES[:3])
+    for offload in ("none", "cpu"):
+        cfg = ModelConfig(arch=tiny_arch, pretrained=None, offload=offload)
+        on_gpu = load_model(cfg, torch.device("cuda"), 0)
+        with on_gpu.stream():
+            found = on_gpu.feature_maps(pictures(3), SIZES[:3])
+            for a, b in zip(found, expected, strict=True):
+                assert a.values.device.type == ("cpu" if offload == "cpu" else "cuda")
+                assert (a.values.cpu() - b.values).norm() / b.values.norm() < 1e-2
