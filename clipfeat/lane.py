@@ -112,6 +112,7 @@ class Lane:
                 "status": "done",
                 "points": counts,
                 "visible_share": round(visible_share(counts), 4),
+                "depth": frame.frame.depth_m is not None,
                 "bytes": size,
                 "seconds": frame.seconds,
             }

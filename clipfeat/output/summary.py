@@ -78,6 +78,7 @@ def summarize(
         "frames": len(done),
         "failed": len(failed),
         "failures": [{k: r[k] for k in ("scene_id", "frame_id", "why")} for r in failed],
+        "frames_without_depth": sum(not r.get("depth", True) for r in done),
         "bytes": sum(r["bytes"] for r in done),
         "bytes_per_frame": round(sum(r["bytes"] for r in done) / len(done)) if done else 0,
         "points": dict(sum(scenes.values(), Counter())),
@@ -142,10 +143,10 @@ def summary_table(summary: dict[str, Any]) -> str:
     """The few lines that end a run."""
     run, points, model = summary["run"], summary["points"], summary["model"]
     total = max(sum(points.values()), 1)
-    share = {
-        name: f"{100 * points.get(name, 0) / total:.1f} %"
-        for name in ("visible", "occluded", "out_of_view", "no_depth")
-    }
+    # Visible, occluded and out of view always; what else there is, if there is any.
+    shown = [name for name in points if points[name]]
+    shown = list(dict.fromkeys(["visible", "occluded", "out_of_view", *shown]))
+    shares = ", ".join(f"{100 * points.get(name, 0) / total:.1f} % {name.replace('_', ' ')}" for name in shown)
     stages = "  ".join(f"{name} {seconds:.1f}" for name, seconds in run["seconds_a_stage"].items())
     memory = f"{run['peak_memory_bytes'] / 2**30:.2f} GiB"
     if "peak_gpu_memory_bytes" in run:
@@ -156,8 +157,7 @@ def summary_table(summary: dict[str, Any]) -> str:
         ("seconds a stage", stages),
         ("peak memory", memory),
         ("size", f"{summary['bytes_per_frame'] / 1e6:.2f} MB a frame, {summary['bytes'] / 1e6:.1f} MB in all"),
-        ("points", f"{share['visible']} visible, {share['occluded']} occluded, {share['out_of_view']} out of view, "
-                   f"{share['no_depth']} without depth"),
+        ("points", shares),
         ("weights", f"{model['weights']} ({model['weights_sha256']}), head {model['head']}"),
     ]  # fmt: skip
     return "\n".join(f"  {name:<16} {value}" for name, value in rows)
@@ -173,6 +173,11 @@ def warnings_of(summary: dict[str, Any]) -> list[str]:
         f"a K of another resolution or a wrong depth scale look like this"
         for scene, share in low.items()
     ]
+    if summary["frames_without_depth"]:
+        found.append(
+            f"{summary['frames_without_depth']} of {summary['frames']} frames have no depth file; in them the points "
+            f"hide each other (camera.zbuffer), which is right for some nine in ten of them"
+        )
     if summary["failures"]:
         shown = [f"{f['scene_id']} frame {f['frame_id']}: {f['why']}" for f in summary["failures"][:5]]
         more = len(summary["failures"]) - len(shown)

@@ -53,3 +53,12 @@ def test_many_failures_are_cut_short_on_the_terminal_only():
     summary = summarize(failures, Stopwatch(), 0, ABOUT, interrupted=False)
     assert len(summary["failures"]) == 9
     assert warnings_of(summary)[-1] == "… and 4 more failed frames, all listed in frames.jsonl"
+
+
+def test_frames_without_depth_are_told():
+    record_without = record("a", 0, 90, 10) | {"depth": False}
+    summary = summarize([record_without, record("a", 1, 9, 1)], Stopwatch(), 2, ABOUT, interrupted=False)
+    assert summary["frames_without_depth"] == 1
+    assert any(w.startswith("1 of 2 frames have no depth file") for w in warnings_of(summary))
+    summary = summarize([record("a", 1, 9, 1)], Stopwatch(), 1, ABOUT, interrupted=False)
+    assert not warnings_of(summary)
