@@ -3,9 +3,11 @@
 import dataclasses
 import logging
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from itertools import chain, groupby
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 from tqdm import tqdm
@@ -65,7 +67,9 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     about = {"model": model.describe(), "sampling": cfg.sampling.name}
     pictures = _build_pictures(cfg.vis, cfg.seed, model, todo, lanes)
     prepare = FramePreparer(dataset, locate, model.preprocess, model.network_input, stopwatch)
-    lane = Lane(prepare, model, folder, pictures, about, max(1, default_lanes() // lanes), stopwatch)
+    writers = ThreadPoolExecutor(lanes, thread_name_prefix="clipfeat-write")
+    slots, threads = Semaphore(2 * lanes), max(1, default_lanes() // lanes)
+    lane = Lane(prepare, model, folder, pictures, about, threads, writers, slots, stopwatch)
     # Few frames are shared out evenly; a batch is never larger than a lane's share.
     batches = batched(todo, min(cfg.batch_size or model.default_batch, -(-len(todo) // lanes)))
     finished = 0
@@ -75,7 +79,8 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
             logging_redirect_tqdm(),
             tqdm(total=len(todo), unit="frame", disable=None) as bar,
         ):
-            for scene_id, of_scene in groupby(chain.from_iterable(done), lambda outcome: outcome.key[0]):
+            outcomes = (o.result() if isinstance(o, Future) else o for o in chain.from_iterable(done))
+            for scene_id, of_scene in groupby(outcomes, lambda outcome: outcome.key[0]):
                 points: Counter[str] = Counter()
                 sampled = []
                 for outcome in of_scene:
@@ -100,6 +105,7 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
             folder.write_summary(summarize(folder.records(), stopwatch, finished, about, interrupted=True))
         raise
     finally:
+        writers.shutdown()
         model.close()
     summary = summarize(folder.records(), stopwatch, finished, about, interrupted=False)
     folder.write_summary(summary)

@@ -8,6 +8,7 @@ a GPU the lanes take turns on it, so that it computes for one while the others r
 import os
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,9 +45,6 @@ class Done:
     picture: SampledFrame | None
 
 
-Outcome = Done | Failed
-
-
 def default_lanes() -> int:
     """As many as this process may use cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -64,6 +62,8 @@ class Lane:
         pictures: what they need is taken here, while the features are at hand.
         about: what a file says of the run.
         threads: that each lane computes with.
+        writers: threads that write the files.
+        slots: how many frames may wait for that.
         stopwatch: of the run; lanes add up, so its stages may exceed the wall clock's time.
     """
 
@@ -73,11 +73,13 @@ class Lane:
     pictures: Pictures
     about: dict[str, Any]
     threads: int
+    writers: Executor
+    slots: threading.Semaphore
     stopwatch: Stopwatch
     _local: threading.local = field(default_factory=threading.local)
 
-    def __call__(self, keys: Sequence[FrameKey]) -> list[Outcome]:
-        """Does a batch. Bad frames are recorded and come back as ``Failed``; any other error is raised."""
+    def __call__(self, keys: Sequence[FrameKey]) -> list["Failed | Future[Done]"]:
+        """Does a batch; the files may still be on their way. Bad frames are recorded, any other error is raised."""
         if not hasattr(self._local, "ready"):
             torch.set_num_threads(self.threads)  # OpenMP keeps this number a thread
             self._local.ready = True
@@ -88,22 +90,40 @@ class Lane:
                 maps = iter(self.model.feature_maps([f.network_input for f in ready], [f.image_size for f in ready]))
             return [self._finish(f, next(maps)) if isinstance(f, Prepared) else self._fail(f) for f in frames]
 
-    def _finish(self, frame: Prepared, feature_map: FeatureMap) -> Outcome:
-        scene_id, frame_id = frame.key
-        with self.stopwatch.stage("sample", frame.seconds):
-            # Of the map and not of the samples: it is 25 times smaller, and bilinear weights make nothing infinite.
-            if not torch.isfinite(feature_map.values).all():
-                why = f"{scene_id} frame {frame_id}: the features hold inf or NaN; try model.precision=fp32"
-                return self._fail(Failed(frame.key, FrameError(why)))
-            features = self.sample(frame, feature_map)
-        with self.stopwatch.stage("write", frame.seconds):
+    def _finish(self, frame: Prepared, feature_map: FeatureMap) -> "Failed | Future[Done]":
+        # Of the map and not of the samples: it is 25 times smaller, and bilinear weights make nothing infinite.
+        if not torch.isfinite(feature_map.values).all():
+            why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32"
+            return self._fail(Failed(frame.key, FrameError(why)))
+        self.slots.acquire()  # the features of a frame are 15 MB: no more of them wait than there are slots
+        try:
+            with self.stopwatch.stage("sample", frame.seconds):
+                features = self.sample(frame, feature_map)
+            picture = self._picture(frame, features)
             meta = frame_meta(frame, feature_map.image_to_map) | self.about
-            size = self.folder.write(scene_id, frame_id, features, meta)
+            return self.writers.submit(self._write, frame, features, meta, picture)
+        except BaseException:
+            self.slots.release()  # or the other lanes would wait for it for ever
+            raise
+
+    def _picture(self, frame: Prepared, features: PointFeatures) -> SampledFrame | None:
+        scene_id, frame_id = frame.key
+        if not self.pictures.wants(scene_id, frame_id):  # its pixels may never be needed
+            return None
         with self.stopwatch.stage("picture", frame.seconds):
-            picture = None
-            if self.pictures.wants(scene_id, frame_id):  # else its pixels may never be needed
-                path = self.folder.picture_path(scene_id, frame_id)
-                picture = self.pictures.sample(scene_id, frame_id, frame.frame.image, features, path)
+            path = self.folder.picture_path(scene_id, frame_id)
+            return self.pictures.sample(scene_id, frame_id, frame.frame.image, features, path)
+
+    def _write(
+        self, frame: Prepared, features: PointFeatures, meta: dict[str, Any], picture: SampledFrame | None
+    ) -> Done:
+        """Writes a frame's file, and its line when the file is there."""
+        scene_id, frame_id = frame.key
+        try:
+            with self.stopwatch.stage("write", frame.seconds):
+                size = self.folder.write(scene_id, frame_id, features, meta)
+        finally:
+            self.slots.release()
         counts = frame.counts
         self.folder.append_record(
             {

@@ -232,7 +232,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_keeps_what_is_done(scans, run_cl
             raise OSError(28, "No space left on device")
         real(file, arrays, meta)
 
-    monkeypatch.setitem(files.FORMATS, "npz", type(files.FORMATS["npz"])(".npz", full, files.FORMATS["npz"].read))
+    monkeypatch.setitem(files.FORMATS, "npz", dataclasses.replace(files.FORMATS["npz"], write=full))
     code, err = run_cli(f"data.root={scans}", "output_dir=out", "batch_size=1", "num_workers=1")
     assert code == 1
     assert "can't be written (No space left on device); what was finished before is kept" in err

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import torch
 
-from clipfeat.atomic import atomic_file
+from clipfeat.atomic import atomic_file, direct_file
 from clipfeat.errors import DataError
 from clipfeat.output.npz import write_npz
 from clipfeat.types import PointFeatures
@@ -49,14 +49,19 @@ class FrameFormat:
         suffix: of the file's name.
         write: arrays and meta into an open file.
         read: the arrays, or none of them, and the meta, from a path.
+        sequential: whether it is written from front to back, without looking back.
     """
 
     suffix: str
-    write: Callable[[BinaryIO, dict[str, np.ndarray], str], None]
+    write: Callable[[Any, dict[str, np.ndarray], str], None]
     read: Callable[..., tuple[dict[str, np.ndarray], str]]
+    sequential: bool
 
 
-FORMATS = {"npz": FrameFormat(".npz", write_npz, read_npz), "h5": FrameFormat(".h5", write_h5, read_h5)}
+FORMATS = {
+    "npz": FrameFormat(".npz", write_npz, read_npz, sequential=True),
+    "h5": FrameFormat(".h5", write_h5, read_h5, sequential=False),
+}
 
 
 def write_features(path: Path, name: str, features: PointFeatures, meta: dict[str, Any], dtype: str = "float32") -> int:
@@ -90,8 +95,9 @@ def write_arrays(path: Path, name: str, arrays: dict[str, np.ndarray], meta: dic
         OutputError: If it can't be written.
     """
     text = json.dumps({"schema_version": SCHEMA_VERSION, **meta}, allow_nan=False)
-    with atomic_file(path) as file:
-        FORMATS[name].write(file, arrays, text)
+    fmt = FORMATS[name]
+    with (direct_file if fmt.sequential else atomic_file)(path) as file:
+        fmt.write(file, arrays, text)
     return path.stat().st_size
 
 

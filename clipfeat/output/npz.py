@@ -10,7 +10,7 @@ NumPy's NEP 1 for the members.
 
 import io
 import struct
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 from isal import isal_zlib
@@ -24,11 +24,11 @@ _DATE = 0x21  # 1 January 1980, the first that the format knows
 _LIMIT = 2**32 - 1  # beyond it, a file needs Zip64
 
 
-def write_npz(file: BinaryIO, arrays: dict[str, np.ndarray], meta: str) -> None:
+def write_npz(file: Any, arrays: dict[str, np.ndarray], meta: str) -> None:
     """Writes arrays and their meta as an uncompressed npz that ``np.load(..., allow_pickle=False)`` reads.
 
     Args:
-        file: open for writing, at its start.
+        file: open for writing, at its start; only its ``write`` is used.
         arrays: by name; of numbers.
         meta: written as a 0-d string array named meta.
 
@@ -37,7 +37,9 @@ def write_npz(file: BinaryIO, arrays: dict[str, np.ndarray], meta: str) -> None:
     """
     members = {**arrays, "meta": np.array(meta)}
     if sum(array.nbytes + 1024 for array in members.values()) > _LIMIT:
-        np.savez(file, **members)  # type: ignore[arg-type]
+        whole = io.BytesIO()
+        np.savez(whole, **members)  # type: ignore[arg-type]
+        file.write(whole.getbuffer())
         return
     central, offset = [], 0
     for key, array in members.items():
