@@ -23,7 +23,7 @@ from clipfeat.model import Model, build_model, resolve_device
 from clipfeat.output import RunFolder, build_cache
 from clipfeat.output.summary import Stopwatch, summarize, summary_table, visible_share, warnings_of
 from clipfeat.prepare import Failed, FramePreparer
-from clipfeat.streaming import batched, prefetch
+from clipfeat.streaming import prefetch, shares
 from clipfeat.uv_index import open_uv_index
 from clipfeat.vis import Pictures, build_pictures
 
@@ -70,8 +70,7 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     writers = ThreadPoolExecutor(lanes, thread_name_prefix="clipfeat-write")
     slots, threads = Semaphore(2 * lanes), max(1, default_lanes() // lanes)
     lane = Lane(prepare, model, folder, pictures, about, threads, writers, slots, stopwatch)
-    # Few frames are shared out evenly; a batch is never larger than a lane's share.
-    batches = batched(todo, min(cfg.batch_size or model.default_batch, -(-len(todo) // lanes)))
+    batches = shares(todo, cfg.batch_size or model.default_batch, lanes)
     finished = 0
     try:
         with (

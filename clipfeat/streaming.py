@@ -1,7 +1,7 @@
 """Work done ahead: a bounded, ordered prefetch in threads."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -31,8 +31,15 @@ def prefetch(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of ``size`` items; the last may be shorter."""
-    source = iter(items)
-    while batch := list(islice(source, size)):
-        yield batch
+def shares(items: Sequence[Item], size: int, workers: int) -> Iterator[Sequence[Item]]:
+    """Batches of ``size`` items that become smaller towards the end, so that all workers finish at about the same time.
+
+    What is left is always enough for each worker to take two batches of the present size (guided self-scheduling,
+    Polychronopoulos and Kuck, 1987).
+    """
+    begin = 0
+    while begin < len(items):
+        left = len(items) - begin
+        now = min(size, -(-left // (2 * workers)))
+        yield items[begin : begin + now]
+        begin += now

@@ -39,7 +39,6 @@ from clipfeat.locate import FrameKey, list_frames
 from clipfeat.model import ClipModel, load_model, resolve_device
 from clipfeat.output.summary import machine, peak_memory, versions
 from clipfeat.sampling.point_files import read_points
-from clipfeat.streaming import batched
 from clipfeat.types import Frame
 
 log = logging.getLogger("clipfeat.benchmark")
@@ -65,7 +64,8 @@ def network_inputs(dataset: Dataset, frames: list[FrameKey], model: ClipModel) -
 
 def model_only(model: ClipModel, inputs: list[np.ndarray], batch: int) -> None:
     """The forward pass in batches, with the threads that torch takes by itself."""
-    for part in batched(inputs, batch):
+    for begin in range(0, len(inputs), batch):
+        part = inputs[begin : begin + batch]
         model.feature_maps(part, [(model.preprocess.size, model.preprocess.size)] * len(part))
     if model.device.type == "cuda":
         torch.cuda.synchronize()

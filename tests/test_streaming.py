@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from clipfeat.streaming import batched, prefetch
+from clipfeat.streaming import prefetch, shares
 
 
 def test_results_come_in_order_whoever_is_first():
@@ -45,6 +45,19 @@ def test_stopping_early_leaves_no_thread_behind():
     assert not [t for t in threading.enumerate() if t.name.startswith("clipfeat-prepare")]
 
 
-def test_batches():
-    assert list(batched(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert list(batched([], 3)) == []
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 40, 60, 1003])
+@pytest.mark.parametrize(("size", "workers"), [(4, 2), (8, 1), (32, 16)])
+def test_shares_are_all_of_it_in_order_and_small_at_the_end(count, size, workers):
+    items = list(range(count))
+    found = list(shares(items, size, workers))
+    assert [item for share in found for item in share] == items
+    lengths = [len(share) for share in found]
+    assert lengths == sorted(lengths, reverse=True)
+    assert not lengths or (max(lengths) <= size and lengths[-1] == 1)
+    if count == 1003 and size == 4:
+        assert lengths.count(4) >= 245
+    # Workers that take the next share when they are done finish within one small share of each other.
+    clock = [0] * workers
+    for length in lengths:
+        clock[clock.index(min(clock))] += length
+    assert max(clock) - min(clock) <= 2
