@@ -10,6 +10,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,7 @@ from PIL import Image
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from clipfeat.atomic import atomic_file
+from clipfeat.errors import OutputError
 from clipfeat.types import PointFeatures, resize_affine
 from clipfeat.vis.directions import unit_directions
 
@@ -192,7 +194,7 @@ class ScenePictures:
             context = multiprocessing.get_context("spawn")  # the caller has threads, which a fork would freeze
             self._pool = ProcessPoolExecutor(self._processes, context, _start_process)
         while len(self._drawing) >= 2 * self._processes:
-            self._drawing.popleft().result()
+            self._wait()
         self._drawing.append(self._pool.submit(draw_scene, self._painter, scene_id, frames))
 
     def close(self) -> None:
@@ -203,9 +205,18 @@ class ScenePictures:
         """
         try:
             while self._drawing:
-                self._drawing.popleft().result()
+                self._wait()
         finally:
             self.cancel()
+
+    def _wait(self) -> None:
+        try:
+            self._drawing.popleft().result()
+        except BrokenProcessPool as error:
+            raise OutputError(
+                "a process that draws the pictures died: out of memory, or a script of your own that starts its work "
+                "without asking for __name__ == '__main__'. What was finished is kept; vis=none does without pictures"
+            ) from error
 
     def cancel(self) -> None:
         """Drops what has not begun, and ends the processes."""

@@ -1,3 +1,4 @@
+import os
 import stat
 import subprocess
 import sys
@@ -320,4 +321,19 @@ def test_an_error_in_a_process_reaches_the_caller(tmp_path):
     frame = pictures.sample("scene", 0, image_of(), features_of(9), tmp_path / "file" / "0.png")
     pictures.draw("scene", [frame])
     with pytest.raises(OutputError, match="0.png: can't be written"):
+        pictures.close()
+
+
+class Dying:
+    """A painter that takes its process with it."""
+
+    def draw(self, scene_id, frames):
+        os._exit(1)
+
+
+def test_a_process_that_dies_is_told_in_one_line(tmp_path):
+    pictures = ScenePictures(Dying(), {"scene": [0]}, max_frames=5, overlay_points=5, seed=0, processes=1)
+    frame = pictures.sample("scene", 0, image_of(), features_of(9), tmp_path / "0.png")
+    pictures.draw("scene", [frame])
+    with pytest.raises(OutputError, match="a process that draws the pictures died: out of memory, or a script"):
         pictures.close()
