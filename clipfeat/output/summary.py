@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
 import torch
 
 from clipfeat import __version__
@@ -47,8 +48,8 @@ class Stopwatch:
 
 def status_counts(status: Any) -> dict[str, int]:
     """Points by the lower-case name of their status, from an array of ``PointStatus``."""
-    counts = Counter(int(s) for s in status.tolist())
-    return {s.name.lower(): counts.get(int(s), 0) for s in PointStatus}
+    counts = np.bincount(status, minlength=len(PointStatus)).tolist()
+    return {s.name.lower(): counts[s] for s in PointStatus}
 
 
 def summarize(
