@@ -59,7 +59,8 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
             check_scenes(cfg, dataset, frames)
     with stopwatch.stage("load model"):
         model = model or build_model(cfg.model, device, cfg.seed, build_cache(cfg.cache))
-    folder.check_model(sorted(set(frames) - set(todo)), model.describe())
+    pending = set(todo)
+    folder.check_model((key for key in frames if key not in pending), model.describe())
     folder.write_head(model.head_name, model.head.state_dict())
     log.info("%d frames to do, %d done already, into %s", len(todo), len(frames) - len(todo), folder.path)
 

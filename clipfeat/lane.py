@@ -5,7 +5,6 @@ each other as the threads of one matrix product do, so that decoding and writing
 a GPU the lanes take turns on it, so that it computes for one while the others read and write.
 """
 
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
@@ -23,6 +22,7 @@ from clipfeat.output import RunFolder
 from clipfeat.output.summary import Stopwatch, visible_share
 from clipfeat.prepare import Failed, FramePreparer, Prepared
 from clipfeat.sampling import sample_img_feat
+from clipfeat.streaming import usable_cores
 from clipfeat.types import FeatureMap, PointFeatures
 from clipfeat.vis import Pictures
 from clipfeat.vis.pictures import SampledFrame
@@ -47,8 +47,7 @@ class Done:
 
 def default_lanes() -> int:
     """As many as this process may use cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_LANES)
+    return min(usable_cores(), MAX_LANES)
 
 
 @dataclass(frozen=True)

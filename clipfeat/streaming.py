@@ -1,13 +1,19 @@
 """Work done ahead: a bounded, ordered prefetch in threads."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: under SLURM or taskset fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prefetch(
@@ -19,16 +25,23 @@ def prefetch(
     ``function`` is raised where its result would have come. When the generator is closed, what has not begun is dropped
     and what has begun is waited for.
     """
-    source = iter(items)
     with ThreadPoolExecutor(workers, thread_name_prefix="clipfeat-prepare") as pool:
-        waiting: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(source, ahead))
-        try:
-            while waiting:
-                result = waiting.popleft().result()
-                waiting.extend(pool.submit(function, item) for item in islice(source, 1))
-                yield result
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        yield from in_order(pool, function, items, ahead)
+
+
+def in_order(
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Generator[Result, None, None]:
+    """As ``prefetch``, in a pool of threads or processes; the pool is shut down at the end."""
+    source = iter(items)
+    waiting: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(source, ahead))
+    try:
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(source, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def shares(items: Sequence[Item], size: int, workers: int) -> Iterator[Sequence[Item]]:

@@ -3,13 +3,11 @@
 import dataclasses
 import logging
 import multiprocessing
-import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from clipfeat.locate import FrameKey, Located, Locator, build_locator, list_fram
 from clipfeat.output.files import read_arrays, write_arrays
 from clipfeat.output.run_folder import claim_folder, different_keys, make_writable, read_config
 from clipfeat.output.summary import status_counts, visible_share
+from clipfeat.streaming import in_order, usable_cores
 from clipfeat.types import Frame, Points
 
 log = logging.getLogger(__name__)
@@ -178,7 +177,7 @@ def write_uv_index(cfg: ExtractConfig) -> dict[str, Any]:
 
 def _results(cfg: ExtractConfig, folder: Path, todo: list[FrameKey]) -> Iterator[tuple[FrameKey, dict[str, int], str]]:
     """Works through the frames in ``num_workers`` processes, a bounded number of them in waiting."""
-    workers = cfg.num_workers or os.cpu_count() or 1
+    workers = cfg.num_workers or usable_cores()
     if workers == 1 or len(todo) < 2 * workers:
         worker = _Worker(build_dataset(cfg.data), build_locator(cfg), folder)
         yield from map(worker, todo)
@@ -186,11 +185,4 @@ def _results(cfg: ExtractConfig, folder: Path, todo: list[FrameKey]) -> Iterator
     # Spawned and not forked: torch and its threads are loaded here already.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (cfg, folder)) as pool:
-        source = iter(todo)
-        waiting = [pool.submit(_work, key) for key in islice(source, 8 * workers)]
-        try:
-            while waiting:
-                yield waiting.pop(0).result()
-                waiting += [pool.submit(_work, key) for key in islice(source, 1)]
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        yield from in_order(pool, _work, todo, ahead=8 * workers)

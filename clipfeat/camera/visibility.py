@@ -4,7 +4,6 @@
 of it.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from clipfeat.camera.kernel import project_points
 from clipfeat.camera.projection import EDGE_PX, valid_depth, world_to_cam
 from clipfeat.camera.zbuffer import ZBuffer
+from clipfeat.streaming import usable_cores
 from clipfeat.types import FloatArray, Frame, PointStatus, Projection
 
 
@@ -107,7 +107,7 @@ def project_views(
     if len(frames) == 1:
         project(0)
     else:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             list(pool.map(project, range(len(frames))))
     return many
 
