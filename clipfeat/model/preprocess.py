@@ -10,6 +10,7 @@ import torch.nn.functional as nnf
 from numpy.typing import NDArray
 from PIL import Image
 
+from clipfeat.model.resize import resize_bicubic
 from clipfeat.types import compose_affine, resize_affine
 
 
@@ -51,11 +52,6 @@ def crop(width: int, height: int, size: int) -> Placement:
 PLACEMENTS: dict[str, Callable[[int, int, int], Placement]] = {"squash": squash, "letterbox": letterbox, "crop": crop}
 
 
-def resize_pillow(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(H, W, 3) to (h, w, 3) for size (w, h), as open_clip's own transform does it."""
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-
-
 def resize_torch(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """The same filter by torch, with vector instructions and coefficients of 16 bits instead of 22."""
     # Torch warns of memory that may not be written to, as decoders give it; nothing is written to it here.
@@ -67,7 +63,7 @@ def resize_torch(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
 
 
 RESIZERS: dict[str, Callable[[NDArray[np.uint8], tuple[int, int]], NDArray[np.uint8]]] = {
-    "pillow": resize_pillow,
+    "pillow": resize_bicubic,
     "torch": resize_torch,
 }
 
