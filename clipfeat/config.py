@@ -328,9 +328,9 @@ class ModelConfig:
         input_size: side of the network's square input in pixels, a multiple of its patch size.
         resize_mode: squash (ignores the aspect ratio), letterbox (pads) or crop (the centre; points outside it are
             out of view).
-        resize: pillow (bit-equal to open_clip's own transform) or torch (the same filter in less than half of the time; of
-            1296×968 pictures one value in 400 is one level off, and the map of a ViT-B/16 with random weights differs
-            by a relative 0.001 to 0.0025).
+        resize: pillow (bit-equal to open_clip's own transform) or torch (the same filter in less than half of the time;
+            of 1296×968 pictures one value in 400 is one level off, and the map of a ViT-B/16 with random weights
+            differs by a relative 0.001 to 0.0025).
         offload: where maps wait to be sampled: cpu, none (where they were made), or auto (cpu if the GPU has under
             8 GB).
         head: see HeadConfig.

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from itertools import chain, groupby
 from pathlib import Path
-from threading import Semaphore
+from queue import SimpleQueue
 from typing import Any
 
 from tqdm import tqdm
@@ -16,6 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from clipfeat.check import check_scenes
 from clipfeat.config import ExtractConfig, VisConfig
 from clipfeat.data import build_dataset
+from clipfeat.direct import PageBuffer
 from clipfeat.errors import DataError, OutputError
 from clipfeat.lane import Lane, default_lanes
 from clipfeat.locate import FrameKey, build_locator, list_frames
@@ -69,8 +70,11 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     pictures = _build_pictures(cfg.vis, cfg.seed, model, todo, lanes)
     prepare = FramePreparer(dataset, locate, model.preprocess, model.network_input, stopwatch)
     writers = ThreadPoolExecutor(lanes, thread_name_prefix="clipfeat-write")
-    slots, threads = Semaphore(2 * lanes), max(1, default_lanes() // lanes)
-    lane = Lane(prepare, model, folder, pictures, about, threads, writers, slots, stopwatch)
+    buffers: SimpleQueue[PageBuffer] = SimpleQueue()
+    for _ in range(2 * lanes):
+        buffers.put(PageBuffer())
+    threads = max(1, default_lanes() // lanes)
+    lane = Lane(prepare, model, folder, pictures, about, threads, writers, buffers, stopwatch)
     batches = shares(todo, cfg.batch_size or model.default_batch, lanes)
     finished = 0
     try:

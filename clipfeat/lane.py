@@ -9,12 +9,14 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clipfeat.direct import PageBuffer
 from clipfeat.errors import FrameError
 from clipfeat.locate import FrameKey
 from clipfeat.model import Model
@@ -62,7 +64,8 @@ class Lane:
         about: what a file says of the run.
         threads: that each lane computes with.
         writers: threads that write the files.
-        slots: how many frames may wait for that.
+        buffers: memory for sampled features. They are 15 MB a frame: no more frames wait to be written than there are
+            buffers.
         stopwatch: of the run; lanes add up, so its stages may exceed the wall clock's time.
     """
 
@@ -73,7 +76,7 @@ class Lane:
     about: dict[str, Any]
     threads: int
     writers: Executor
-    slots: threading.Semaphore
+    buffers: "SimpleQueue[PageBuffer]"
     stopwatch: Stopwatch
     _local: threading.local = field(default_factory=threading.local)
 
@@ -94,15 +97,15 @@ class Lane:
         if not torch.isfinite(feature_map.values).all():
             why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32"
             return self._fail(Failed(frame.key, FrameError(why)))
-        self.slots.acquire()  # the features of a frame are 15 MB: no more of them wait than there are slots
+        buffer = self.buffers.get()
         try:
             with self.stopwatch.stage("sample", frame.seconds):
-                features = self.sample(frame, feature_map)
+                features = self.sample(frame, feature_map, buffer)
             picture = self._picture(frame, features)
             meta = frame_meta(frame, feature_map.image_to_map) | self.about
-            return self.writers.submit(self._write, frame, features, meta, picture)
+            return self.writers.submit(self._write, frame, features, meta, picture, buffer)
         except BaseException:
-            self.slots.release()  # or the other lanes would wait for it for ever
+            self.buffers.put(buffer)  # or the other lanes would wait for it for ever
             raise
 
     def _picture(self, frame: Prepared, features: PointFeatures) -> SampledFrame | None:
@@ -114,7 +117,12 @@ class Lane:
             return self.pictures.sample(scene_id, frame_id, frame.frame.image, features, path)
 
     def _write(
-        self, frame: Prepared, features: PointFeatures, meta: dict[str, Any], picture: SampledFrame | None
+        self,
+        frame: Prepared,
+        features: PointFeatures,
+        meta: dict[str, Any],
+        picture: SampledFrame | None,
+        buffer: PageBuffer,
     ) -> Done:
         """Writes a frame's file, and its line when the file is there."""
         scene_id, frame_id = frame.key
@@ -122,7 +130,7 @@ class Lane:
             with self.stopwatch.stage("write", frame.seconds):
                 size = self.folder.write(scene_id, frame_id, features, meta)
         finally:
-            self.slots.release()
+            self.buffers.put(buffer)
         counts = frame.counts
         self.folder.append_record(
             {
@@ -138,11 +146,14 @@ class Lane:
         )
         return Done(frame.key, counts, picture)
 
-    def sample(self, frame: Prepared, feature_map: FeatureMap) -> PointFeatures:
-        """The features of a frame's visible points."""
+    def sample(self, frame: Prepared, feature_map: FeatureMap, buffer: PageBuffer) -> PointFeatures:
+        """The features of a frame's visible points, where possible in the buffer's memory."""
         located = frame.located
+        own = None
+        if feature_map.values.device.type == "cpu":
+            own = buffer.floats(len(located.uv_idx), len(feature_map.values))
         return PointFeatures(
-            pts_feat=self.model.point_features(sample_img_feat(feature_map, located.uv_idx)),
+            pts_feat=self.model.point_features(sample_img_feat(feature_map, located.uv_idx, own)),
             uv_idx=located.uv_idx,
             conf_2d=located.conf_2d,
             xyz=located.points.xyz.astype(np.float32),

@@ -1,16 +1,9 @@
-import errno
-import os
-import threading
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from clipfeat import atomic
-from clipfeat.atomic import atomic_file, direct_file
-from clipfeat.errors import OutputError
+from clipfeat.atomic import atomic_file
+from clipfeat.direct import direct_file
 
-TMPFS = Path("/dev/shm")  # noqa: S108 - the place is the point
 BOTH = pytest.mark.parametrize("open_file", [atomic_file, direct_file])
 BYTES = np.random.default_rng(0).integers(0, 255, 5_000_123, dtype=np.uint8)
 
@@ -42,72 +35,3 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, open_file):
         stop_half_way()
     assert path.read_bytes() == b"before"
     assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
-
-
-def test_a_smaller_file_after_a_larger_one_has_nothing_of_it(tmp_path):
-    for name, size in (("large", 5_000_123), ("small", 2_000_001), ("tiny", 3)):
-        with direct_file(tmp_path / name) as file:
-            file.write(BYTES[:size].data)
-        assert (tmp_path / name).read_bytes() == BYTES[:size].tobytes()
-
-
-def test_where_direct_writing_is_refused_the_file_is_written_all_the_same(tmp_path, monkeypatch):
-    real, flags = os.open, []
-
-    def without_direct(path, how, *rest):
-        flags.append(how & getattr(os, "O_DIRECT", 0))
-        if flags[-1]:
-            raise OSError(errno.EINVAL, "Invalid argument")
-        return real(path, how, *rest)
-
-    monkeypatch.setattr(atomic.os, "open", without_direct)
-    with direct_file(tmp_path / "x") as file:
-        file.write(BYTES.data)
-    assert (tmp_path / "x").read_bytes() == BYTES.tobytes()
-    assert flags[-1] == 0
-
-
-@pytest.mark.skipif(not TMPFS.is_dir(), reason="needs a tmpfs")
-def test_a_tmpfs_will_do(tmp_path):
-    path = TMPFS / f"clipfeat-test-{os.getpid()}" / "x"
-    try:
-        with direct_file(path) as file:
-            file.write(BYTES.data)
-        assert path.read_bytes() == BYTES.tobytes()
-    finally:
-        path.unlink(missing_ok=True)
-        path.parent.rmdir()
-
-
-def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
-    real = os.write
-    written = []
-
-    def full(descriptor, data):
-        if written:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written.append(real(descriptor, data[: 1 << 20]))
-        return written[-1]
-
-    monkeypatch.setattr(atomic.os, "write", full)
-    message = r"x: can't be written \(No space left on device\); what was finished before"
-    with pytest.raises(OutputError, match=message), direct_file(tmp_path / "x") as file:
-        file.write(BYTES.data)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_threads_have_buffers_of_their_own(tmp_path):
-    def work(number):
-        for _ in range(5):
-            with direct_file(tmp_path / str(number)) as file:
-                file.write(np.full(3_000_000 + number, number, np.uint8).data)
-
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for n in range(4):
-        data = np.fromfile(tmp_path / str(n), np.uint8)
-        assert len(data) == 3_000_000 + n
-        assert (data == n).all()

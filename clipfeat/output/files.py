@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 import torch
 
-from clipfeat.atomic import atomic_file, direct_file
+from clipfeat.atomic import atomic_file
+from clipfeat.direct import direct_file
 from clipfeat.errors import DataError
 from clipfeat.output.npz import write_npz
 from clipfeat.types import PointFeatures

@@ -16,11 +16,14 @@ import numpy as np
 from isal import isal_zlib
 from numpy.lib import format as npy
 
+from clipfeat.direct import BLOCK
+
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")
 _VERSION = 20
 _DATE = 0x21  # 1 January 1980, the first that the format knows
+_ALIGNED_FROM = 2**20  # bytes
 _LIMIT = 2**32 - 1  # beyond it, a file needs Zip64
 
 
@@ -46,10 +49,9 @@ def write_npz(file: Any, arrays: dict[str, np.ndarray], meta: str) -> None:
         if array.dtype.hasobject:
             raise ValueError(f"{key} holds Python objects, expected numbers")
         contiguous = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes 0-d arrays 1-d
-        header = io.BytesIO()
-        npy.write_array_header_1_0(header, npy.header_data_from_array_1_0(contiguous))
-        head, body = header.getvalue(), contiguous.reshape(-1).view(np.uint8).data
-        name, size = f"{key}.npy".encode(), len(head) + contiguous.nbytes
+        name, body = f"{key}.npy".encode(), contiguous.reshape(-1).view(np.uint8).data
+        head = _npy_header(contiguous, offset + _LOCAL.size + len(name))
+        size = len(head) + contiguous.nbytes
         crc = isal_zlib.crc32(body, isal_zlib.crc32(head))
         file.write(_LOCAL.pack(b"PK\x03\x04", _VERSION, 0, 0, 0, _DATE, crc, size, size, len(name), 0) + name + head)
         file.write(body)
@@ -62,3 +64,17 @@ def write_npz(file: Any, arrays: dict[str, np.ndarray], meta: str) -> None:
         offset += _LOCAL.size + len(name) + size
     directory = b"".join(central)
     file.write(directory + _END.pack(b"PK\x05\x06", 0, 0, len(central), len(central), len(directory), offset, 0))
+
+
+def _npy_header(array: np.ndarray, offset: int) -> bytes:
+    """The npy header of an array that begins at ``offset`` of the file; a large array's values begin a block of it.
+
+    The header may be filled up with blanks as one likes (NEP 1), and what begins a block can be written without a copy.
+    """
+    header = io.BytesIO()
+    npy.write_array_header_1_0(header, npy.header_data_from_array_1_0(array))
+    plain = header.getvalue()
+    if array.nbytes < _ALIGNED_FROM:
+        return plain
+    length = len(plain) + -(offset + len(plain)) % BLOCK
+    return plain[:8] + struct.pack("<H", length - 10) + plain[10:-1].ljust(length - 11) + b"\n"

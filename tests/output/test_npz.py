@@ -68,3 +68,15 @@ def test_what_is_too_large_for_plain_zip_goes_through_numpy(monkeypatch):
     monkeypatch.setattr(npz, "_LIMIT", 5000)
     with np.load(written(), allow_pickle=False) as data:
         np.testing.assert_array_equal(data["pts_feat"], ARRAYS["pts_feat"])
+
+
+@pytest.mark.parametrize("before", [{}, {"uv_idx": np.ones((1000, 2), np.float32)}])
+def test_a_large_array_begins_a_block_of_the_file(before):
+    large = np.random.default_rng(0).normal(size=(3000, 96)).astype(np.float32)
+    file = written({**before, "pts_feat": large, "conf_2d": np.ones(3000, np.float32)})
+    assert file.getvalue().find(large.tobytes()) % 4096 == 0
+    with np.load(file, allow_pickle=False) as data:
+        np.testing.assert_array_equal(data["pts_feat"], large)
+        assert data["conf_2d"].shape == (3000,)
+    with zipfile.ZipFile(file) as members:
+        assert members.testzip() is None
