@@ -25,11 +25,13 @@ import numpy as np
 import torch
 import torch.nn.functional as nnf
 from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from PIL import Image
+from sklearn.manifold import TSNE
 
 from clipfeat.camera import VisibilityRule, project_views
-from clipfeat.config import CacheConfig, ExtractConfig, config_dir, register_schemas
+from clipfeat.config import CacheConfig, ExtractConfig, VisConfig, config_dir, register_schemas
 from clipfeat.data import Dataset, build_dataset
 from clipfeat.data.demo import SceneOptions, render_scene
 from clipfeat.data.scannet import ScanNetDataset
@@ -85,8 +87,10 @@ def model_in_lanes(model: ClipModel, inputs: list[np.ndarray], batch: int, lanes
         thread.join()
 
 
-def plain_loop(dataset: Dataset, frames: list[FrameKey], model: ClipModel, count: int | None, out: Path) -> None:
-    """What one writes first: a frame at a time, grid_sample, np.savez."""
+def plain_loop(
+    dataset: Dataset, frames: list[FrameKey], model: ClipModel, count: int | None, out: Path, *, draw: bool = False
+) -> None:
+    """What one writes first: a frame at a time, grid_sample, np.savez, and a t-SNE of all points if it shall draw."""
     size, rng = model.preprocess.size, np.random.default_rng(0)
     mean = torch.tensor(model.preprocess.mean).view(1, 3, 1, 1)
     std = torch.tensor(model.preprocess.std).view(1, 3, 1, 1)
@@ -128,6 +132,13 @@ def plain_loop(dataset: Dataset, frames: list[FrameKey], model: ClipModel, count
             xyz=world[:, :3].astype(np.float32),
             pts_idx=(v * frame.depth_m.shape[1] + u),
         )
+        if draw:
+            embedded = TSNE(n_components=2, random_state=0).fit_transform(features)
+            figure = Figure(figsize=(8, 8))
+            figure.subplots().scatter(
+                embedded[:, 0], embedded[:, 1], s=1, c=frame.image[uv[:, 1].astype(int), uv[:, 0].astype(int)] / 255
+            )
+            figure.savefig(out / f"{scene_id}_{frame_id}.png")
 
 
 def measure(
@@ -232,6 +243,38 @@ def benchmark(cfg: ExtractConfig, limit: int, rounds: int) -> dict[str, Any]:
     }
 
 
+def benchmark_pictures(cfg: ExtractConfig, limit: int, plain_frames: int) -> str:
+    """Features with a t-SNE picture a frame, against a plain loop that embeds all points, and returns what was found.
+
+    One round: a frame of the plain loop takes minutes.
+    """
+    dataset = build_dataset(cfg.data)
+    scratch = Path(tempfile.mkdtemp(prefix="clipfeat-benchmark-", dir="."))
+    vis = VisConfig("tsne")
+    cfg = dataclasses.replace(cfg, vis=vis, resume=False, output_dir=str(scratch / "out"))
+    frames = list_frames(cfg, dataset)
+    if len(frames) > limit:
+        raise SystemExit(f"the configuration asks for {len(frames)} frames; raise --frames or lower frames_per_scene")
+    model = load_model(cfg.model, resolve_device(cfg.device), cfg.seed)
+    threads = torch.get_num_threads()
+    logging.getLogger("clipfeat.extract").setLevel(logging.ERROR)
+    try:
+        begin = time.perf_counter()
+        extract(cfg, model)
+        ours = len(frames) / (time.perf_counter() - begin)
+        torch.set_num_threads(threads)
+        begin = time.perf_counter()
+        plain_loop(dataset, frames[:plain_frames], model, cfg.sampling.num_points, scratch / "plain", draw=True)
+        plain = plain_frames / (time.perf_counter() - begin)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return (
+        f"{len(frames)} frames with a t-SNE picture each: {1 / ours:.2f} s a frame; the plain loop, which embeds all "
+        f"{cfg.sampling.num_points} points of each of {plain_frames} frames: {1 / plain:.1f} s a frame, so "
+        f"{ours / plain:.0f} ×"
+    )
+
+
 def views_in_a_loop(points: np.ndarray, frames: list[Frame], rule: VisibilityRule) -> list[np.ndarray]:
     """The usual way: a view at a time, whole arrays, rounded pixels, the same depth test. (N, 3) row, column, seen."""
     mappings = []
@@ -310,8 +353,6 @@ def markdown(result: dict[str, Any]) -> str:
 
 def chart(result: dict[str, Any], path: Path) -> None:
     """Bars of the rates."""
-    from matplotlib.figure import Figure
-
     names, rates = zip(*sorted(result["frames_per_second"].items(), key=lambda item: item[1]), strict=True)
     figure = Figure(figsize=(7.5, 0.55 * len(names) + 1.3), layout="constrained")
     axes = figure.subplots()
@@ -331,6 +372,9 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=40, help="frames at most (default 40)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds after the one that warms up (default 3)")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark"), help="folder for the results")
+    parser.add_argument(
+        "--pictures", type=int, metavar="N", help="only t-SNE pictures, against N frames of a plain loop (minutes each)"
+    )
     parser.add_argument("--views", action="store_true", help="only project a mesh into 100 views, against a plain loop")
     parser.add_argument("overrides", nargs="*", help="as for clipfeat-extract")
     arguments = parser.parse_args()
@@ -338,6 +382,9 @@ def main() -> None:
     logging.getLogger("clipfeat").setLevel(logging.INFO)
     if arguments.views:
         print(benchmark_views(arguments.rounds))
+        return
+    if arguments.pictures:
+        print(benchmark_pictures(compose_config(arguments.overrides), arguments.frames, arguments.pictures))
         return
     result = benchmark(compose_config(arguments.overrides), arguments.frames, arguments.rounds)
     arguments.out.mkdir(parents=True, exist_ok=True)
