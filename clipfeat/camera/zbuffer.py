@@ -1,5 +1,7 @@
 """Occlusion among points, for frames without depth: each point is splatted as large as the gap to its neighbours."""
 
+import weakref
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import minimum_filter
@@ -27,7 +29,7 @@ class ZBuffer:
     """
 
     def __init__(self, points: NDArray[np.float64]):
-        self.spacing = _spacing(points)
+        self.spacing = _known_spacing(points)
 
     def hidden(
         self, projection: Projection, camera: Camera, tolerance: float, tolerance_rel: float
@@ -74,6 +76,18 @@ def splat(
         np.minimum.at(own, (cell_v[rows], cell_u[rows]), z[rows])
         np.minimum(nearest, minimum_filter(own, 2 * int(size) + 1, mode="constant", cval=np.inf), out=nearest)
     return nearest
+
+
+_known: dict[int, tuple["weakref.ref[NDArray[np.float64]]", float]] = {}
+
+
+def _known_spacing(points: NDArray[np.float64]) -> float:
+    """The spacing of an array that may have been asked for before: a scene's points come with every frame of it."""
+    reference, spacing = _known.get(id(points), (None, 0.0))
+    if reference is None or reference() is not points:
+        key, spacing = id(points), _spacing(points)
+        _known[key] = weakref.ref(points, lambda _: _known.pop(key, None)), spacing
+    return spacing
 
 
 def _spacing(points: NDArray[np.float64]) -> float:

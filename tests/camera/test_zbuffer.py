@@ -1,6 +1,7 @@
 import numpy as np
 from numpy.testing import assert_array_equal
 
+from clipfeat.camera import zbuffer
 from clipfeat.camera.zbuffer import CELL_PX, ZBuffer, splat
 from clipfeat.types import Camera, PointStatus, Projection
 
@@ -45,3 +46,15 @@ def test_spacing_is_that_of_the_points_and_doubled_vertices_do_not_count():
     assert abs(ZBuffer(points).spacing - 0.05) < 1e-9
     assert abs(ZBuffer(np.concatenate([points, points])).spacing - 0.0) < 0.051
     assert ZBuffer(points[:1]).spacing == 0
+
+
+def test_the_spacing_of_a_scene_s_points_is_found_once_and_never_taken_for_that_of_others(monkeypatch):
+    asked, real = [], zbuffer._spacing
+    monkeypatch.setattr(zbuffer, "_spacing", lambda points: asked.append(len(points)) or real(points))
+    for spacing in (0.05, 0.2, 0.1):  # the same memory may be given out again
+        points = grid(2.0, spacing)
+        assert abs(ZBuffer(points).spacing - spacing) < 1e-9
+        assert abs(ZBuffer(points).spacing - spacing) < 1e-9
+        del points
+    assert len(asked) == 3
+    assert not zbuffer._known
