@@ -67,6 +67,21 @@ def _checked(uv: torch.Tensor) -> torch.Tensor:
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
+def four_cells(
+    x: float, y: float, width: int, height: int
+) -> tuple[tuple[int, ...], tuple[np.float32, ...]]:  # pragma: no cover - compiled
+    """``bilinear_taps`` for one finite cell position, for compiled loops: flat cells and their float32 weights."""
+    x, y = min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)
+    left, top = min(int(x), max(width - 2, 0)), min(int(y), max(height - 2, 0))
+    fu, fv = np.float32(x - left), np.float32(y - top)
+    gu, gv = np.float32(1) - fu, np.float32(1) - fv
+    # A map that is one cell wide or high has no neighbour to the right or below.
+    step_u, step_v = min(width - 1, 1), (width if height > 1 else 0)
+    a = top * width + left
+    return (a, a + step_u, a + step_v, a + step_u + step_v), (gu * gv, fu * gv, gu * fv, fu * fv)  # type: ignore[return-value]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _sample(
     rows: NDArray[np.float32],
     width: int,
@@ -77,20 +92,12 @@ def _sample(
 ) -> bool:  # pragma: no cover - compiled
     """``bilinear_taps`` and the weighted sum of a map's rows (h·w, C), a point at a time; False if uv is not finite."""
     m = image_to_map
-    # A map that is one cell wide or high has no neighbour to the right or below.
-    step_u, step_v = min(width - 1, 1), (width if height > 1 else 0)
     for i in range(len(uv)):
         x = m[0, 0] * uv[i, 0] + m[0, 1] * uv[i, 1] + m[0, 2]
         y = m[1, 0] * uv[i, 0] + m[1, 1] * uv[i, 1] + m[1, 2]
         if not (math.isfinite(x) and math.isfinite(y)):
             return False
-        x, y = min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)
-        left, top = min(int(x), max(width - 2, 0)), min(int(y), max(height - 2, 0))
-        fu, fv = np.float32(x - left), np.float32(y - top)
-        gu, gv = np.float32(1) - fu, np.float32(1) - fv
-        a = top * width + left
-        b, c, d = a + step_u, a + step_v, a + step_u + step_v
-        wa, wb, wc, wd = gu * gv, fu * gv, gu * fv, fu * fv
+        (a, b, c, d), (wa, wb, wc, wd) = four_cells(x, y, width, height)
         for j in range(rows.shape[1]):
             out[i, j] = wa * rows[a, j] + wb * rows[b, j] + wc * rows[c, j] + wd * rows[d, j]
     return True

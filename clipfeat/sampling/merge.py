@@ -1,0 +1,174 @@
+"""Many views of the same points, merged: running means that need no more memory than their result."""
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfeat.sampling.bilinear import four_cells
+from clipfeat.types import FeatureMap
+
+
+class ViewMerger:
+    """The weighted mean of what several views say of each of N points.
+
+    ``mean = Σ w·f / Σ w``, kept as a running mean: ``mean += (f - mean)·w / Σ w`` (West, 1979), which keeps float32
+    accurate however many views there are. Views may come in any order.
+
+    Args:
+        count: N.
+        channels: C.
+
+    Attributes:
+        mean: (N, C) float32, 0 where no view has been added.
+        weight: (N,) float64 sum of the weights.
+        views: (N,) int32 how many views were added.
+    """
+
+    def __init__(self, count: int, channels: int):
+        self.mean = np.zeros((count, channels), np.float32)
+        self.weight = np.zeros(count)
+        self.views = np.zeros(count, np.int32)
+
+    def add_map(
+        self,
+        feature_map: FeatureMap,
+        rows: NDArray[np.int64],
+        uv: NDArray[np.floating],
+        weight: NDArray[np.floating],
+    ) -> None:
+        """Adds a view as its map, sampled bilinearly where the points fall.
+
+        Args:
+            feature_map: values (C, h, w) on the CPU.
+            rows: (M,) which of the N points, each at most once.
+            uv: (M, 2) their pixels in the original colour picture, finite.
+            weight: (M,) of each, at least 0; points of weight 0 are left out.
+
+        Raises:
+            ValueError: If a shape does not fit, uv or a weight is not finite, or a row is not one of the N.
+        """
+        values = feature_map.values
+        channels, height, width = values.shape
+        self._check(rows, weight, channels)
+        if uv.shape != (len(rows), 2):
+            raise ValueError(f"uv must be ({len(rows)}, 2), got {uv.shape}")
+        cells = values.detach().permute(1, 2, 0).reshape(height * width, channels).float().contiguous().numpy()
+        affine = np.ascontiguousarray(feature_map.image_to_map, np.float64)
+        position = np.asarray(uv, np.float64) @ affine[:, :2].T + affine[:, 2]
+        if not np.isfinite(position).all():
+            raise ValueError("uv holds NaN or inf: points behind the camera have no pixel, leave them out")
+        own = np.ascontiguousarray(weight, np.float64)
+        _add_map(cells, width, height, rows, position, own, self.mean, self.weight, self.views)
+
+    def add_points(self, features: NDArray[np.floating], rows: NDArray[np.int64], weight: NDArray[np.floating]) -> None:
+        """Adds features that are known at the points.
+
+        Args:
+            features: (M, C).
+            rows: (M,) which of the N points; one may come several times.
+            weight: (M,) of each, at least 0; points of weight 0 are left out.
+
+        Raises:
+            ValueError: If a shape does not fit, a weight is not finite, or a row is not one of the N.
+        """
+        self._check(rows, weight, features.shape[1])
+        own = np.ascontiguousarray(weight, np.float64)
+        _add_points(np.ascontiguousarray(features, np.float32), rows, own, self.mean, self.weight, self.views)
+
+    def _check(self, rows: NDArray[np.int64], weight: NDArray[np.floating], channels: int) -> None:
+        count, own = self.mean.shape
+        if channels != own:
+            raise ValueError(f"features must have {own} channels, got {channels}")
+        if rows.ndim != 1 or weight.shape != rows.shape:
+            raise ValueError(f"rows and weight must be (M,), got {rows.shape} and {weight.shape}")
+        if len(rows) and not (rows.min() >= 0 and rows.max() < count):
+            raise ValueError(f"rows must lie in 0 to {count - 1}, got {rows.min()} to {rows.max()}")
+        if len(weight) and not (np.isfinite(weight).all() and weight.min() >= 0):
+            raise ValueError("weights must be finite and at least 0")
+
+
+class BestViews:
+    """Which views show each of N points best: the K with the greatest weights, without keeping any features.
+
+    Of equal weights the earlier view wins. Views are added in a first pass; ``chosen`` tells in a second one which
+    points a view is for.
+
+    Args:
+        count: N.
+        best: K.
+    """
+
+    def __init__(self, count: int, best: int):
+        self._weight = np.zeros((count, best), np.float32)
+        self._view = np.full((count, best), -1, np.int32)
+
+    def add(self, view: int, rows: NDArray[np.int64], weight: NDArray[np.floating]) -> None:
+        """Tells of a view; ``rows`` (M,) of the points and their weights (M,)."""
+        _keep_best(view, rows, np.ascontiguousarray(weight, np.float32), self._weight, self._view)
+
+    def chosen(self, view: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(M,) whether the view is among the best of each point."""
+        result: NDArray[np.bool_] = (self._view[rows] == view).any(1)
+        return result
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _add_map(
+    cells: NDArray[np.float32],
+    width: int,
+    height: int,
+    rows: NDArray[np.int64],
+    position: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    mean: NDArray[np.float32],
+    total: NDArray[np.float64],
+    views: NDArray[np.int32],
+) -> None:  # pragma: no cover - compiled
+    """Straight into the mean: the samples are never written down."""
+    for i in range(len(rows)):
+        if not weight[i] > 0:
+            continue
+        (a, b, c, d), (wa, wb, wc, wd) = four_cells(position[i, 0], position[i, 1], width, height)
+        n = rows[i]
+        total[n] += weight[i]
+        views[n] += 1
+        share = np.float32(weight[i] / total[n])
+        for j in range(cells.shape[1]):
+            sample = wa * cells[a, j] + wb * cells[b, j] + wc * cells[c, j] + wd * cells[d, j]
+            mean[n, j] += share * (sample - mean[n, j])
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _add_points(
+    features: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    mean: NDArray[np.float32],
+    total: NDArray[np.float64],
+    views: NDArray[np.int32],
+) -> None:  # pragma: no cover - compiled
+    for i in range(len(rows)):
+        if not weight[i] > 0:
+            continue
+        n = rows[i]
+        total[n] += weight[i]
+        views[n] += 1
+        share = np.float32(weight[i] / total[n])
+        for j in range(features.shape[1]):
+            mean[n, j] += share * (features[i, j] - mean[n, j])
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _keep_best(
+    view: int, rows: NDArray[np.int64], weight: NDArray[np.float32], best: NDArray[np.float32], who: NDArray[np.int32]
+) -> None:  # pragma: no cover - compiled
+    """Inserts into each point's list, which is kept in descending order."""
+    for i in range(len(rows)):
+        n, w = rows[i], weight[i]
+        k = best.shape[1] - 1
+        if not w > best[n, k]:
+            continue
+        while k > 0 and w > best[n, k - 1]:
+            best[n, k], who[n, k] = best[n, k - 1], who[n, k - 1]
+            k -= 1
+        best[n, k], who[n, k] = w, view
