@@ -78,7 +78,7 @@ def four_cells(
     # A map that is one cell wide or high has no neighbour to the right or below.
     step_u, step_v = min(width - 1, 1), (width if height > 1 else 0)
     a = top * width + left
-    return (a, a + step_u, a + step_v, a + step_u + step_v), (gu * gv, fu * gv, gu * fv, fu * fv)  # type: ignore[return-value]
+    return (a, a + step_u, a + step_v, a + step_u + step_v), (gu * gv, fu * gv, gu * fv, fu * fv)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
