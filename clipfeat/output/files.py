@@ -81,6 +81,8 @@ def write_features(path: Path, name: str, features: PointFeatures, meta: dict[st
         OutputError: If it can't be written.
     """
     arrays = {key: getattr(features, key) for key in _ARRAYS} | features.attributes
+    if features.clip_global is not None:
+        arrays["clip_global"] = features.clip_global
     if dtype == "float16" and arrays["pts_feat"].dtype == np.float32:
         # The same rounding as NumPy's, in a tenth of its time.
         arrays["pts_feat"] = torch.from_numpy(arrays["pts_feat"]).half().numpy()
@@ -114,7 +116,8 @@ def read_features(path: Path) -> tuple[PointFeatures, dict[str, Any]]:
             f"{path}: not a whole feature file (no {', '.join(missing)}); delete it and run the command again"
         )
     own = {key: arrays.pop(key) for key in _ARRAYS}
-    return PointFeatures(**own, attributes=arrays), meta
+    clip_global = arrays.pop("clip_global", None)
+    return PointFeatures(**own, attributes=arrays, clip_global=clip_global), meta
 
 
 def read_meta(path: Path) -> dict[str, Any]:
