@@ -266,3 +266,15 @@ class PointFeatures:
     pts_idx: NDArray[np.int64]
     attributes: dict[str, NDArray[Any]] = field(default_factory=dict)
     clip_global: NDArray[np.float32] | None = None
+
+    def take(self, rows: NDArray[np.integer]) -> "PointFeatures":
+        """Some of the points."""
+        return PointFeatures(
+            self.pts_feat[rows],
+            self.uv_idx[rows],
+            self.conf_2d[rows],
+            self.xyz[rows],
+            self.pts_idx[rows],
+            {name: values[rows] for name, values in self.attributes.items()},
+            self.clip_global,
+        )
