@@ -13,6 +13,10 @@ class DataError(ClipfeatError):
     """A data set, a scene or a scenes file that cannot be read at all."""
 
 
+class SchemaError(DataError):
+    """A feature file that another version of clipfeat wrote, in a way that this one does not know."""
+
+
 class FrameError(ClipfeatError):
     """One frame that cannot be used. ``on_bad_frame`` says whether it is skipped or stops the run."""
 

@@ -159,6 +159,7 @@ class Lane:
             xyz=located.points.xyz.astype(np.float32),
             pts_idx=located.points.idx,
             attributes=located.points.attributes,
+            clip_global=None if feature_map.clip_global is None else feature_map.clip_global.cpu().numpy(),
         )
 
     def _fail(self, failed: Failed) -> Failed:

@@ -214,10 +214,13 @@ class FeatureMap:
         values: (C, h, w) tensor.
         image_to_map: (2, 3) float64 affine map from pixels of the original colour picture to cells. Cell centres lie
             on integers, as pixel centres do. It carries squash, letterbox, crop and the network's input size.
+        clip_global: (D,) float32 tensor, what CLIP pools of the whole picture before its projection; or None where it
+            is not known.
     """
 
     values: "torch.Tensor"
     image_to_map: NDArray[np.float64]
+    clip_global: "torch.Tensor | None" = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,6 +256,7 @@ class PointFeatures:
         xyz: (N, 3) float32 world metres.
         pts_idx: (N,) int64 row of the point in its source, see ``Points.idx``.
         attributes: (N, ...) arrays carried along from the source by name, such as rgb, label and instance.
+        clip_global: (D,) float32 of the whole picture, see ``FeatureMap``; or None.
     """
 
     pts_feat: FloatArray
@@ -261,3 +265,16 @@ class PointFeatures:
     xyz: NDArray[np.float32]
     pts_idx: NDArray[np.int64]
     attributes: dict[str, NDArray[Any]] = field(default_factory=dict)
+    clip_global: NDArray[np.float32] | None = None
+
+    def take(self, rows: NDArray[np.integer]) -> "PointFeatures":
+        """Some of the points."""
+        return PointFeatures(
+            self.pts_feat[rows],
+            self.uv_idx[rows],
+            self.conf_2d[rows],
+            self.xyz[rows],
+            self.pts_idx[rows],
+            {name: values[rows] for name, values in self.attributes.items()},
+            self.clip_global,
+        )

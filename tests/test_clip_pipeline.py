@@ -44,6 +44,7 @@ def test_every_frame_has_a_readable_file_of_the_right_shape(run, output, head, c
         assert np.isfinite(features.pts_feat).all()
         assert features.pts_feat.std(0).max() > 0
         assert features.uv_idx.shape == (200, 2)
+        assert features.clip_global.shape == (64,)
         assert features.conf_2d.shape == (200,)
         assert features.conf_2d.min() > 0.99
         assert meta["model"]["weights"] == "random"

@@ -122,7 +122,7 @@ class ClipModel:
             image_sizes: (width, height) of each original picture.
 
         Returns:
-            A float32 map (C, h, w) for each.
+            A float32 map (C, h, w) for each, with its ``clip_global``.
 
         Raises:
             ConfigError: If the GPU's memory does not suffice for one picture.
@@ -147,14 +147,15 @@ class ClipModel:
         if self.device.type == "cuda":
             batch = batch.pin_memory()
         batch = batch.to(self.device, non_blocking=True)
-        tokens = self.encoder.tokens(self.preprocess.normalize(batch).to(self.dtype))
+        tokens, whole = self.encoder.encode(self.preprocess.normalize(batch).to(self.dtype))
+        whole = whole.float()
         # The head runs in float32: it is cheap, and fp16 products of random or trained weights lose digits for nothing.
         maps = self.head.to_map(tokens.float()).contiguous(memory_format=torch.channels_last)
-        maps = maps.cpu() if self.offload else maps
+        maps, whole = (maps.cpu(), whole.cpu()) if self.offload else (maps, whole)
         size = (maps.shape[2], maps.shape[3])
         return [
-            FeatureMap(values, self.preprocess.image_to_map(width, height, size))
-            for values, (width, height) in zip(maps, image_sizes, strict=True)
+            FeatureMap(values, self.preprocess.image_to_map(width, height, size), clip_global)
+            for values, clip_global, (width, height) in zip(maps, whole, image_sizes, strict=True)
         ]
 
     @torch.inference_mode()

@@ -46,8 +46,8 @@ from clipfeat.types import FeatureMap, Frame
 
 log = logging.getLogger(__name__)
 
-MAP_VERSION = 1
-"""Goes up when the same weights and pixels give another map: maps of before are then made again."""
+MAP_VERSION = 2
+"""Goes up when the same weights and pixels give another map, or more is kept of it: all are then made again."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,7 +145,7 @@ class CachedModel:
         made = iter(self._make([(i, size) for i, size in zip(inputs, image_sizes, strict=True) if i.stored is None]))
         maps = [entry.stored if entry.stored is not None else next(made) for entry in inputs]
         target = torch.device("cpu") if resolve_offload(self._cfg.offload, self.device) else self.device
-        return [FeatureMap(m.values.to(target, non_blocking=True), m.image_to_map) for m in maps]
+        return [dataclasses.replace(m, values=m.values.to(target, non_blocking=True)) for m in maps]
 
     @torch.inference_mode()
     def point_features(self, sampled: torch.Tensor) -> NDArray[np.float32]:
@@ -177,7 +177,7 @@ class CachedModel:
         maps, entries = [], []
         for (source, _), fresh in zip(missing, fresh_maps, strict=True):
             half = as_float16(fresh.values)
-            maps.append(fresh if half is None else FeatureMap(half, fresh.image_to_map))
+            maps.append(fresh if half is None else dataclasses.replace(fresh, values=half))
             if half is not None:
                 entries.append(CacheEntry(source.scene_id, source.frame_id, source.picture, maps[-1]))
         if entries:

@@ -73,13 +73,31 @@ class Encoder:
 
     def tokens(self, inputs: torch.Tensor) -> torch.Tensor:
         """The last block's patch tokens after ``ln_post``, without ``proj``: (B, 3, S, S) to (B, width, grid, grid)."""
+        return self.encode(inputs)[0]
+
+    def encode(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """One forward pass: the patch tokens, and what stands for the whole picture.
+
+        Args:
+            inputs: (B, 3, S, S).
+
+        Returns:
+            ``tokens`` (B, width, grid, grid), and (B, width) what open_clip pools of them before ``proj``: the class
+            token after ``ln_post``, or the mean of the patch tokens in towers that pool by the mean.
+        """
         visual: Any = self.visual
         out = visual.forward_intermediates(
-            inputs, indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NLC"
+            inputs,
+            indices=1,
+            normalize_intermediates=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+            output_extra_tokens=True,
         )
         tokens = out["image_intermediates"][0]
+        whole = tokens.mean(1) if visual.pool_type == "avg" else out["image_intermediates_prefix"][0][:, 0]
         # (B, L, D) is channels-last already, which is how the sampler wants to read it.
-        return tokens.reshape(len(tokens), self.grid, self.grid, self.width).permute(0, 3, 1, 2)
+        return tokens.reshape(len(tokens), self.grid, self.grid, self.width).permute(0, 3, 1, 2), whole
 
 
 def load_encoder(

@@ -3,5 +3,15 @@
 from clipfeat.output.cache import CACHES, MapCache, build_cache
 from clipfeat.output.files import FORMATS, read_features, write_features
 from clipfeat.output.run_folder import RunFolder
+from clipfeat.output.store import FeatureStore
 
-__all__ = ["CACHES", "FORMATS", "MapCache", "RunFolder", "build_cache", "read_features", "write_features"]
+__all__ = [
+    "CACHES",
+    "FORMATS",
+    "FeatureStore",
+    "MapCache",
+    "RunFolder",
+    "build_cache",
+    "read_features",
+    "write_features",
+]

@@ -1,9 +1,9 @@
 """Feature maps kept from one run to the next, in one LMDB file.
 
 A key is ``<fingerprint>/<scene>/<frame>``: the fingerprint stands for everything that shapes a map (``model/cached.py``
-makes it). A value is a safetensors file of four tensors: ``values`` (h, w, C) float16, ``image_to_map`` (2, 3) float64,
-``picture`` and ``checksum`` uint8. A map is given back only for the picture that it was made of. Beside the maps, under
-``card/<key>``, lies what is known of a model without loading it, as JSON.
+makes it). A value is a safetensors file: ``values`` (h, w, C) float16, ``image_to_map`` (2, 3) float64, ``clip_global``
+(D,) float32 where it is known, ``picture`` and ``checksum`` uint8. A map is given back only for the picture that it was
+made of. Beside the maps, under ``card/<key>``, lies what is known of a model without loading it, as JSON.
 
 Any number of processes read and write at once: LMDB lets readers through always, and writers wait for each other. Only
 what was committed is ever seen, so a process that is killed leaves a whole cache behind.
@@ -276,6 +276,8 @@ def _encode(entry: CacheEntry) -> bytes:
         "image_to_map": torch.tensor(entry.feature_map.image_to_map, dtype=torch.float64),
         "picture": torch.frombuffer(bytearray.fromhex(entry.picture), dtype=torch.uint8),
     }
+    if entry.feature_map.clip_global is not None:
+        tensors["clip_global"] = entry.feature_map.clip_global.float().contiguous().cpu()
     return save({**tensors, "checksum": _checksum(tensors)})
 
 
@@ -287,13 +289,13 @@ def _decode(data: bytes, picture: str) -> FeatureMap | None:
         raise ValueError("its checksum does not fit")
     if tensors["picture"].numpy().tobytes().hex() != picture:
         return None
-    return FeatureMap(tensors["values"].permute(2, 0, 1), tensors["image_to_map"].numpy())
+    clip_global = tensors.get("clip_global")
+    return FeatureMap(tensors["values"].permute(2, 0, 1), tensors["image_to_map"].numpy(), clip_global)
 
 
 def _checksum(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     value = 0
-    for name in ("values", "image_to_map", "picture"):
-        tensor = tensors[name]
+    for name, tensor in sorted(tensors.items()):
         value = crc32(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), value)
         value = crc32(tensor.numpy().data, value)
     return torch.from_numpy(np.frombuffer(value.to_bytes(4, "little"), np.uint8).copy())

@@ -6,15 +6,15 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import h5py
 import numpy as np
 import torch
 
 from clipfeat.atomic import atomic_file
 from clipfeat.direct import direct_file
-from clipfeat.errors import DataError
+from clipfeat.errors import DataError, SchemaError
+from clipfeat.output.h5 import read_h5, write_h5
 from clipfeat.output.npz import write_npz
 from clipfeat.types import PointFeatures
 
@@ -26,20 +26,6 @@ def read_npz(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], str]:
     """Reads the arrays, if they are asked for, and the meta."""
     with np.load(path, allow_pickle=False) as data:
         return {key: data[key] for key in data.files if arrays and key != "meta"}, str(data["meta"])
-
-
-def write_h5(file: BinaryIO, arrays: dict[str, np.ndarray], meta: str) -> None:
-    """One dataset an array, contiguous, and the meta as an attribute of the root."""
-    with h5py.File(file, "w") as h5:
-        for key, array in arrays.items():
-            h5.create_dataset(key, data=array)
-        h5.attrs["meta"] = meta
-
-
-def read_h5(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], str]:
-    """Reads the arrays, if they are asked for, and the meta."""
-    with h5py.File(path, "r") as h5:
-        return {key: h5[key][()] for key in h5 if arrays}, str(h5.attrs["meta"])
 
 
 @dataclass(frozen=True)
@@ -82,6 +68,8 @@ def write_features(path: Path, name: str, features: PointFeatures, meta: dict[st
         OutputError: If it can't be written.
     """
     arrays = {key: getattr(features, key) for key in _ARRAYS} | features.attributes
+    if features.clip_global is not None:
+        arrays["clip_global"] = features.clip_global
     if dtype == "float16" and arrays["pts_feat"].dtype == np.float32:
         # The same rounding as NumPy's, in a tenth of its time.
         arrays["pts_feat"] = torch.from_numpy(arrays["pts_feat"]).half().numpy()
@@ -109,13 +97,24 @@ def read_features(path: Path) -> tuple[PointFeatures, dict[str, Any]]:
         DataError: If it is missing, damaged or of a newer schema.
     """
     arrays, meta = read_arrays(path)
+    return point_features(path, arrays), meta
+
+
+def point_features(path: Path, arrays: dict[str, np.ndarray]) -> PointFeatures:
+    """The arrays of one frame as what they are; ``path`` is their file's.
+
+    Raises:
+        DataError: If some are missing.
+    """
     missing = [key for key in _ARRAYS if key not in arrays]
     if missing:
         raise DataError(
             f"{path}: not a whole feature file (no {', '.join(missing)}); delete it and run the command again"
         )
-    own = {key: arrays.pop(key) for key in _ARRAYS}
-    return PointFeatures(**own, attributes=arrays), meta
+    attributes = {key: array for key, array in arrays.items() if key not in (*_ARRAYS, "clip_global")}
+    return PointFeatures(
+        **{key: arrays[key] for key in _ARRAYS}, attributes=attributes, clip_global=arrays.get("clip_global")
+    )
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -136,9 +135,22 @@ def read_arrays(path: Path, *, only_meta: bool = False) -> tuple[dict[str, np.nd
     readers = {fmt.suffix: fmt.read for fmt in FORMATS.values()}
     if path.suffix not in readers:
         raise DataError(f"{path}: not a feature file, expected one of {', '.join(readers)}")
+    return read_checked(path, lambda: readers[path.suffix](path, arrays=not only_meta))
+
+
+def read_checked(
+    path: Path, read: Callable[[], tuple[dict[str, np.ndarray], str]]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and meta of what ``read`` finds in the file at ``path``.
+
+    Raises:
+        DataError: If it is missing, damaged or of a newer schema.
+    """
     try:
-        found, text = readers[path.suffix](path, arrays=not only_meta)
+        found, text = read()
         meta = json.loads(text)
+        if not isinstance(meta, dict):
+            raise ValueError("its meta is no dictionary")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, io.UnsupportedOperation) as error:
@@ -146,7 +158,7 @@ def read_arrays(path: Path, *, only_meta: bool = False) -> tuple[dict[str, np.nd
             f"{path}: not a whole feature file ({error}); delete it and run the same command again"
         ) from error
     if meta.get("schema_version") != SCHEMA_VERSION:
-        raise DataError(
+        raise SchemaError(
             f"{path}: written with schema {meta.get('schema_version')}, this clipfeat reads {SCHEMA_VERSION}; update it"
         )
     return found, meta

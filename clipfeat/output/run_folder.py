@@ -13,7 +13,8 @@ from safetensors.torch import save
 
 from clipfeat.atomic import TEMPORARY, atomic_file
 from clipfeat.errors import DataError, OutputError
-from clipfeat.output.files import FORMATS, read_meta, write_features
+from clipfeat.output.files import write_features
+from clipfeat.output.frame_files import FrameFiles
 from clipfeat.types import PointFeatures
 
 # Keys that may change from one run to the next into the same folder: they say how and how much, not what is in a file.
@@ -29,6 +30,10 @@ class RunFolder:
 
     A frame is done when its file has its name: files take their names whole, so no list can disagree with the disk.
 
+    Attributes:
+        path: the folder.
+        files: the feature files in it.
+
     Args:
         path: the folder; made if missing.
         format_name: npz or h5.
@@ -42,12 +47,13 @@ class RunFolder:
         self.path = path
         self.format_name = format_name
         self.dtype = dtype
+        self.files = FrameFiles(path, format_name)
         self._appending = threading.Lock()
         make_writable(path, "output_dir")
 
     def feature_path(self, scene_id: str, frame_id: int) -> Path:
         """Where a frame's features go."""
-        return self.path / scene_id / f"frame_{frame_id}{FORMATS[self.format_name].suffix}"
+        return self.files.frame_path(scene_id, frame_id)
 
     def picture_path(self, scene_id: str, frame_id: int) -> Path:
         """Where a frame's picture goes."""
@@ -58,17 +64,17 @@ class RunFolder:
 
         The pictures of a scene share their colours and their embedding, so with pictures a scene is done as a whole:
         if one of its frames is missing, or all of its pictures are, all of its frames are to do.
+
+        Raises:
+            DataError: If a scene's folder can't be listed, or holds files of another format.
         """
-        todo = {key for key in frames if not self.is_done(*key)}
+        done = {scene_id: set(self.files.scan(scene_id)) for scene_id in {scene_id for scene_id, _ in frames}}
+        todo = {(scene_id, frame_id) for scene_id, frame_id in frames if frame_id not in done[scene_id]}
         if with_pictures:
             scenes = {scene_id for scene_id, _ in todo}
             pictured = {scene_id for scene_id, frame_id in frames if self.picture_path(scene_id, frame_id).is_file()}
             todo |= {key for key in frames if key[0] in scenes or key[0] not in pictured}
         return [key for key in frames if key in todo]
-
-    def is_done(self, scene_id: str, frame_id: int) -> bool:
-        """Whether the frame's features are there, whole."""
-        return self.feature_path(scene_id, frame_id).is_file()
 
     def write(self, scene_id: str, frame_id: int, features: PointFeatures, meta: dict[str, Any]) -> int:
         """Writes a frame's features and returns their bytes.
@@ -108,7 +114,7 @@ class RunFolder:
         """
         for scene_id, frame_id in done:
             try:
-                before = read_meta(self.feature_path(scene_id, frame_id))["model"]
+                before = self.files.read(scene_id, frame_id, only_meta=True)[1]["model"]
             except DataError:
                 continue
             differing = different_keys(before, model)

@@ -66,6 +66,8 @@ def test_a_map_found_again_is_the_one_that_was_made(config, cache_path, demo_fra
         assert torch.equal(one.values, expected.values.half())
         assert torch.equal(one.values, two.values)
         np.testing.assert_array_equal(two.image_to_map, expected.image_to_map)
+        assert torch.equal(two.clip_global, expected.clip_global)
+        assert two.clip_global.dtype == torch.float32
     rows = torch.randn(7, len(found[0].values))
     np.testing.assert_array_equal(second.point_features(rows), plain.point_features(rows))
     assert second.describe() == first.describe() == plain.describe() | {"map_dtype": "float16"}

@@ -30,6 +30,19 @@ def test_vit_b16_tokens_are_open_clip_s_output_tokens(vit_b16):
     assert expected.std() > 0.1
 
 
+def test_what_stands_for_the_whole_picture_is_what_open_clip_projects(vit_b16, tiny_arch):
+    tiny = load_encoder(tiny_arch, None)
+    for encoder in (vit_b16, tiny):
+        tokens, whole = encoder.encode(inputs())
+        assert whole.shape == (2, encoder.width)
+        assert torch.equal(tokens, encoder.tokens(inputs()))
+        with torch.no_grad():
+            assert (whole @ encoder.visual.proj - encoder.visual(inputs())).abs().max() < 1e-5
+    tiny.visual.pool_type = "avg"  # as CLIPA's towers do it
+    with torch.no_grad():
+        assert (tiny.encode(inputs())[1] @ tiny.visual.proj - tiny.visual(inputs())).abs().max() < 1e-5
+
+
 def test_tokens_lie_where_their_patch_lies(tiny_arch):
     """Row y and column x of the map is the y-th row and x-th column of patches."""
     visual = load_encoder(tiny_arch, None)

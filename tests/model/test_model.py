@@ -30,6 +30,8 @@ def test_a_batch_gives_what_single_pictures_give(model):
         alone = model.feature_maps([picture], SIZES[:1])[0]
         torch.testing.assert_close(found.values, alone.values, atol=1e-5, rtol=1e-5)
         np.testing.assert_array_equal(found.image_to_map, alone.image_to_map)
+        assert found.clip_global.shape == (64,)
+        torch.testing.assert_close(found.clip_global, alone.clip_global, atol=1e-5, rtol=1e-5)
     assert model.feature_maps([], []) == []
 
 

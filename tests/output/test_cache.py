@@ -27,12 +27,15 @@ OTHER = "f" * 32
 def entry(frame_id=0, scene_id="scene0000_00", seed=0, shape=(6, 4, 5), picture=PICTURE):
     rng = np.random.default_rng([seed, frame_id])
     values = torch.from_numpy(rng.normal(size=shape).astype(np.float32))
-    return CacheEntry(scene_id, frame_id, picture, FeatureMap(values, rng.normal(size=(2, 3))))
+    clip_global = torch.from_numpy(rng.normal(size=7).astype(np.float32))
+    return CacheEntry(scene_id, frame_id, picture, FeatureMap(values, rng.normal(size=(2, 3)), clip_global))
 
 
 def is_entry(found, expected):
-    return torch.equal(found.values, expected.feature_map.values.half()) and np.array_equal(
-        found.image_to_map, expected.feature_map.image_to_map
+    return (
+        torch.equal(found.values, expected.feature_map.values.half())
+        and np.array_equal(found.image_to_map, expected.feature_map.image_to_map)
+        and torch.equal(found.clip_global, expected.feature_map.clip_global)
     )
 
 
@@ -54,6 +57,13 @@ def test_a_map_comes_back_in_half_precision_and_as_the_sampler_reads_it(path):
         assert (cache.counts.found, cache.counts.missing, cache.counts.stored) == (1, 1, 2)
     with MapCache.open(path, readonly=True) as cache:
         assert is_entry(cache.get("scene0000_00", 1, "fp", PICTURE), entry(1))
+
+
+def test_a_map_may_come_without_what_stands_for_the_whole_picture(path):
+    bare = CacheEntry("s", 0, PICTURE, FeatureMap(torch.zeros(2, 3, 4), np.eye(2, 3)))
+    with MapCache.open(path) as cache:
+        cache.put("fp", [bare])
+        assert cache.get("s", 0, "fp", PICTURE).clip_global is None
 
 
 def test_another_fingerprint_scene_frame_or_picture_is_another_map(path):

@@ -24,6 +24,7 @@ def features():
         conf_2d=rng.random(n).astype(np.float32),
         xyz=rng.normal(size=(n, 3)).astype(np.float32),
         pts_idx=rng.integers(0, 1 << 40, n),
+        clip_global=rng.normal(size=9).astype(np.float32),
     )
 
 
@@ -33,7 +34,7 @@ def test_what_is_written_is_read_back_without_pickle(tmp_path, features, name):
     size = write_features(path, name, features, {"scene_id": "s", "model": {"head": "none"}})
     assert size == path.stat().st_size
     back, meta = read_features(path)
-    for key in ("pts_feat", "uv_idx", "conf_2d", "xyz", "pts_idx"):
+    for key in ("pts_feat", "uv_idx", "conf_2d", "xyz", "pts_idx", "clip_global"):
         np.testing.assert_array_equal(getattr(back, key), getattr(features, key))
         assert getattr(back, key).dtype == getattr(features, key).dtype
     assert meta == {"schema_version": 1, "scene_id": "s", "model": {"head": "none"}}
@@ -45,11 +46,16 @@ def test_plain_numpy_and_h5py_read_the_files(tmp_path, features):
     write_features(tmp_path / "a.npz", "npz", features, {"k": 1})
     write_features(tmp_path / "a.h5", "h5", features, {"k": 1})
     with np.load(tmp_path / "a.npz", allow_pickle=False) as data:
-        assert set(data.files) == {"pts_feat", "uv_idx", "conf_2d", "xyz", "pts_idx", "meta"}
+        assert set(data.files) == {"pts_feat", "uv_idx", "conf_2d", "xyz", "pts_idx", "clip_global", "meta"}
         assert json.loads(str(data["meta"]))["k"] == 1
     with h5py.File(tmp_path / "a.h5") as data:
         assert data["pts_feat"].shape == (50, 12)
         assert json.loads(data.attrs["meta"])["k"] == 1
+
+
+def test_files_without_what_stands_for_the_whole_picture_are_read(tmp_path, features):
+    write_features(tmp_path / "a.npz", "npz", dataclasses.replace(features, clip_global=None), {})
+    assert read_features(tmp_path / "a.npz")[0].clip_global is None
 
 
 def test_half_precision_on_disk(tmp_path, features):
