@@ -300,7 +300,8 @@ class HeadConfig:
     """What is made of the encoder's tokens.
 
     Attributes:
-        name: none (768×14×14), pixelshuffle (192×28×28) or proj128 (256×56×56, then 128 a point).
+        name: none (768×14×14), pixelshuffle (192×28×28), proj128 (256×56×56, then 128 a point) or text (512×14×14 in
+            the space of the text tower, unit vectors at the points).
         weights: safetensors file of a head that has weights; null seeds them from the run's ``seed``.
     """
 
@@ -311,7 +312,8 @@ class HeadConfig:
         _one_of("model.head.name", self.name, HEADS)
 
 
-HEADS = ("none", "pixelshuffle", "proj128")
+HEADS = ("none", "pixelshuffle", "proj128", "text")
+ATTENTIONS = ("vanilla", "maskclip", "sclip", "clearclip", "naclip")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 RESIZE_MODES = ("squash", "letterbox", "crop")
 
@@ -325,6 +327,8 @@ class ModelConfig:
         pretrained: tag of open_clip's (laion2b_s34b_b88k), a checkpoint file, or null for seeded random weights.
         allow_random: go on with random weights, loudly, where the pretrained ones can't be had. For the demo.
         precision: auto is fp16 on a GPU and fp32 on a CPU.
+        attention: how the last block attends: vanilla (as it was trained), or maskclip, sclip, clearclip or naclip,
+            which make its tokens better dense features in text space, with the same weights. For open_clip's own ViTs.
         input_size: side of the network's square input in pixels, a multiple of its patch size.
         resize_mode: squash (ignores the aspect ratio), letterbox (pads) or crop (the centre; points outside it are
             out of view).
@@ -340,6 +344,7 @@ class ModelConfig:
     pretrained: str | None = "laion2b_s34b_b88k"
     allow_random: bool = False
     precision: str = "auto"
+    attention: str = "vanilla"
     input_size: int = 224
     resize_mode: str = "squash"
     resize: str = "pillow"
@@ -348,6 +353,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _one_of("model.precision", self.precision, PRECISIONS)
+        _one_of("model.attention", self.attention, ATTENTIONS)
         _one_of("model.resize_mode", self.resize_mode, RESIZE_MODES)
         _one_of("model.resize", self.resize, ("pillow", "torch"))
         _one_of("model.offload", self.offload, ("auto", "none", "cpu"))

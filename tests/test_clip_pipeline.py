@@ -32,7 +32,7 @@ def feature_files(folder):
 
 
 @pytest.mark.parametrize("output", ["npz", "h5"])
-@pytest.mark.parametrize(("head", "channels"), [("none", 64), ("pixelshuffle", 16), ("proj128", 128)])
+@pytest.mark.parametrize(("head", "channels"), [("none", 64), ("pixelshuffle", 16), ("proj128", 128), ("text", 32)])
 def test_every_frame_has_a_readable_file_of_the_right_shape(run, output, head, channels):
     out = run("out", f"output={output}", f"model/head={head}")
     files = feature_files(out)

@@ -88,6 +88,7 @@ def test_what_is_given_on_the_command_line_wins_over_an_experiment():
         ("frames_per_scene=0", "frames_per_scene=0: expected a number of at least 1"),
         ("batch_size=-1", "batch_size=-1: expected a number of at least 1"),
         ("model.precision=fp8", "model.precision=fp8: expected one of auto, fp32, fp16, bf16"),
+        ("model.attention=csa", "model.attention=csa: expected one of vanilla, maskclip, sclip, clearclip, naclip"),
         ("model.resize_mode=stretch", "model.resize_mode=stretch: expected one of squash, letterbox, crop"),
         ("camera.far=0.05", r"camera.far=0.05: expected a number above 0.1"),
         ("camera.near=nan", "camera.near=nan: expected a number of at least 0"),

@@ -148,6 +148,7 @@ class ClipModel:
             batch = batch.pin_memory()
         batch = batch.to(self.device, non_blocking=True)
         tokens = self.encoder.tokens(self.preprocess.normalize(batch).to(self.dtype))
+        tokens = self.encoder.project(tokens) if self.head.projected else tokens
         # The head runs in float32: it is cheap, and fp16 products of random or trained weights lose digits for nothing.
         maps = self.head.to_map(tokens.float()).contiguous(memory_format=torch.channels_last)
         maps = maps.cpu() if self.offload else maps
@@ -166,20 +167,29 @@ class ClipModel:
     def describe(self) -> dict[str, Any]:
         """What must be the same for features to be comparable; written into every file."""
         precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[self.dtype]
-        return describe(self.arch, self.encoder, self.head_name, self.head, self.preprocess, precision)
+        return describe(
+            self.arch, self.encoder, self.encoder.attention, self.head_name, self.head, self.preprocess, precision
+        )
 
     def close(self) -> None:
         """Nothing is held open."""
 
 
 def describe(
-    arch: str, encoder: Encoder | EncoderCard, head_name: str, head: Head, preprocess: Preprocess, precision: str
+    arch: str,
+    encoder: Encoder | EncoderCard,
+    attention: str,
+    head_name: str,
+    head: Head,
+    preprocess: Preprocess,
+    precision: str,
 ) -> dict[str, Any]:
     """What must be the same for features to be comparable, and in what precision maps are sampled."""
     return {
         "arch": arch,
         "weights": encoder.weights,
         "weights_sha256": encoder.weights_sha256,
+        "attention": attention,
         "head": head_name,
         "head_sha256": state_hash(head) if head.state_dict() else None,
         "input_size": preprocess.size,
@@ -250,6 +260,7 @@ def build_model(cfg: ModelConfig, device: torch.device, seed: int, cache: MapCac
 
     Raises:
         WeightsError: If the weights can't be had or don't fit.
+        ConfigError: If the input's size does not fit the model's patches.
         OutputError: If the cache can't be used.
     """
     if cache is None:
@@ -264,6 +275,7 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int) -> ClipModel:
 
     Raises:
         WeightsError: If the weights can't be had or don't fit.
+        ConfigError: If the input's size does not fit the model's patches.
     """
     precision = resolve_precision(cfg.precision, device)
     encoder = load_encoder(
@@ -274,15 +286,29 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int) -> ClipModel:
         device=device,
         allow_random=cfg.allow_random,
         seed=seed,
+        attention=cfg.attention,
     )
     head = build_head(cfg.head.name, encoder.width, Path(cfg.head.weights) if cfg.head.weights else None, seed)
     return ClipModel(
         arch=cfg.arch,
         encoder=encoder,
-        preprocess=Preprocess(cfg.input_size, cfg.resize_mode, encoder.mean, encoder.std, cfg.resize),
+        preprocess=build_preprocess(cfg, encoder.card),
         head=head.to(device),
         head_name=cfg.head.name,
         device=device,
         dtype={"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision],
         offload=resolve_offload(cfg.offload, device),
     )
+
+
+def build_preprocess(cfg: ModelConfig, card: EncoderCard) -> Preprocess:
+    """How pictures enter the encoder that the card speaks of.
+
+    Raises:
+        ConfigError: If a size is not one of whole patches.
+    """
+    if cfg.input_size % card.patch_size:
+        raise ConfigError(
+            f"model.input_size={cfg.input_size}: expected a multiple of {cfg.arch}'s patch size {card.patch_size}"
+        )
+    return Preprocess(cfg.input_size, cfg.resize_mode, card.mean, card.std, cfg.resize)

@@ -1,4 +1,8 @@
-"""The frozen image encoder: open_clip's visual tower, and where its weights come from."""
+"""The frozen image encoder: open_clip's visual tower, and where its weights come from.
+
+Two kinds of tower give patch tokens: open_clip's own ``VisionTransformer`` and, wrapped as ``TimmModel``, timm's ViTs
+(SigLIP, EVA, PE and others).
+"""
 
 import logging
 from dataclasses import dataclass
@@ -11,6 +15,7 @@ import torch
 from torch import nn
 
 from clipfeat.errors import WeightsError
+from clipfeat.model.attention import VARIANTS, can_vary, run_last_block
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +29,7 @@ class EncoderCard:
 
     Attributes:
         width: channels of a token.
+        patch_size: side of a patch in pixels.
         mean: of the input's channels, 0 to 1.
         std: of the input's channels, 0 to 1.
         weights: where they come from: a tag, a file's name, or "random".
@@ -31,6 +37,7 @@ class EncoderCard:
     """
 
     width: int
+    patch_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     weights: str
@@ -42,7 +49,7 @@ class Encoder:
     """A frozen visual tower and what one must know to feed it.
 
     Attributes:
-        visual: open_clip's VisionTransformer, in eval mode, without gradients.
+        visual: open_clip's VisionTransformer or TimmModel, in eval mode, without gradients.
         width: channels of a token.
         patch_size: side of a patch in pixels.
         input_size: side of the square input in pixels.
@@ -50,6 +57,7 @@ class Encoder:
         std: of the input's channels, 0 to 1.
         weights: where they come from: a tag, a file's name, or "random".
         weights_sha256: of the tower's weights, first 16 digits.
+        attention: how its last block attends: vanilla, or one of ``attention.VARIANTS``.
     """
 
     visual: nn.Module
@@ -60,11 +68,12 @@ class Encoder:
     std: tuple[float, float, float]
     weights: str
     weights_sha256: str
+    attention: str = "vanilla"
 
     @property
     def card(self) -> EncoderCard:
         """What can be known of this encoder without loading it again."""
-        return EncoderCard(self.width, self.mean, self.std, self.weights, self.weights_sha256)
+        return EncoderCard(self.width, self.patch_size, self.mean, self.std, self.weights, self.weights_sha256)
 
     @property
     def grid(self) -> int:
@@ -74,12 +83,54 @@ class Encoder:
     def tokens(self, inputs: torch.Tensor) -> torch.Tensor:
         """The last block's patch tokens after ``ln_post``, without ``proj``: (B, 3, S, S) to (B, width, grid, grid)."""
         visual: Any = self.visual
-        out = visual.forward_intermediates(
-            inputs, indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NLC"
-        )
-        tokens = out["image_intermediates"][0]
+        if self.attention == "vanilla":
+            out = visual.forward_intermediates(
+                inputs, indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NLC"
+            )
+            tokens = out["image_intermediates"][0]
+        else:
+            block = visual.transformer.resblocks[-1]
+            varied = run_last_block(block, self._before_last_block(inputs), self.grid, VARIANTS[self.attention])
+            tokens = visual.ln_post(varied)[:, 1:]
         # (B, L, D) is channels-last already, which is how the sampler wants to read it.
         return tokens.reshape(len(tokens), self.grid, self.grid, self.width).permute(0, 3, 1, 2)
+
+    def _before_last_block(self, inputs: torch.Tensor) -> torch.Tensor:
+        """What the last block takes: (B, 1 + grid², width), class token first."""
+        visual: Any = self.visual
+        out = visual.forward_intermediates(
+            inputs,
+            indices=[len(visual.transformer.resblocks) - 2],
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+            output_extra_tokens=True,
+        )
+        return torch.cat((out["image_intermediates_prefix"][0], out["image_intermediates"][0]), 1)
+
+    def project(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens in text space: what the tower would give for the whole picture if all its tokens were this one.
+
+        For open_clip's own ViTs that is ``tokens @ proj``. A timm tower pools by a layer of its own (SigLIP: attention
+        and an MLP), which sees each token alone here.
+
+        Args:
+            tokens: (B, width, grid, grid) as ``tokens`` gives them.
+
+        Returns:
+            (B, D, grid, grid) float32, comparable by cosine to text embeddings of the same model; not normalised.
+        """
+        visual: Any = self.visual
+        rows = tokens.permute(0, 2, 3, 1)
+        if _is_timm(visual):
+            # The pooling may leave out the places of class and register tokens: the token stands there as well.
+            copies = 1 + visual.trunk.num_prefix_tokens
+            alone = rows.reshape(-1, 1, self.width).expand(-1, copies, -1)
+            projected = visual.head(visual.trunk.forward_head(alone)).reshape(*rows.shape[:3], -1).float()
+        else:
+            # Cheap, and in half precision it would lose digits for nothing.
+            projected = rows.float() @ visual.proj.float()
+        return projected.permute(0, 3, 1, 2)
 
 
 def load_encoder(
@@ -91,6 +142,7 @@ def load_encoder(
     device: torch.device | str = "cpu",
     allow_random: bool = False,
     seed: int = 0,
+    attention: str = "vanilla",
 ) -> Encoder:
     """Loads an open_clip ViT and keeps its frozen visual tower.
 
@@ -102,9 +154,55 @@ def load_encoder(
         device: where the tower lives.
         allow_random: warn and use random weights where the pretrained ones can't be had.
         seed: of random weights.
+        attention: how the last block attends: vanilla, maskclip, sclip, clearclip or naclip.
 
     Raises:
-        WeightsError: If there is no such model, its weights can't be had or don't fit, or it gives no patch tokens.
+        WeightsError: If there is no such model, its weights can't be had or don't fit, it gives no patch tokens, or
+            its last block can't attend otherwise.
+    """
+    model, source = load_clip(
+        arch,
+        pretrained,
+        input_size=input_size,
+        precision=precision,
+        device=device,
+        allow_random=allow_random,
+        seed=seed,
+    )
+    visual = model.visual.requires_grad_(False)
+    del model
+    _check_tower(visual, arch, attention)
+    width, patch_size = _width_and_patch_size(visual)
+    return Encoder(
+        visual=visual,
+        width=width,
+        patch_size=patch_size,
+        input_size=input_size,
+        mean=_triple(visual.image_mean),
+        std=_triple(visual.image_std),
+        weights=source,
+        weights_sha256=state_hash(visual),
+        attention=attention,
+    )
+
+
+def load_clip(
+    arch: str,
+    pretrained: str | None,
+    *,
+    input_size: int,
+    precision: str,
+    device: torch.device | str,
+    allow_random: bool,
+    seed: int,
+) -> tuple[Any, str]:
+    """Loads an open_clip model with both of its towers, in eval mode; see ``load_encoder``.
+
+    Returns:
+        The model, and where its weights come from: a tag, a file's name, or "random".
+
+    Raises:
+        WeightsError: If there is no such model, or its weights can't be had or don't fit.
     """
     import open_clip
 
@@ -134,19 +232,7 @@ def load_encoder(
             if type(error).__name__ not in ("UnpicklingError", "SafetensorError"):
                 raise
             raise WeightsError(f"model.pretrained={pretrained}: not a checkpoint of {arch} ({error})") from error
-    visual = model.visual.eval().requires_grad_(False)
-    del model
-    _check_tower(visual, arch, input_size)
-    return Encoder(
-        visual=visual,
-        width=visual.conv1.out_channels,
-        patch_size=visual.patch_size[0],
-        input_size=input_size,
-        mean=_triple(visual.image_mean),
-        std=_triple(visual.image_std),
-        weights=source,
-        weights_sha256=state_hash(visual),
-    )
+    return model.eval(), source
 
 
 def warn_of_random_weights() -> None:
@@ -262,18 +348,29 @@ def hub_answers(timeout_s: float = HUB_TIMEOUT_S) -> bool:
     return True
 
 
-def _check_tower(visual: Any, arch: str, input_size: int) -> None:
-    if not all(hasattr(visual, name) for name in ("forward_intermediates", "conv1", "patch_size")):
-        raise WeightsError(
-            f"model.arch={arch}: {type(visual).__name__} gives no ViT patch tokens; take a ViT such as ViT-B-16"
-        )
+def _is_timm(visual: Any) -> bool:
+    return hasattr(visual, "trunk")
+
+
+def _width_and_patch_size(visual: Any) -> tuple[int, int]:
+    if _is_timm(visual):
+        return visual.trunk.embed_dim, visual.trunk.patch_embed.feat_ratio()
+    return visual.conv1.out_channels, visual.patch_size[0]
+
+
+def _check_tower(visual: Any, arch: str, attention: str) -> None:
+    needed = ("blocks", "patch_embed", "num_prefix_tokens") if _is_timm(visual) else ("conv1", "patch_size", "proj")
+    if not all(hasattr(visual.trunk if _is_timm(visual) else visual, name) for name in needed):
+        name = type(visual.trunk if _is_timm(visual) else visual).__name__
+        raise WeightsError(f"model.arch={arch}: {name} gives no ViT patch tokens; take a ViT such as ViT-B-16")
     if getattr(visual, "attn_pool", None) is not None:
         raise WeightsError(
             f"model.arch={arch}: its attentional pooling leaves no map of tokens; take a ViT such as ViT-B-16"
         )
-    if input_size % visual.patch_size[0]:
+    if attention != "vanilla" and not can_vary(visual):
         raise WeightsError(
-            f"model.input_size={input_size}: expected a multiple of the patch size {visual.patch_size[0]}"
+            f"model.attention={attention}: changes the last block of open_clip's own ViTs, which {arch} is not; "
+            f"take model.attention=vanilla, or a ViT such as ViT-B-16"
         )
 
 

@@ -52,7 +52,7 @@ def maps_of(model, frames):
     return model.feature_maps([model.network_input(f) for f in frames], sizes)
 
 
-@pytest.mark.parametrize("head", ["none", "pixelshuffle", "proj128"])
+@pytest.mark.parametrize("head", ["none", "pixelshuffle", "proj128", "text"])
 def test_a_map_found_again_is_the_one_that_was_made(config, cache_path, demo_frames, forbid_loading, head):
     config.head = HeadConfig(head)
     plain = load_model(config, CPU, 0)
@@ -81,6 +81,7 @@ def test_whatever_shapes_a_map_is_in_its_fingerprint(config, cache_path, tmp_pat
     changes = [
         {}, {"seed": 1}, {"pretrained": str(checkpoint)}, {"input_size": 64}, {"resize_mode": "crop"},
         {"precision": "bf16"}, {"head": HeadConfig("none")}, {"head": HeadConfig("proj128")},
+        {"attention": "sclip"}, {"attention": "naclip"}, {"head": HeadConfig("text")},
         {"head": HeadConfig("proj128"), "seed": 2},
     ]  # fmt: skip
     found = set()
