@@ -287,7 +287,7 @@ def _resolve(arch: str, pretrained: str | None) -> dict[str, Any]:
     _check_arch(arch)
     assert pretrained is not None  # noqa: S101 - for the type checker; None means random and never comes here
     if Path(pretrained).is_file():
-        return {"pretrained": pretrained}
+        return {"pretrained": pretrained, "force_preprocess_cfg": _usual_normalisation(arch)}
     tags = open_clip.list_pretrained_tags_by_model(arch)
     if pretrained not in tags:
         kind = (
@@ -314,6 +314,20 @@ def _resolve(arch: str, pretrained: str | None) -> dict[str, Any]:
             f"model.pretrained={pretrained}: not in the local cache, and the hub does not answer{how_else}"
         )
     return {"pretrained": pretrained}
+
+
+def _usual_normalisation(arch: str) -> dict[str, Any]:
+    """Mean and std of the model's published weights: a file does not tell its own, and SigLIP's are not CLIP's."""
+    import open_clip
+
+    cfgs = [open_clip.get_pretrained_cfg(arch, tag) for tag in open_clip.list_pretrained_tags_by_model(arch)]
+    found = {(cfg["mean"], cfg["std"]) for cfg in cfgs if "mean" in cfg and "std" in cfg}
+    if len(found) > 1:
+        log.warning(
+            "WARNING: model.arch=%s: its published weights differ in mean and std, and CLIP's own are taken; "
+            "give a tag of open_clip if yours are of another", arch,
+        )  # fmt: skip
+    return dict(zip(("mean", "std"), found.pop(), strict=True)) if len(found) == 1 else {}
 
 
 def _looks_like_path(name: str) -> bool:

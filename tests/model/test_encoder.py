@@ -128,6 +128,18 @@ def test_a_checkpoint_file_is_loaded(tiny_arch, tmp_path, kind):
     assert all(torch.equal(value, loaded[name]) for name, value in model.visual.state_dict().items())
 
 
+def test_a_file_s_normalisation_is_that_of_its_model_s_published_weights(tmp_path, caplog):
+    path = tmp_path / "pe.pt"
+    torch.save(open_clip.create_model("PE-Core-T-16-384").state_dict(), path)
+    encoder = load_encoder("PE-Core-T-16-384", str(path), input_size=384)
+    assert (encoder.mean, encoder.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    clip = encoder_module._usual_normalisation("ViT-B-16")
+    assert clip["mean"] == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+    assert "differ in mean" not in caplog.text
+    assert encoder_module._usual_normalisation("ViT-L-14") == {}
+    assert "model.arch=ViT-L-14: its published weights differ in mean and std" in caplog.text
+
+
 def test_another_input_size_interpolates_the_position_embedding(tiny_arch, tmp_path):
     path = tmp_path / "clip.pt"
     torch.save(open_clip.create_model(tiny_arch).state_dict(), path)
