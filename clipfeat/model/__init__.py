@@ -1,7 +1,7 @@
 """Frozen CLIP to a dense map: preprocessing, encoder and head, joined."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from clipfeat.errors import ConfigError
 from clipfeat.model.encoder import Encoder, EncoderCard, load_encoder, state_hash
 from clipfeat.model.heads import Head, build_head
 from clipfeat.model.preprocess import Preprocess
+from clipfeat.model.windows import Windows
 from clipfeat.output.cache import MapCache
 from clipfeat.types import FeatureMap, Frame
 
@@ -96,7 +97,7 @@ class ClipModel:
     offload: bool = False
 
     def network_input(self, frame: Frame) -> NDArray[np.uint8]:
-        """(S, S, 3) uint8 pixels of the frame's picture.
+        """(S, S, 3) uint8 pixels of the frame's picture; with windows (h, w, 3).
 
         Raises:
             FrameError: If the picture is damaged.
@@ -118,7 +119,7 @@ class ClipModel:
         """Runs a batch; on a GPU that is too small for it, in halves.
 
         Args:
-            inputs: (S, S, 3) uint8 pictures as ``network_input`` makes them.
+            inputs: (S, S, 3) uint8 pictures as ``network_input`` makes them; with windows (h, w, 3), of any sizes.
             image_sizes: (width, height) of each original picture.
 
         Returns:
@@ -143,20 +144,41 @@ class ClipModel:
 
     @torch.inference_mode()
     def _forward(self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
-        batch = torch.from_numpy(np.stack(inputs))
+        windows = self.preprocess.windows
+        if windows is None:
+            maps = list(self._to_maps(self._tokens(np.stack(inputs))))
+        else:
+            # Pictures may differ in size, and so in their number of windows.
+            maps = [self._to_maps(tokens[None])[0] for tokens in self._stitched_tokens(windows, inputs)]
+        return [
+            FeatureMap(values, self.preprocess.image_to_map(width, height, (values.shape[1], values.shape[2])))
+            for values, (width, height) in zip(maps, image_sizes, strict=True)
+        ]
+
+    def _tokens(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
+        """(B, S, S, 3) to the (B, D, grid, grid) that the head takes."""
+        batch = torch.from_numpy(pixels)
         if self.device.type == "cuda":
             batch = batch.pin_memory()
         batch = batch.to(self.device, non_blocking=True)
         tokens = self.encoder.tokens(self.preprocess.normalize(batch).to(self.dtype))
-        tokens = self.encoder.project(tokens) if self.head.projected else tokens
+        return self.encoder.project(tokens) if self.head.projected else tokens
+
+    def _stitched_tokens(self, windows: Windows, inputs: Sequence[NDArray[np.uint8]]) -> Iterator[torch.Tensor]:
+        """(D, h, w) of each input; a forward pass takes as many windows as there are inputs."""
+        cut = [windows.cut(pixels) for pixels in inputs]
+        together = np.concatenate(cut)
+        # So that half as many inputs need half the memory, which is what a GPU that is too small relies on.
+        parts = [self._tokens(together[i : i + len(inputs)]) for i in range(0, len(together), len(inputs))]
+        of_each = torch.cat(parts).split([len(part) for part in cut])
+        for tokens, pixels in zip(of_each, inputs, strict=True):
+            yield windows.stitch(tokens, pixels.shape[1], pixels.shape[0])
+
+    def _to_maps(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, D, h, w) to (B, C, h', w') float32."""
         # The head runs in float32: it is cheap, and fp16 products of random or trained weights lose digits for nothing.
         maps = self.head.to_map(tokens.float()).contiguous(memory_format=torch.channels_last)
-        maps = maps.cpu() if self.offload else maps
-        size = (maps.shape[2], maps.shape[3])
-        return [
-            FeatureMap(values, self.preprocess.image_to_map(width, height, size))
-            for values, (width, height) in zip(maps, image_sizes, strict=True)
-        ]
+        return maps.cpu() if self.offload else maps
 
     @torch.inference_mode()
     def point_features(self, sampled: torch.Tensor) -> NDArray[np.float32]:
@@ -195,6 +217,8 @@ def describe(
         "input_size": preprocess.size,
         "resize_mode": preprocess.mode,
         "resize": preprocess.resize,
+        "window": preprocess.windows.side if preprocess.windows else None,
+        "stride": preprocess.windows.stride if preprocess.windows else None,
         "precision": precision,
         "map_dtype": "float32",
     }
@@ -281,7 +305,7 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int) -> ClipModel:
     encoder = load_encoder(
         cfg.arch,
         cfg.pretrained,
-        input_size=cfg.input_size,
+        input_size=cfg.network_size,
         precision=precision,
         device=device,
         allow_random=cfg.allow_random,
@@ -307,8 +331,11 @@ def build_preprocess(cfg: ModelConfig, card: EncoderCard) -> Preprocess:
     Raises:
         ConfigError: If a size is not one of whole patches.
     """
-    if cfg.input_size % card.patch_size:
-        raise ConfigError(
-            f"model.input_size={cfg.input_size}: expected a multiple of {cfg.arch}'s patch size {card.patch_size}"
-        )
-    return Preprocess(cfg.input_size, cfg.resize_mode, card.mean, card.std, cfg.resize)
+    stride = cfg.stride or (cfg.window and cfg.window // 2)
+    for key, size in (("input_size", cfg.input_size), ("window", cfg.window), ("stride", stride)):
+        if size and size % card.patch_size:
+            raise ConfigError(f"model.{key}={size}: expected a multiple of {cfg.arch}'s patch size {card.patch_size}")
+    if not cfg.window or not stride:
+        return Preprocess(cfg.input_size, cfg.resize_mode, card.mean, card.std, cfg.resize)
+    windows = Windows(cfg.window, stride, card.patch_size)
+    return Preprocess(cfg.input_size, "shortest", card.mean, card.std, cfg.resize, windows)

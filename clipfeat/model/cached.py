@@ -3,8 +3,8 @@
 Three things make a map found again the right one:
 
 * The fingerprint of its key stands for everything that shapes it: the hashes of the encoder's and the head's weights,
-  architecture, attention, input size, resize mode, mean and std, precision. Not the device: a GPU's maps serve a CPU
-  too.
+  architecture, attention, input size, resize mode, windows, mean and std, precision. Not the device: a GPU's maps serve
+  a CPU too.
 * The digest of its picture: a map is used for the very bytes that it was made of, so an edited picture or another data
   set with the same names gets a map of its own. The bytes are hashed, not the network's input: a frame whose map is
   there need not be decoded, and decoding takes longer than all else that is left.
@@ -61,7 +61,7 @@ class CachedInput:
         frame_id: frame number.
         picture: digest of its picture.
         stored: its map, or None.
-        pixels: (S, S, 3) uint8, the network's input, where there is no map.
+        pixels: (S, S, 3) uint8, with windows (h, w, 3): the network's input, where there is no map.
     """
 
     scene_id: str
@@ -235,7 +235,7 @@ class CachedModel:
         return _digest(
             source=source,
             arch=self._cfg.arch,
-            input_size=self._cfg.input_size,
+            input_size=self._cfg.network_size,
             precision=self._precision,
             # No part of the card, but a model that can't attend so is then told before the first frame.
             attention=self._cfg.attention,

@@ -91,9 +91,18 @@ def test_devices_that_are_not_there_are_named():
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_an_input_of_broken_patches_is_named(tiny_arch, tmp_path, cache):
-    cfg = ModelConfig(arch=tiny_arch, pretrained=None, input_size=230)
-    expected = f"model.input_size=230: expected a multiple of {tiny_arch}'s patch size 16"
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"input_size": 230}, "model.input_size=230"),
+        ({"window": 200}, "model.window=200"),
+        ({"window": 160, "stride": 40}, "model.stride=40"),
+        ({"window": 112}, "model.stride=56"),  # half a window
+    ],
+)
+def test_an_input_of_broken_patches_is_named(tiny_arch, tmp_path, cache, sizes, message):
+    cfg = ModelConfig(arch=tiny_arch, pretrained=None, **sizes)
+    expected = f"{message}: expected a multiple of {tiny_arch}'s patch size 16"
     with pytest.raises(ConfigError, match=expected), MapCache(tmp_path / "maps.lmdb") as maps:
         build_model(cfg, CPU, 0, maps if cache else None)
 
