@@ -35,6 +35,7 @@ from clipfeat.config import CacheConfig, ExtractConfig, VisConfig, config_dir, r
 from clipfeat.data import Dataset, build_dataset
 from clipfeat.data.demo import SceneOptions, render_scene
 from clipfeat.data.scannet import ScanNetDataset
+from clipfeat.errors import ConfigError
 from clipfeat.extract import extract
 from clipfeat.lane import default_lanes
 from clipfeat.locate import FrameKey, list_frames
@@ -56,6 +57,8 @@ def compose_config(overrides: list[str]) -> ExtractConfig:
         cfg = OmegaConf.to_object(compose("extract", base + overrides))
     if not isinstance(cfg, ExtractConfig):
         raise TypeError("the configuration is not that of clipfeat-extract")
+    if cfg.model.window is not None:
+        raise ConfigError(f"model.window={cfg.model.window}: the plain loop knows no windows; leave it out")
     return cfg
 
 
@@ -102,8 +105,9 @@ def plain_loop(
         resized = Image.fromarray(frame.image).resize((size, size), Image.Resampling.BICUBIC)
         tensor = torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1)[None].float() / 255
         with torch.no_grad():
-            tokens = model.encoder.tokens(((tensor - mean) / std).to(model.device, model.dtype)).float()
-            feature_map = model.head.to_map(tokens)
+            tokens = model.encoder.tokens(((tensor - mean) / std).to(model.device, model.dtype))
+            tokens = model.encoder.project(tokens) if model.head.projected else tokens
+            feature_map = model.head.to_map(tokens.float())
         v, u = np.nonzero(frame.depth_m > 0)
         chosen = rng.permutation(len(v))[:count]
         u, v, z = u[chosen], v[chosen], frame.depth_m[v[chosen], u[chosen]].astype(np.float64)
