@@ -2,6 +2,7 @@
 
 from clipfeat.output.cache import CACHES, MapCache, build_cache
 from clipfeat.output.files import FORMATS, read_features, write_features
+from clipfeat.output.grid import GridFrame
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.store import FeatureStore
 
@@ -9,6 +10,7 @@ __all__ = [
     "CACHES",
     "FORMATS",
     "FeatureStore",
+    "GridFrame",
     "MapCache",
     "RunFolder",
     "build_cache",
