@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clipfeat.config import ModelConfig
 from clipfeat.errors import ConfigError
 from clipfeat.model.encoder import Encoder, EncoderCard, load_encoder, state_hash
-from clipfeat.model.heads import Head, build_head
+from clipfeat.model.heads import Head, build_head, point_channels
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.output.cache import MapCache
 from clipfeat.types import FeatureMap, Frame
@@ -43,6 +43,10 @@ class Model(Protocol):
     @property
     def head_name(self) -> str:
         """The head's name in the configuration."""
+
+    @property
+    def channels(self) -> int:
+        """Numbers of a point's feature."""
 
     @property
     def default_batch(self) -> int:
@@ -102,6 +106,11 @@ class ClipModel:
             FrameError: If the picture is damaged.
         """
         return self.preprocess.pixels(frame.image)
+
+    @property
+    def channels(self) -> int:
+        """Numbers of a point's feature."""
+        return point_channels(self.head, self.encoder.width)
 
     @property
     def default_batch(self) -> int:

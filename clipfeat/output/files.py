@@ -42,6 +42,30 @@ def read_h5(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], str]:
 
 
 @dataclass(frozen=True)
+class FrameSize:
+    """What the bytes of a frame's file depend on.
+
+    Attributes:
+        points: in it.
+        channels: of a point's feature.
+        dtype: of pts_feat on disk.
+        attribute_bytes: of what a point carries along (colour, label, …).
+    """
+
+    points: float
+    channels: int
+    dtype: str
+    attribute_bytes: float
+
+
+def arrays_bytes(size: FrameSize) -> float:
+    """Bytes of a file that holds a frame's arrays as they are; header and meta take some 8 kB."""
+    features = size.channels * np.dtype(size.dtype).itemsize
+    uv_conf_xyz_idx = 8 + 4 + 12 + 8
+    return size.points * (features + uv_conf_xyz_idx + size.attribute_bytes) + 8192
+
+
+@dataclass(frozen=True)
 class FrameFormat:
     """A file format for the features of one frame.
 
@@ -50,17 +74,19 @@ class FrameFormat:
         write: arrays and meta into an open file.
         read: the arrays, or none of them, and the meta, from a path.
         sequential: whether it is written from front to back, without looking back.
+        bytes_of: about how large a frame's file becomes.
     """
 
     suffix: str
     write: Callable[[Any, dict[str, np.ndarray], str], None]
     read: Callable[..., tuple[dict[str, np.ndarray], str]]
     sequential: bool
+    bytes_of: Callable[[FrameSize], float]
 
 
 FORMATS = {
-    "npz": FrameFormat(".npz", write_npz, read_npz, sequential=True),
-    "h5": FrameFormat(".h5", write_h5, read_h5, sequential=False),
+    "npz": FrameFormat(".npz", write_npz, read_npz, sequential=True, bytes_of=arrays_bytes),
+    "h5": FrameFormat(".h5", write_h5, read_h5, sequential=False, bytes_of=arrays_bytes),
 }
 
 

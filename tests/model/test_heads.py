@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import save_file
 
 from clipfeat.errors import WeightsError
-from clipfeat.model.heads import build_head
+from clipfeat.model.heads import HEADS, build_head, point_channels
 
 
 def test_pixelshuffle_places_four_channels_as_four_sub_cells():
@@ -25,6 +25,13 @@ def test_shapes_of_the_seed():
     assert proj.to_map(tokens).shape == (1, 256, 56, 56)
     assert proj.to_points(torch.randn(9, 256)).shape == (9, 128)
     assert not any(p.requires_grad for p in proj.parameters())
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_how_many_numbers_a_point_gets(name):
+    head = build_head(name, 64, None, 0)
+    feature_map = head.to_map(torch.randn(1, 64, 3, 3))
+    assert point_channels(head, 64) == head.to_points(feature_map[0].flatten(1).T).shape[1]
 
 
 def test_proj128_equals_its_slow_twin():
