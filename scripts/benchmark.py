@@ -159,7 +159,7 @@ def benchmark(cfg: ExtractConfig, limit: int, rounds: int) -> dict[str, Any]:
     listed = scratch / "scenes.txt"
     listed.write_text("\n".join(dict.fromkeys(scene for scene, _ in frames)))
     cfg = dataclasses.replace(
-        cfg, scenes_file=str(listed), frames_per_scene=per_scene, resume=False, output_dir=str(scratch / "out")
+        cfg, scenes_file=str(listed), frames_per_scene=per_scene, resume="overwrite", output_dir=str(scratch / "out")
     )
     frames = list_frames(cfg, dataset)
     model = load_model(cfg.model, resolve_device(cfg.device), cfg.seed)
