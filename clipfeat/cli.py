@@ -82,8 +82,9 @@ def run_command(config_name: str, work: Callable[[ExtractConfig], None]) -> None
 
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run_task)()
-    except KeyboardInterrupt:
-        print("clipfeat: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        how_far = str(stop) or "what was finished is kept, the same command goes on from there"
+        print(f"clipfeat: interrupted; {how_far}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except (ClipfeatError, HydraException, OmegaConfBaseException) as error:
         report(error)

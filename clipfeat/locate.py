@@ -1,6 +1,7 @@
 """Which frames, which of their points, and on which pixels: all that needs neither the network nor its input."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from clipfeat.camera import MaskRule, VisibilityRule, build_rules, project_frame
 from clipfeat.camera.masks import apply_mask
 from clipfeat.config import ExtractConfig
 from clipfeat.data.base import Dataset, check_scene_name, read_scenes_file, seeded_rng, select_frames
+from clipfeat.errors import DataError, FrameError
 from clipfeat.sampling import PointSource, build_point_source
 from clipfeat.types import Frame, Points
 
@@ -80,6 +82,16 @@ def build_locator(cfg: ExtractConfig) -> FrameLocator:
         ConfigError: If one of them names what is not there.
     """
     return FrameLocator(build_point_source(cfg.sampling, cfg.seed), *build_rules(cfg.camera), cfg.seed)
+
+
+def locate_some(locate: Locator, dataset: Dataset, frames: Sequence[FrameKey]) -> list[Located]:
+    """One to three of the frames, spread evenly and located; those that can't be are left out."""
+    count = min(3, 1 + len(frames) // 100)  # a short run need not wait for them
+    some = []
+    for scene_id, frame_id in (frames[(2 * i + 1) * len(frames) // (2 * count)] for i in range(count) if frames):
+        with suppress(FrameError, DataError):
+            some.append(locate(dataset.load(scene_id, frame_id)))
+    return some
 
 
 def list_frames(cfg: ExtractConfig, dataset: Dataset) -> list[FrameKey]:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import multiprocessing
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -14,19 +15,31 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from clipfeat.atomic import remove_leftovers
 from clipfeat.config import ExtractConfig
 from clipfeat.data import Dataset, build_dataset
-from clipfeat.errors import DataError, FrameError, OutputError
+from clipfeat.errors import DataError, FrameError, OutputError, tell_how_far
 from clipfeat.locate import FrameKey, Located, Locator, build_locator, list_frames
 from clipfeat.output.files import read_arrays, write_arrays
-from clipfeat.output.run_folder import claim_folder, different_keys, make_writable, read_config
+from clipfeat.output.run_folder import (
+    check_config,
+    different_keys,
+    holds_another,
+    locked,
+    make_writable,
+    read_config,
+    remove_files,
+    scene_files,
+    write_config,
+)
 from clipfeat.output.summary import status_counts, visible_share
-from clipfeat.streaming import in_order, usable_cores
+from clipfeat.streaming import end_with_parent, in_order, usable_cores
 from clipfeat.types import Frame, Points
 
 log = logging.getLogger(__name__)
 
 _ARRAYS = ("uv_idx", "conf_2d", "xyz", "pts_idx", "status")
+_INDEX_FILE = re.compile(r"uv_\d+\.npz")
 
 
 def index_path(folder: Path, key: FrameKey) -> Path:
@@ -120,6 +133,7 @@ _worker: _Worker | None = None
 
 def _start_worker(cfg: ExtractConfig, folder: Path) -> None:
     global _worker
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
     _worker = _Worker(build_dataset(cfg.data), build_locator(cfg), folder)
 
@@ -147,20 +161,27 @@ def write_uv_index(cfg: ExtractConfig) -> dict[str, Any]:
     make_writable(folder, "uv_index")
     build_locator(cfg)  # a wrong key is to be told before any process starts
     frames = list_frames(cfg, build_dataset(cfg.data))
-    claim_folder(folder, index_config(cfg), overwrite=not cfg.resume)
-    todo = [key for key in frames if not (cfg.resume and index_path(folder, key).is_file())]
+    config, overwrite = index_config(cfg), cfg.resume == "overwrite"
+    remove_leftovers([folder, *(folder / scene_id for scene_id in dict.fromkeys(scene for scene, _ in frames))])
+    _claim(folder, config, frames, overwrite=overwrite)
+    todo = [key for key in frames if not index_path(folder, key).is_file()]
     log.info("%d frames to index, %d there already, into %s", len(todo), len(frames) - len(todo), folder)
     points: Counter[str] = Counter()
     failures: list[str] = []
-    with tqdm(total=len(todo), unit="frame", desc="uv index", disable=None) as bar:
-        for key, counts, why in _results(cfg, folder, todo):
-            if why:
-                failures.append(f"{key[0]} frame {key[1]}: {why}")
-                if cfg.on_bad_frame == "fail":
-                    raise DataError(why)
-            points.update(counts)
-            bar.set_description(f"{key[0]}, {visible_share(points):.0%} visible", refresh=False)
-            bar.update()
+    try:
+        with tqdm(total=len(todo), unit="frame", desc="uv index", disable=None) as bar:
+            for key, counts, why in _results(cfg, folder, todo):
+                if why:
+                    failures.append(f"{key[0]} frame {key[1]}: {why}")
+                    if cfg.on_bad_frame == "fail":
+                        raise DataError(why)
+                points.update(counts)
+                bar.set_description(f"{key[0]}, {visible_share(points):.0%} visible", refresh=False)
+                bar.update()
+    except BaseException as error:
+        done = sum(index_path(folder, key).is_file() for key in frames)
+        tell_how_far(error, done, len(frames), folder, overwrite=overwrite)
+        raise
     log.info("%d frames indexed, %d failed, %.1f %% of the points visible", len(todo) - len(failures), len(failures),
              100 * visible_share(points))  # fmt: skip
     for failure in failures[:5]:
@@ -173,6 +194,17 @@ def write_uv_index(cfg: ExtractConfig) -> dict[str, Any]:
         "failed": failures,
         "points": dict(points),
     }
+
+
+def _claim(folder: Path, config: dict[str, Any], frames: list[FrameKey], *, overwrite: bool) -> None:
+    """As ``RunFolder.claim``, for an index."""
+    with locked(folder):
+        if overwrite:
+            own = [path for path in (index_path(folder, key) for key in frames) if path.is_file()]
+            remove_files(scene_files(folder, _INDEX_FILE) if holds_another(folder, config) else own)
+        else:
+            check_config(folder, config)
+        write_config(folder, config)
 
 
 def _results(cfg: ExtractConfig, folder: Path, todo: list[FrameKey]) -> Iterator[tuple[FrameKey, dict[str, int], str]]:

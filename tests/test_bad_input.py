@@ -184,8 +184,8 @@ def test_ctrl_c_keeps_what_is_done(scans, run_cli, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "prefetch", interrupted)
     code, err = run_cli(f"data.root={scans}", "output_dir=out", "batch_size=1", "num_workers=1")
     assert code == 130
-    assert "interrupted; what was finished is kept, the same command goes on from there" in err
     done = len(list((tmp_path / "out").glob("*/frame_*.npz")))
+    assert f"clipfeat: interrupted; {done} of 8 frames are done in out, the same command goes on from there" in err
     assert 3 <= done < 8
     assert not list((tmp_path / "out").glob("**/*.tmp"))
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["run"]["interrupted"] is True
@@ -252,6 +252,8 @@ def test_a_disk_that_fills_up_stops_the_run_and_keeps_what_is_done(scans, run_cl
     monkeypatch.setitem(files.FORMATS, "npz", dataclasses.replace(files.FORMATS["npz"], write=full))
     code, err = run_cli(f"data.root={scans}", "output_dir=out", "batch_size=1", "num_workers=1")
     assert code == 1
-    assert "can't be written (No space left on device); what was finished before is kept" in err
-    assert 3 <= len(list((tmp_path / "out").glob("*/frame_*.npz"))) < 8
+    done = len(list((tmp_path / "out").glob("*/frame_*.npz")))
+    assert 3 <= done < 8
+    kept = f"what was finished before is kept; {done} of 8 frames are done in out, the same command goes on from there"
+    assert f"can't be written (No space left on device); {kept}" in err
     assert not list((tmp_path / "out").glob("**/*.tmp"))

@@ -116,6 +116,21 @@ def build_head(name: str, width: int, weights: Path | None, seed: int) -> Head:
     return head.eval().requires_grad_(False)
 
 
+@torch.inference_mode()
+def point_channels(head: Head, width: int) -> int:
+    """Numbers of a point's feature, for tokens of ``width`` channels."""
+    device = next((p.device for p in head.parameters()), None)
+    feature_map = head.to_map(torch.zeros(1, width, 1, 1, device=device))
+    return head.to_points(feature_map[0, :, 0, :1].T).shape[1]
+
+
+@torch.inference_mode()
+def map_values(head: Head, width: int, grid: int) -> int:
+    """Numbers of the feature map of a square picture of ``grid`` × ``grid`` tokens of ``width`` channels."""
+    device = next((p.device for p in head.parameters()), None)
+    return head.to_map(torch.zeros(1, width, grid, grid, device=device)).numel()
+
+
 def load_head(head: Head, path: Path) -> None:
     """Loads a safetensors file into a head.
 

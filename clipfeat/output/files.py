@@ -30,6 +30,38 @@ def read_npz(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], str]:
 
 
 @dataclass(frozen=True)
+class FrameSize:
+    """What the bytes of a frame's file depend on.
+
+    Attributes:
+        points: in it.
+        channels: of a point's feature.
+        dtype: of pts_feat on disk.
+        attribute_bytes: of what a point carries along (colour, label, …).
+        map_values: numbers of a feature map.
+    """
+
+    points: float
+    channels: int
+    dtype: str
+    attribute_bytes: float
+    map_values: int
+
+
+def arrays_bytes(size: FrameSize) -> float:
+    """Bytes of a file that holds a frame's arrays as they are; header and meta take some 8 kB."""
+    features = size.channels * np.dtype(size.dtype).itemsize
+    uv_conf_xyz_idx = 8 + 4 + 12 + 8
+    return size.points * (features + uv_conf_xyz_idx + size.attribute_bytes) + 8192
+
+
+def map_bytes(size: FrameSize) -> float:
+    """Bytes of a file that holds a frame's map in float16, and the places of its points."""
+    uv_z_conf_idx = 8 + 4 + 2 + 2
+    return 2 * size.map_values + size.points * (uv_z_conf_idx + size.attribute_bytes) + 8192
+
+
+@dataclass(frozen=True)
 class FrameFormat:
     """A file format for the features of one frame.
 
@@ -38,6 +70,7 @@ class FrameFormat:
         write: arrays and meta into an open file.
         read: the arrays, or none of them, and the meta, from a path.
         sequential: whether it is written from front to back, without looking back.
+        bytes_of: about how large a frame's file becomes.
         keeps_map: whether it holds a ``GridFrame`` instead of ``PointFeatures``.
         by_scene: whether the files of a scene's frames become one when all of them are done.
     """
@@ -46,15 +79,16 @@ class FrameFormat:
     write: Callable[[Any, dict[str, np.ndarray], str], None]
     read: Callable[..., tuple[dict[str, np.ndarray], str]]
     sequential: bool
+    bytes_of: Callable[[FrameSize], float]
     keeps_map: bool = False
     by_scene: bool = False
 
 
 FORMATS = {
-    "npz": FrameFormat(".npz", write_npz, read_npz, sequential=True),
-    "h5": FrameFormat(".h5", write_h5, read_h5, sequential=False),
-    "grid": FrameFormat(".safetensors", write_grid, read_grid, sequential=True, keeps_map=True),
-    "h5_scene": FrameFormat(".h5", write_h5, read_h5, sequential=False, by_scene=True),
+    "npz": FrameFormat(".npz", write_npz, read_npz, sequential=True, bytes_of=arrays_bytes),
+    "h5": FrameFormat(".h5", write_h5, read_h5, sequential=False, bytes_of=arrays_bytes),
+    "grid": FrameFormat(".safetensors", write_grid, read_grid, sequential=True, bytes_of=map_bytes, keeps_map=True),
+    "h5_scene": FrameFormat(".h5", write_h5, read_h5, sequential=False, bytes_of=arrays_bytes, by_scene=True),
 }
 
 

@@ -77,6 +77,14 @@ class FrameFiles:
         """The file that holds a frame, if any does."""
         return self.frame_path(scene_id, frame_id)
 
+    def size(self, scene_id: str, frame_id: int) -> int:
+        """Bytes that a frame takes; of a file of several frames, each takes an equal share.
+
+        Raises:
+            OSError: If there is no such frame.
+        """
+        return self.path(scene_id, frame_id).stat().st_size
+
     def read(
         self, scene_id: str, frame_id: int, *, only_meta: bool = False
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -125,6 +133,12 @@ class SceneFiles(FrameFiles):
         """The file that holds a frame, if any does."""
         own, of_scene = self.frame_path(scene_id, frame_id), self.scene_path(scene_id)
         return own if own.is_file() or not of_scene.is_file() else of_scene
+
+    def size(self, scene_id: str, frame_id: int) -> int:
+        """Bytes that a frame takes, see ``FrameFiles``."""
+        path = self.path(scene_id, frame_id)
+        shared = path == self.scene_path(scene_id)
+        return path.stat().st_size // (len(group_names(path)) if shared else 1)
 
     def read(
         self, scene_id: str, frame_id: int, *, only_meta: bool = False

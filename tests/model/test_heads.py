@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import save_file
 
 from clipfeat.errors import WeightsError
-from clipfeat.model.heads import build_head
+from clipfeat.model.heads import HEADS, build_head, point_channels
 
 
 def test_pixelshuffle_places_four_channels_as_four_sub_cells():
@@ -35,6 +35,13 @@ def test_text_leaves_the_map_as_it_is_and_makes_unit_vectors_of_points():
     sampled = torch.tensor([[3.0, 4.0], [0.0, -2.0], [0.0, 0.0]])
     torch.testing.assert_close(head.to_points(sampled), torch.tensor([[0.6, 0.8], [0.0, -1.0], [0.0, 0.0]]))
     assert not head.state_dict()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_how_many_numbers_a_point_gets(name):
+    head = build_head(name, 64, None, 0)
+    feature_map = head.to_map(torch.randn(1, 64, 3, 3))
+    assert point_channels(head, 64) == head.to_points(feature_map[0].flatten(1).T).shape[1]
 
 
 def test_proj128_equals_its_slow_twin():
