@@ -115,7 +115,7 @@ class RunFolder:
         for scene_id, frame_id in done:
             try:
                 before = self.files.read(scene_id, frame_id, only_meta=True)[1]["model"]
-            except DataError:
+            except (DataError, KeyError):  # damaged, or another file under this name
                 continue
             differing = different_keys(before, model)
             if differing:

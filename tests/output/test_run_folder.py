@@ -63,6 +63,18 @@ def test_features_of_another_model_are_refused(folder):
         folder.check_model([("a", 0)], {"weights_sha256": "x"})
 
 
+def test_files_that_can_not_say_their_model_are_passed_over(folder):
+    for frame_id in range(3):
+        write(folder, "a", frame_id)
+    first, second = (folder.feature_path("a", frame_id) for frame_id in (0, 1))
+    first.write_bytes(first.read_bytes()[:100])
+    np.savez(second, meta=np.array('{"schema_version": 1}'))
+    frames = [("a", frame_id) for frame_id in range(3)]
+    folder.check_model(frames, {"weights_sha256": "m"})
+    with pytest.raises(OutputError, match="features of another model"):
+        folder.check_model(frames, {"weights_sha256": "x"})
+
+
 def test_the_latest_line_of_a_frame_counts_and_a_cut_off_line_does_not(folder):
     folder.append_record({"scene_id": "a", "frame_id": 0, "status": "failed"})
     folder.append_record({"scene_id": "a", "frame_id": 0, "status": "done"})
