@@ -18,15 +18,16 @@ from clipfeat.config import ExtractConfig
 from clipfeat.data import Dataset, build_dataset
 from clipfeat.errors import DataError, FrameError, OutputError
 from clipfeat.locate import FrameKey, Located, Locator, build_locator, list_frames
-from clipfeat.output.files import read_arrays, write_arrays
+from clipfeat.output.files import read_arrays, write_arrays, wrong_rows
 from clipfeat.output.run_folder import claim_folder, different_keys, make_writable, read_config
 from clipfeat.output.summary import status_counts, visible_share
 from clipfeat.streaming import in_order, usable_cores
-from clipfeat.types import Frame, Points
+from clipfeat.types import Frame, Points, PointStatus
 
 log = logging.getLogger(__name__)
 
-_ARRAYS = ("uv_idx", "conf_2d", "xyz", "pts_idx", "status")
+_ROWS: dict[str, tuple[int | None, ...]] = {"uv_idx": (2,), "conf_2d": (), "xyz": (3,), "pts_idx": ()}
+"""The arrays of the visible points, and the shape of their rows."""
 
 
 def index_path(folder: Path, key: FrameKey) -> Path:
@@ -62,15 +63,37 @@ def read_located(folder: Path, key: FrameKey) -> Located:
     """Reads what ``write_located`` wrote.
 
     Raises:
-        DataError: If it is missing or damaged.
+        DataError: If it is missing, damaged, or another frame's.
     """
     path = index_path(folder, key)
-    arrays, _ = read_arrays(path)
-    missing = [name for name in _ARRAYS if name not in arrays]
-    if missing:
-        raise DataError(f"{path}: no uv index (no {', '.join(missing)}); delete it and build it again")
-    uv_idx, conf_2d, xyz, pts_idx, status = (arrays.pop(name) for name in _ARRAYS)
+    arrays, meta = read_arrays(path)
+    found = meta.get("scene_id"), meta.get("frame_id")
+    if found != key:
+        raise DataError(
+            f"{path}: holds {found[0]} frame {found[1]}, not this frame's points; delete it and build it again"
+        )
+    if why := _wrong_arrays(arrays):
+        raise DataError(f"{path}: no uv index ({why}); delete it and build it again")
+    uv_idx, conf_2d, xyz, pts_idx, status = (arrays.pop(name) for name in (*_ROWS, "status"))
     return Located(Points(xyz, pts_idx, arrays), uv_idx, conf_2d, status)
+
+
+def _wrong_arrays(arrays: dict[str, np.ndarray]) -> str:
+    """What keeps arrays from being those of ``write_located``; empty if nothing does."""
+    if "status" not in arrays:
+        return "no status"
+    if why := wrong_rows(arrays, _ROWS):
+        return why
+    status, count = arrays["status"], len(arrays["pts_idx"])
+    if status.dtype != np.uint8 or status.ndim != 1 or np.count_nonzero(status == PointStatus.VISIBLE) != count:
+        return f"its status is not that of {count} visible points"
+    if status.max(initial=0) >= len(PointStatus):
+        return "its status has values that mean nothing"
+    if any(array.shape[:1] != (count,) for name, array in arrays.items() if name != "status"):
+        return f"not all of its arrays have {count} rows"
+    if not all(np.isfinite(arrays[name]).all() for name in _ROWS):
+        return "it holds inf or NaN"
+    return ""
 
 
 def open_uv_index(cfg: ExtractConfig) -> Locator:
