@@ -553,7 +553,7 @@ class ExtractConfig:
         num_workers: frames' batches that are in work at once, each in a thread of its own; null is one a core.
         seed: of the choice of frames and points, and of random weights.
         resume: true skips what is done already; false does everything again.
-        on_bad_frame: skip (count and list it) or fail (stop the run).
+        on_bad_frame: skip (count and list it; also a scene that can't be read) or fail (stop the run).
         check: look first whether poses, K, depth and colour fit each other: no, yes (or true), only (and then stop).
         shard: see ShardConfig.
     """

@@ -49,7 +49,10 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     locate = build_locator(cfg) if cfg.uv_index is None else open_uv_index(cfg)
     folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype)
     dataset = build_dataset(cfg.data)
-    frames = list_frames(cfg, dataset)
+    bad_scenes: dict[str, str] = {}
+    frames = list_frames(cfg, dataset, bad_scenes)
+    for why in bad_scenes.values():
+        log.warning("WARNING a scene is left out: %s", why)
     folder.claim(dataclasses.asdict(cfg), overwrite=not cfg.resume)
     todo = folder.missing(frames, with_pictures=cfg.vis.name != "none") if cfg.resume else frames
     if not todo:
@@ -62,6 +65,8 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         model = model or build_model(cfg.model, device, cfg.seed, build_cache(cfg.cache))
     pending = set(todo)
     folder.check_model((key for key in frames if key not in pending), model.describe())
+    for scene_id, why in bad_scenes.items():
+        folder.append_record({"scene_id": scene_id, "frame_id": None, "status": "failed", "why": why})
     folder.write_head(model.head_name, model.head.state_dict())
     log.info("%d frames to do, %d done already, into %s", len(todo), len(frames) - len(todo), folder.path)
 

@@ -169,12 +169,13 @@ def write_uv_index(cfg: ExtractConfig) -> dict[str, Any]:
     folder = Path(cfg.uv_index or Path(cfg.output_dir) / "uv_index")
     make_writable(folder, "uv_index")
     build_locator(cfg)  # a wrong key is to be told before any process starts
-    frames = list_frames(cfg, build_dataset(cfg.data))
+    bad_scenes: dict[str, str] = {}
+    frames = list_frames(cfg, build_dataset(cfg.data), bad_scenes)
     claim_folder(folder, index_config(cfg), overwrite=not cfg.resume)
     todo = [key for key in frames if not (cfg.resume and index_path(folder, key).is_file())]
     log.info("%d frames to index, %d there already, into %s", len(todo), len(frames) - len(todo), folder)
     points: Counter[str] = Counter()
-    failures: list[str] = []
+    failures = [f"{scene_id}: {why}" for scene_id, why in bad_scenes.items()]
     with tqdm(total=len(todo), unit="frame", desc="uv index", disable=None) as bar:
         for key, counts, why in _results(cfg, folder, todo):
             if why:
@@ -184,14 +185,15 @@ def write_uv_index(cfg: ExtractConfig) -> dict[str, Any]:
             points.update(counts)
             bar.set_description(f"{key[0]}, {visible_share(points):.0%} visible", refresh=False)
             bar.update()
-    log.info("%d frames indexed, %d failed, %.1f %% of the points visible", len(todo) - len(failures), len(failures),
-             100 * visible_share(points))  # fmt: skip
+    failed = len(failures) - len(bad_scenes)
+    share = 100 * visible_share(points)
+    log.info("%d frames indexed, %d failed, %.1f %% of the points visible", len(todo) - failed, failed, share)
     for failure in failures[:5]:
         log.warning("WARNING failed: %s", failure)
-    if todo and len(failures) == len(todo):
-        raise DataError(f"all {len(todo)} frames failed; the first: {failures[0]}")
+    if todo and failed == len(todo):
+        raise DataError(f"all {len(todo)} frames failed; the first: {failures[len(bad_scenes)]}")
     return {
-        "done": len(todo) - len(failures),
+        "done": len(todo) - failed,
         "there": len(frames) - len(todo),
         "failed": failures,
         "points": dict(points),

@@ -139,15 +139,18 @@ class RunFolder:
             raise OutputError(f"{path}: can't be written ({error.strerror or error})") from error
 
     def records(self) -> list[dict[str, Any]]:
-        """The latest line of each frame; a line cut off by a crash is passed over."""
-        latest: dict[tuple[str, int], dict[str, Any]] = {}
+        """The latest line of each frame, and of each scene that could not be read; a damaged line is passed over."""
+        latest: dict[tuple[str, int | None], dict[str, Any]] = {}
         path = self.path / "frames.jsonl"
         if path.is_file():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     record = json.loads(line)
-                    latest[record["scene_id"], record["frame_id"]] = record
-                except (ValueError, KeyError, TypeError):
+                    scene_id, frame_id = record["scene_id"], record["frame_id"]
+                    if _is_whole(record):
+                        latest.pop((scene_id, None), None)  # by now it can be read, or its reason is another
+                        latest[scene_id, frame_id] = record
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     continue
         return list(latest.values())
 
@@ -155,9 +158,9 @@ class RunFolder:
         """The content of ``summary.json``; empty where there is none, as after a crash."""
         try:
             summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
-        return summary
+        return summary if isinstance(summary, dict) else {}
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes ``summary.json``.
@@ -167,6 +170,14 @@ class RunFolder:
         """
         with atomic_file(self.path / "summary.json") as file:
             file.write(json.dumps(summary, indent=2, allow_nan=False).encode())
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    """Whether a line holds what the summary needs of it; may raise what damaged lines bring about."""
+    if record["status"] == "failed":
+        return isinstance(record["why"], str)
+    numbers = [record["frame_id"], record["bytes"], *record["points"].values()]
+    return record["status"] == "done" and all(isinstance(number, int) for number in numbers)
 
 
 def make_writable(path: Path, key: str) -> None:
@@ -211,7 +222,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except Exception as error:  # of damaged text, YAML raises its own errors and others
         raise OutputError(f"{path}: can't be read ({error}); choose another folder or delete it") from error
     if not isinstance(config, dict):
         raise OutputError(f"{path}: holds no configuration; choose another folder or delete it")

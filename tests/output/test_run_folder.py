@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -6,6 +8,8 @@ from clipfeat.output import RunFolder
 from clipfeat.output.run_folder import different_keys
 from clipfeat.types import PointFeatures
 
+DONE = {"scene_id": "a", "frame_id": 0, "status": "done", "points": {"visible": 3}, "bytes": 9}
+FAILED = {"scene_id": "a", "frame_id": 0, "status": "failed", "why": "0.png: damaged"}
 FRAMES = [("a", 0), ("a", 20), ("b", 0)]
 
 
@@ -76,11 +80,54 @@ def test_files_that_can_not_say_their_model_are_passed_over(folder):
 
 
 def test_the_latest_line_of_a_frame_counts_and_a_cut_off_line_does_not(folder):
-    folder.append_record({"scene_id": "a", "frame_id": 0, "status": "failed"})
-    folder.append_record({"scene_id": "a", "frame_id": 0, "status": "done"})
+    folder.append_record(FAILED)
+    folder.append_record(DONE)
     with (folder.path / "frames.jsonl").open("a") as file:
         file.write('{"scene_id": "a", "fra')
-    assert [r["status"] for r in folder.records()] == ["done"]
+    assert folder.records() == [DONE]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]", "7", "null", "[" * 100_000, "\x00", '{"scene_id": "a", "frame_id": 1}',
+        json.dumps(FAILED | {"frame_id": 1, "why": None}), json.dumps(DONE | {"frame_id": 1, "status": "dine"}),
+        json.dumps(DONE | {"frame_id": 1, "bytes": float("nan")}), json.dumps(DONE | {"frame_id": [1]}),
+        json.dumps(DONE | {"frame_id": 1, "points": {"visible": 1e300}}), json.dumps(DONE | {"points": 3}),
+    ],
+)  # fmt: skip
+def test_a_damaged_line_is_passed_over(folder, line):
+    folder.append_record(DONE)
+    with (folder.path / "frames.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    assert folder.records() == [DONE]
+
+
+def test_a_scene_that_could_not_be_read_is_forgotten_when_it_can(folder):
+    left_out = FAILED | {"frame_id": None, "why": "a.sens: cut off"}
+    other = left_out | {"scene_id": "b"}
+    for record in (left_out, other, left_out | {"why": "a.sens: empty"}):
+        folder.append_record(record)
+    assert [r["why"] for r in folder.records()] == ["a.sens: cut off", "a.sens: empty"]
+    folder.append_record(DONE)
+    assert folder.records() == [other, DONE]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"7", b"{", b"[" * 100_000, b"\xff\x00"])
+def test_a_damaged_summary_is_as_good_as_none(folder, content):
+    (folder.path / "summary.json").write_bytes(content)
+    assert folder.read_summary() == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"7", b"a: b: c", b"[" * 100_000, b"\xff\x00", b"a: \x00", b"a: !!timestamp x", b"? [a]: {}\n? {}: 1"],
+)
+def test_a_damaged_config_is_named_in_one_line(folder, content):
+    (folder.path / "config.yaml").write_bytes(content)
+    with pytest.raises(OutputError, match=r"out/config.yaml: .*; choose another folder or delete it") as caught:
+        folder.claim({"seed": 0}, overwrite=False)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
