@@ -589,7 +589,7 @@ class ExtractConfig:
         seed: of the choice of frames and points, and of random weights.
         resume: true does only what is missing, and refuses a folder of another configuration; overwrite (or false) does
             everything again, and first removes what another configuration or model has written there.
-        on_bad_frame: skip (count and list it) or fail (stop the run).
+        on_bad_frame: skip (count and list it; also a scene that can't be read) or fail (stop the run).
         check: look first whether poses, K, depth and colour fit each other: no, yes (or true), only (and then stop).
         shard: see ShardConfig.
     """

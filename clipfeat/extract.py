@@ -51,7 +51,10 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     locate = build_locator(cfg) if cfg.uv_index is None else open_uv_index(cfg)
     folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype)
     dataset = build_dataset(cfg.data)
-    frames = list_frames(cfg, dataset)
+    bad_scenes: dict[str, str] = {}
+    frames = list_frames(cfg, dataset, bad_scenes)
+    for why in bad_scenes.values():
+        log.warning("WARNING a scene is left out: %s", why)
     config, overwrite = dataclasses.asdict(cfg), cfg.resume == "overwrite"
     pictured = pictured_frames(cfg.vis.name, frames, cfg.vis.max_frames)
     folder.remove_leftovers(dict.fromkeys(scene_id for scene_id, _ in frames))
@@ -68,6 +71,8 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         model = model or build_model(cfg.model, device, cfg.seed, build_cache(cfg.cache))
     space = _disk_space(cfg, folder, dataset, locate, model, [key for key in todo if key not in done_before], pictured)
     folder.claim(config, model.describe(), frames, overwrite=overwrite)
+    for scene_id, why in bad_scenes.items():
+        folder.append_record({"scene_id": scene_id, "frame_id": None, "status": "failed", "why": why})
     folder.write_head(model.head_name, model.head.state_dict())
     log.info("%d frames to do, %d done already, into %s", len(todo), len(frames) - len(todo), folder.path)
 

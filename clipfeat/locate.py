@@ -94,17 +94,33 @@ def locate_some(locate: Locator, dataset: Dataset, frames: Sequence[FrameKey]) -
     return some
 
 
-def list_frames(cfg: ExtractConfig, dataset: Dataset) -> list[FrameKey]:
+def list_frames(cfg: ExtractConfig, dataset: Dataset, bad_scenes: dict[str, str] | None = None) -> list[FrameKey]:
     """The frames that the configuration asks for, scene after scene.
 
+    Args:
+        cfg: what to run.
+        dataset: where the frames come from.
+        bad_scenes: takes the scenes that are there and can't be read, and why, unless ``on_bad_frame=fail``. Whoever
+            gives it must tell of them.
+
     Raises:
-        DataError: If a scene is not there, or its name is a path.
+        DataError: If a scene is not there, or its name is a path; if a scene can't be read and ``bad_scenes`` doesn't
+            take it, or if none can.
     """
     scenes: Sequence[str] = read_scenes_file(Path(cfg.scenes_file)) if cfg.scenes_file else dataset.scenes()
     frames: list[FrameKey] = []
     for scene_id in scenes[cfg.shard.index :: cfg.shard.count]:
+        try:
+            frame_ids = dataset.frame_ids(check_scene_name(scene_id, "scene"))
+        except DataError as error:
+            if scene_id not in dataset.scenes():
+                raise DataError(f"scenes_file={cfg.scenes_file}: {error}" if cfg.scenes_file else str(error)) from error
+            if bad_scenes is None or cfg.on_bad_frame == "fail":
+                raise
+            bad_scenes[scene_id] = str(error)
+            continue
         chosen = select_frames(
-            dataset.frame_ids(check_scene_name(scene_id, "scene")),
+            frame_ids,
             scene_id,
             stride=cfg.frame_stride,
             count=cfg.frames_per_scene,
@@ -112,4 +128,7 @@ def list_frames(cfg: ExtractConfig, dataset: Dataset) -> list[FrameKey]:
             seed=cfg.seed,
         )
         frames += [(scene_id, frame_id) for frame_id in chosen]
+    if bad_scenes and not frames:
+        why = next(iter(bad_scenes.values()))
+        raise DataError(f"none of the {len(bad_scenes)} scenes can be read; the first: {why}")
     return frames

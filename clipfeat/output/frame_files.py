@@ -91,9 +91,17 @@ class FrameFiles:
         """The arrays (none, if only the meta is asked for) and the meta of a frame.
 
         Raises:
-            DataError: If it is missing, damaged or of a newer schema.
+            DataError: If it is missing, damaged, of a newer schema, or another frame's file.
         """
-        return read_arrays(self.frame_path(scene_id, frame_id), only_meta=only_meta)
+        path = self.frame_path(scene_id, frame_id)
+        arrays, meta = read_arrays(path, only_meta=only_meta)
+        found = meta.get("scene_id", scene_id), meta.get("frame_id", frame_id)
+        if found != (scene_id, frame_id) or not isinstance(meta.get("model", {}), dict):
+            raise DataError(
+                f"{path}: holds {found[0]} frame {found[1]}, not this frame's features: copied to the wrong place? "
+                f"Delete it and run the same command again"
+            )
+        return arrays, meta
 
     def finish_scene(self, scene_id: str) -> None:
         """To be called when no frame of a scene is in work any more. Does nothing here."""

@@ -257,20 +257,26 @@ class RunFolder:
             raise OutputError(f"{path}: can't be written ({error.strerror or error})") from error
 
     def records(self) -> list[dict[str, Any]]:
-        """The latest line of each frame, without those of files that are gone; half a line is passed over."""
+        """The latest line of each frame, and of each scene that could not be read.
+
+        Those of files that are gone are left out; a damaged line is passed over.
+        """
         latest = self._latest_records()
-        done = self.done(key for key, record in latest.items() if record["status"] != "failed")
+        done = self.done((s, i) for (s, i), record in latest.items() if i is not None and record["status"] == "done")
         return [record for key, record in latest.items() if record["status"] == "failed" or key in done]
 
-    def _latest_records(self) -> dict[tuple[str, int], dict[str, Any]]:
-        latest: dict[tuple[str, int], dict[str, Any]] = {}
+    def _latest_records(self) -> dict[tuple[str, int | None], dict[str, Any]]:
+        latest: dict[tuple[str, int | None], dict[str, Any]] = {}
         path = self.path / "frames.jsonl"
         if path.is_file():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     record = json.loads(line)
-                    latest[record["scene_id"], record["frame_id"]] = record | {"status": record["status"]}
-                except (ValueError, KeyError, TypeError):
+                    scene_id, frame_id = record["scene_id"], record["frame_id"]
+                    if _is_whole(record):
+                        latest.pop((scene_id, None), None)  # by now it can be read, or its reason is another
+                        latest[scene_id, frame_id] = record
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     continue
         return latest
 
@@ -311,6 +317,14 @@ def done_record(
         "bytes": size,
         "seconds": seconds,
     }
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    """Whether a line holds what the summary needs of it; may raise what damaged lines bring about."""
+    if record["status"] == "failed":
+        return isinstance(record["why"], str)
+    numbers = [record["frame_id"], record["bytes"], *record["points"].values()]
+    return record["status"] == "done" and all(isinstance(number, int) for number in numbers)
 
 
 def make_writable(path: Path, key: str) -> None:
@@ -410,7 +424,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except Exception as error:  # of damaged text, YAML raises its own errors and others
         raise OutputError(f"{path}: can't be read ({error}). {_ANOTHER_FOLDER}") from error
     if not isinstance(config, dict):
         raise OutputError(f"{path}: holds no configuration. {_ANOTHER_FOLDER}")
@@ -432,6 +446,6 @@ def different_keys(before: Any, now: Any, prefix: str = "") -> list[str]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import threading
@@ -12,6 +13,8 @@ from clipfeat.output import RunFolder
 from clipfeat.output.run_folder import different_keys, locked
 from clipfeat.types import PointFeatures
 
+DONE = {"scene_id": "a", "frame_id": 0, "status": "done", "points": {"visible": 3}, "bytes": 9}
+FAILED = {"scene_id": "a", "frame_id": 0, "status": "failed", "why": "0.png: damaged"}
 FRAMES = [("a", 0), ("a", 20), ("b", 0)]
 MODEL = {"weights_sha256": "m"}
 CONFIG = {"model": {"arch": "A", "head": {"name": "none"}}, "batch_size": 8, "seed": 0, "check": "no"}
@@ -67,16 +70,16 @@ def test_a_frame_that_failed_is_tried_again_alone(folder):
     for key in done:
         folder.picture_path(*key).parent.mkdir(parents=True, exist_ok=True)
         folder.picture_path(*key).touch()
-    folder.append_record({"scene_id": "a", "frame_id": 20, "status": "failed"})
+    folder.append_record(FAILED | {"frame_id": 20})
     assert folder.missing(FRAMES, done, pictured) == [("a", 20)]
 
 
 def test_a_file_without_its_line_gets_it(folder):
     folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
     write(folder, "a", 0)
-    folder.append_record({"scene_id": "a", "frame_id": 0, "status": "failed"})
+    folder.append_record(FAILED)
     write(folder, "b", 0)
-    folder.append_record({"scene_id": "b", "frame_id": 0, "status": "done", "bytes": 7})
+    folder.append_record(DONE | {"scene_id": "b", "bytes": 7})
     assert folder.done_before(FRAMES, CONFIG) == {("a", 0), ("b", 0)}
     mended, kept = folder.records()
     assert kept["bytes"] == 7
@@ -135,7 +138,7 @@ def full_folder(folder):
     for key in [*FRAMES, ("gone", 7)]:
         write(folder, *key)
         folder.picture_path(*key).touch()
-    folder.append_record({"scene_id": "a", "frame_id": 0, "status": "done"})
+    folder.append_record(DONE)
     folder.write_summary({})
     for name in ("head_proj128.safetensors", "check.json", *FOREIGN):
         path = folder.path / name
@@ -230,20 +233,65 @@ def test_what_killed_processes_left_is_removed_from_the_run_s_scenes(folder, cap
     assert "2 unfinished files" in caplog.text
 
 
-def test_the_latest_line_of_a_frame_counts_and_half_a_line_swallows_nothing(folder):
+def test_the_latest_line_of_a_frame_counts_and_a_cut_off_line_does_not(folder):
     write(folder, "a", 0)
-    folder.append_record({"scene_id": "a", "frame_id": 0, "status": "failed"})
-    folder.append_record({"scene_id": "a", "frame_id": 0, "status": "done"})
+    folder.append_record(FAILED)
+    folder.append_record(DONE)
     with (folder.path / "frames.jsonl").open("a") as file:
         file.write('{"scene_id": "a", "fra')
-    assert [r["status"] for r in folder.records()] == ["done"]
-    folder.append_record({"scene_id": "b", "frame_id": 0, "status": "failed"})
+    assert folder.records() == [DONE]
+    folder.append_record(FAILED | {"scene_id": "b"})  # the half line must not swallow it
     assert [(r["scene_id"], r["status"]) for r in folder.records()] == [("a", "done"), ("b", "failed")]
 
 
 def test_a_line_whose_file_is_gone_does_not_count(folder):
-    folder.append_record({"scene_id": "a", "frame_id": 0, "status": "done"})
+    folder.append_record(DONE)
     assert folder.records() == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]", "7", "null", "[" * 100_000, "\x00", '{"scene_id": "a", "frame_id": 1}',
+        json.dumps(FAILED | {"frame_id": 1, "why": None}), json.dumps(DONE | {"frame_id": 1, "status": "dine"}),
+        json.dumps(DONE | {"frame_id": 1, "bytes": float("nan")}), json.dumps(DONE | {"frame_id": [1]}),
+        json.dumps(DONE | {"frame_id": 1, "points": {"visible": 1e300}}), json.dumps(DONE | {"points": 3}),
+    ],
+)  # fmt: skip
+def test_a_damaged_line_is_passed_over(folder, line):
+    write(folder, "a", 0)
+    folder.append_record(DONE)
+    with (folder.path / "frames.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    assert folder.records() == [DONE]
+
+
+def test_a_scene_that_could_not_be_read_is_forgotten_when_it_can(folder):
+    write(folder, "a", 0)
+    left_out = FAILED | {"frame_id": None, "why": "a.sens: cut off"}
+    other = left_out | {"scene_id": "b"}
+    for record in (left_out, other, left_out | {"why": "a.sens: empty"}):
+        folder.append_record(record)
+    assert [r["why"] for r in folder.records()] == ["a.sens: cut off", "a.sens: empty"]
+    folder.append_record(DONE)
+    assert folder.records() == [other, DONE]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"7", b"{", b"[" * 100_000, b"\xff\x00"])
+def test_a_damaged_summary_is_as_good_as_none(folder, content):
+    (folder.path / "summary.json").write_bytes(content)
+    assert folder.read_summary() == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"7", b"a: b: c", b"[" * 100_000, b"\xff\x00", b"a: \x00", b"a: !!timestamp x", b"? [a]: {}\n? {}: 1"],
+)
+def test_a_damaged_config_is_named_in_one_line(folder, content):
+    (folder.path / "config.yaml").write_bytes(content)
+    with pytest.raises(OutputError, match=r"out/config.yaml: .*\. Choose another folder") as caught:
+        folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
