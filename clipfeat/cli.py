@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from difflib import get_close_matches
@@ -54,6 +55,8 @@ def run_command(config_name: str, work: Callable[[ExtractConfig], None]) -> None
     # Only our own messages: open_clip and the hub's client log on the root logger what is said here once, in short.
     logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
     logging.getLogger("clipfeat").setLevel(logging.INFO)
+    # Pillow's own opinion of large pictures: those that are too large are told by an error.
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
     signal.signal(signal.SIGTERM, _terminate)
     # With this set, Hydra hands every exception over as it is instead of printing it its own way.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
