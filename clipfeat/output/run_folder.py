@@ -96,7 +96,7 @@ class RunFolder:
                 f"output_dir={self.path} holds {len(done)} of the frames, but no config.yaml that says how they were "
                 f"made. {_ANOTHER_FOLDER}"
             )
-        known = {(r["scene_id"], r["frame_id"]) for r in self.records() if r["status"] == "done"}
+        known = {key for key, record in self._latest_lines().items() if record["status"] == "done"}
         for key in [key for key in frames if key in done and key not in known]:
             path = self.feature_path(*key)
             try:
@@ -122,7 +122,7 @@ class RunFolder:
         """
         todo = {key for key in frames if key not in done}
         if pictured:
-            failed = {(r["scene_id"], r["frame_id"]) for r in self.records() if r["status"] == "failed"}
+            failed = {key for key, record in self._latest_lines().items() if record["status"] == "failed"}
             unpictured = {key for key in pictured if key in done and not self.picture_path(*key).is_file()}
             again = {scene_id for scene_id, _ in (todo - failed) | unpictured}
             todo |= {key for key in frames if key[0] in again}
@@ -226,6 +226,9 @@ class RunFolder:
 
     def records(self) -> list[dict[str, Any]]:
         """The latest line of each frame, without those of files that are gone; half a line is passed over."""
+        return [r for key, r in self._latest_lines().items() if r["status"] == "failed" or self.is_done(*key)]
+
+    def _latest_lines(self) -> dict[tuple[str, int], dict[str, Any]]:
         latest: dict[tuple[str, int], dict[str, Any]] = {}
         path = self.path / "frames.jsonl"
         if path.is_file():
@@ -235,7 +238,7 @@ class RunFolder:
                     latest[record["scene_id"], record["frame_id"]] = record | {"status": record["status"]}
                 except (ValueError, KeyError, TypeError):
                     continue
-        return [r for key, r in latest.items() if r["status"] == "failed" or self.is_done(*key)]
+        return latest
 
     def read_summary(self) -> dict[str, Any]:
         """The content of ``summary.json``; empty where there is none, as after a crash."""
