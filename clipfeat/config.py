@@ -625,7 +625,7 @@ class ExtractConfig:
         _one_of("frame_selection", self.frame_selection, FRAME_SELECTIONS)
         _one_of("on_bad_frame", self.on_bad_frame, ("skip", "fail"))
         # A boolean (true; in files also yes) arrives as the text of one.
-        self.resume = {"false": "overwrite"}.get(self.resume.lower(), self.resume.lower())
+        self.resume = {"false": "overwrite"}.get(str(self.resume).lower(), str(self.resume).lower())
         _one_of("resume", self.resume, ("true", "overwrite"))
         self.check = {"true": "yes", "false": "no"}.get(self.check.lower(), self.check)
         _one_of("check", self.check, ("no", "yes", "only"))

@@ -69,12 +69,11 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
             check_scenes(cfg, dataset, frames)
     with stopwatch.stage("load model"):
         model = model or build_model(cfg.model, device, cfg.seed, build_cache(cfg.cache))
-    space = _disk_space(cfg, folder, dataset, locate, model, [key for key in todo if key not in done_before], pictured)
+    space = _disk_space(cfg, folder, dataset, locate, model, todo, done_before, pictured)
     folder.claim(config, model.describe(), frames, overwrite=overwrite)
     for scene_id, why in bad_scenes.items():
         folder.append_record({"scene_id": scene_id, "frame_id": None, "status": "failed", "why": why})
     folder.write_head(model.head_name, model.head.state_dict())
-    log.info("%d frames to do, %d done already, into %s", len(todo), len(frames) - len(todo), folder.path)
 
     lanes = cfg.num_workers or default_lanes()
     about = {"model": model.describe(), "sampling": cfg.sampling.name}
@@ -88,6 +87,7 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     lane = Lane(prepare, model, folder, pictures, about, threads, writers, buffers, stopwatch)
     batches = shares(todo, cfg.batch_size or model.default_batch, lanes)
     finished, finishing = 0, []
+    log.info("%d frames to do, %d done already, into %s", len(todo), len(frames) - len(todo), folder.path)
     try:
         with (
             closing(prefetch(lane, batches, lanes, ahead=lanes + 1)) as done,  # an error ends the lanes' work too
@@ -157,34 +157,36 @@ def _disk_space(
     dataset: Dataset,
     locate: Locator,
     model: Model,
-    new: list[FrameKey],
+    todo: list[FrameKey],
+    done_before: set[FrameKey],
     pictured: set[FrameKey],
 ) -> DiskSpace:
-    """Looks whether the new frames will fit on the disk; a few of them tell how many points they have."""
-    space = DiskSpace(folder.path, len(new), len(pictured.intersection(new)) * PICTURE_BYTES * cfg.vis.dpi**2)
+    """Looks whether the new files will fit on the disk; a few frames tell how many points they have."""
+    new = [key for key in todo if key not in done_before]  # the others' files take the place of those that are there
+    space = DiskSpace(folder.path, len(new), len(pictured.intersection(todo)) * PICTURE_BYTES * cfg.vis.dpi**2)
     some = locate_some(locate, dataset, new)
-    if some:
-        points = sum(len(located.uv_idx) for located in some)
-        carried = sum(values.nbytes for located in some for values in located.points.attributes.values())
-        size = FrameSize(
-            points=points / len(some),
-            channels=model.channels,
-            dtype=cfg.output.dtype,
-            attribute_bytes=carried / max(points, 1),
-            map_values=model.map_values,
-        )
-        # Frames differ where a mesh, masks or a crop decide what is seen, or the depth how many points there are.
-        certain = cfg.sampling.name == "depth" and cfg.sampling.num_points is not None
-        certain &= cfg.data.masks is None and cfg.model.resize_mode != "crop"
-        # Nor is a map's size known where it depends on the picture's, or on a text space.
-        certain &= cfg.model.window is None and not model.head.projected
-        freed = 0
-        if cfg.resume == "overwrite":
-            replaced = folder.replaced(dataclasses.asdict(cfg), model.describe(), new)
-            freed = sum(path.stat().st_size for path in replaced)
-        space.check(FORMATS[cfg.output.name].bytes_of(size), certain=certain, freed=freed)
-    elif new:
+    if new and not some:
         log.info("how much there is to write can't be told: the frames that were tried can't be used")
+        return space
+    points = sum(len(located.uv_idx) for located in some)
+    carried = sum(values.nbytes for located in some for values in located.points.attributes.values())
+    size = FrameSize(
+        points=points / max(len(some), 1),
+        channels=model.channels,
+        dtype=cfg.output.dtype,
+        attribute_bytes=carried / max(points, 1),
+        map_values=model.map_values,
+    )
+    # Frames differ where a mesh, masks or a crop decide what is seen, or the depth how many points there are.
+    certain = cfg.sampling.name == "depth" and cfg.sampling.num_points is not None
+    certain &= cfg.data.masks is None and cfg.model.resize_mode != "crop"
+    # Nor is a map's size known where it depends on the picture's, or on a text space.
+    certain &= cfg.model.window is None and not model.head.projected
+    freed = 0
+    if cfg.resume == "overwrite":
+        replaced = folder.replaced(dataclasses.asdict(cfg), model.describe(), new)
+        freed = sum(path.stat().st_size for path in replaced)
+    space.check(FORMATS[cfg.output.name].bytes_of(size), certain=certain, freed=freed)
     return space
 
 

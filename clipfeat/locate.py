@@ -85,12 +85,15 @@ def build_locator(cfg: ExtractConfig) -> FrameLocator:
 
 
 def locate_some(locate: Locator, dataset: Dataset, frames: Sequence[FrameKey]) -> list[Located]:
-    """One to three of the frames, spread evenly and located; those that can't be are left out."""
+    """One to three of the frames, spread evenly and located; in place of one that can't be, one of the next four."""
     count = min(3, 1 + len(frames) // 100)  # a short run need not wait for them
     some = []
-    for scene_id, frame_id in (frames[(2 * i + 1) * len(frames) // (2 * count)] for i in range(count) if frames):
-        with suppress(FrameError, DataError):
-            some.append(locate(dataset.load(scene_id, frame_id)))
+    for i in range(count):
+        begin = (2 * i + 1) * len(frames) // (2 * count)
+        for scene_id, frame_id in frames[begin : begin + 5]:
+            with suppress(FrameError, DataError):
+                some.append(locate(dataset.load(scene_id, frame_id)))
+                break
     return some
 
 

@@ -110,7 +110,7 @@ class RunFolder:
                 f"output_dir={self.path} holds {len(done)} of the frames, but no config.yaml that says how they were "
                 f"made. {_ANOTHER_FOLDER}"
             )
-        known = {(r["scene_id"], r["frame_id"]) for r in self.records() if r["status"] == "done"}
+        known = {key for key, record in self._latest_lines().items() if record["status"] == "done"}
         for key in [key for key in frames if key in done and key not in known]:
             try:
                 meta = self.files.read(*key, only_meta=True)[1]
@@ -136,7 +136,7 @@ class RunFolder:
         """
         todo = {key for key in frames if key not in done}
         if pictured:
-            failed = {(r["scene_id"], r["frame_id"]) for r in self.records() if r["status"] == "failed"}
+            failed = {key for key, record in self._latest_lines().items() if record["status"] == "failed"}
             unpictured = {key for key in pictured if key in done and not self.picture_path(*key).is_file()}
             again = {scene_id for scene_id, _ in (todo - failed) | unpictured}
             todo |= {key for key in frames if key[0] in again}
@@ -223,7 +223,7 @@ class RunFolder:
         names += ["check.json"] if config.get("check") == "no" else []  # or it is of this run already
         records = [*self.path.glob("head_*.safetensors"), *(self.path / name for name in names)]
         # Of files named after scenes only those of scenes that a run has worked on: others may be the user's own.
-        records += [self.path / f"{scene_id}.h5" for scene_id in {scene_id for scene_id, _ in self._latest_records()}]
+        records += [self.path / f"{scene_id}.h5" for scene_id in {scene_id for scene_id, _ in self._latest_lines()}]
         return [*scene_files(self.path, _FRAME_FILES), *(path for path in records if path.is_file())]
 
     def read_model(self) -> dict[str, Any]:
@@ -261,11 +261,11 @@ class RunFolder:
 
         Those of files that are gone are left out; a damaged line is passed over.
         """
-        latest = self._latest_records()
+        latest = self._latest_lines()
         done = self.done((s, i) for (s, i), record in latest.items() if i is not None and record["status"] == "done")
         return [record for key, record in latest.items() if record["status"] == "failed" or key in done]
 
-    def _latest_records(self) -> dict[tuple[str, int | None], dict[str, Any]]:
+    def _latest_lines(self) -> dict[tuple[str, int | None], dict[str, Any]]:
         latest: dict[tuple[str, int | None], dict[str, Any]] = {}
         path = self.path / "frames.jsonl"
         if path.is_file():

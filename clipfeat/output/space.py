@@ -1,6 +1,7 @@
 """Whether what is to be written fits on the disk: told before a run starts, and again while it goes on."""
 
 import logging
+import math
 import shutil
 from pathlib import Path
 
@@ -73,8 +74,9 @@ class DiskSpace:
         self._warned = True
         log.warning("WARNING %s. %s", what, _WHAT_TO_DO)
 
-    def _free(self) -> int:
-        return shutil.disk_usage(self._folder).free
+    def _free(self) -> float:
+        usage = shutil.disk_usage(self._folder)
+        return usage.free if usage.total else math.inf  # some file systems do not know
 
 
 _WHAT_TO_DO = (

@@ -73,6 +73,12 @@ def test_a_refusal_where_it_can_not_fit_and_that_is_certain(tmp_path, disk, capl
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
+def test_a_disk_that_does_not_know_its_size_is_not_full(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 0))
+    DiskSpace(tmp_path, 750, 0).check(16e6, certain=True)
+    assert not caplog.records
+
+
 def test_what_was_really_written_warns_once(tmp_path, disk, caplog, monkeypatch):
     monkeypatch.setattr(space, "CHECK_EVERY", 10)
     disk(1000)
