@@ -5,6 +5,7 @@ each other as the threads of one matrix product do, so that decoding and writing
 a GPU the lanes take turns on it, so that it computes for one while the others read and write.
 """
 
+import dataclasses
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
@@ -16,11 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clipfeat.camera import world_to_cam
+from clipfeat.camera.projection import transform_points
 from clipfeat.direct import PageBuffer
 from clipfeat.errors import FrameError
 from clipfeat.locate import FrameKey
 from clipfeat.model import Model
-from clipfeat.output import RunFolder
+from clipfeat.output import GridFrame, RunFolder
 from clipfeat.output.summary import Stopwatch, visible_share
 from clipfeat.prepare import Failed, FramePreparer, Prepared
 from clipfeat.sampling import sample_img_feat
@@ -94,32 +97,46 @@ class Lane:
 
     def _finish(self, frame: Prepared, feature_map: FeatureMap) -> "Failed | Future[Done]":
         # Of the map and not of the samples: it is 25 times smaller, and bilinear weights make nothing infinite.
+        if self.folder.keeps_map:
+            feature_map = dataclasses.replace(feature_map, values=feature_map.values.half())
         if not torch.isfinite(feature_map.values).all():
-            why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32"
+            what, other = "inf or NaN", "model.precision=fp32"
+            if self.folder.keeps_map:
+                what, other = "inf, NaN or more than float16 can hold", f"{other}, or output=npz"
+            why = f"{frame.key[0]} frame {frame.key[1]}: the features hold {what}; try {other}"
             return self._fail(Failed(frame.key, FrameError(why)))
         buffer = self.buffers.get()
         try:
-            with self.stopwatch.stage("sample", frame.seconds):
+            if self.folder.keeps_map:
+                features: PointFeatures | GridFrame = self.keep(frame, feature_map)
+            else:
                 features = self.sample(frame, feature_map, buffer)
-            picture = self._picture(frame, features)
+            picture = self._picture(frame, feature_map, features)
             meta = frame_meta(frame, feature_map.image_to_map) | self.about
             return self.writers.submit(self._write, frame, features, meta, picture, buffer)
         except BaseException:
             self.buffers.put(buffer)  # or the other lanes would wait for it for ever
             raise
 
-    def _picture(self, frame: Prepared, features: PointFeatures) -> SampledFrame | None:
+    def _picture(
+        self, frame: Prepared, feature_map: FeatureMap, features: PointFeatures | GridFrame
+    ) -> SampledFrame | None:
         scene_id, frame_id = frame.key
-        if not self.pictures.wants(scene_id, frame_id):  # its pixels may never be needed
+        rows = self.pictures.choose(scene_id, frame_id, len(features.pts_idx))
+        if rows is None:  # its pixels may never be needed
             return None
         with self.stopwatch.stage("picture", frame.seconds):
+            if isinstance(features, PointFeatures):
+                chosen = features.take(rows)
+            else:
+                chosen = self.sample(dataclasses.replace(frame, located=frame.located.take(rows)), feature_map)
             path = self.folder.picture_path(scene_id, frame_id)
-            return self.pictures.sample(scene_id, frame_id, frame.frame.image, features, path)
+            return self.pictures.sample(scene_id, frame_id, frame.frame.image, chosen, path)
 
     def _write(
         self,
         frame: Prepared,
-        features: PointFeatures,
+        features: PointFeatures | GridFrame,
         meta: dict[str, Any],
         picture: SampledFrame | None,
         buffer: PageBuffer,
@@ -146,20 +163,40 @@ class Lane:
         )
         return Done(frame.key, counts, picture)
 
-    def sample(self, frame: Prepared, feature_map: FeatureMap, buffer: PageBuffer) -> PointFeatures:
+    def sample(self, frame: Prepared, feature_map: FeatureMap, buffer: PageBuffer | None = None) -> PointFeatures:
         """The features of a frame's visible points, where possible in the buffer's memory."""
         located = frame.located
         own = None
-        if feature_map.values.device.type == "cpu":
+        if buffer is not None and feature_map.values.device.type == "cpu":
             own = buffer.floats(len(located.uv_idx), len(feature_map.values))
+        with self.stopwatch.stage("sample", frame.seconds):
+            pts_feat = self.model.point_features(sample_img_feat(feature_map, located.uv_idx, own))
         return PointFeatures(
-            pts_feat=self.model.point_features(sample_img_feat(feature_map, located.uv_idx, own)),
+            pts_feat=pts_feat,
             uv_idx=located.uv_idx,
             conf_2d=located.conf_2d,
             xyz=located.points.xyz.astype(np.float32),
             pts_idx=located.points.idx,
             attributes=located.points.attributes,
             clip_global=None if feature_map.clip_global is None else feature_map.clip_global.cpu().numpy(),
+        )
+
+    def keep(self, frame: Prepared, feature_map: FeatureMap) -> GridFrame:
+        """The map and the places of a frame's visible points in it; nothing is sampled."""
+        located, pose, clip_global = frame.located, frame.frame.cam_to_world, feature_map.clip_global
+        return GridFrame(
+            feature_map=FeatureMap(
+                feature_map.values.cpu(),
+                feature_map.image_to_map,
+                None if clip_global is None else clip_global.cpu(),
+            ),
+            camera=frame.frame.color_camera,
+            cam_to_world=pose,
+            uv_idx=located.uv_idx,
+            depth_m=transform_points(world_to_cam(pose), located.points.xyz)[:, 2].astype(np.float32),
+            conf_2d=located.conf_2d,
+            pts_idx=located.points.idx,
+            attributes=located.points.attributes,
         )
 
     def _fail(self, failed: Failed) -> Failed:

@@ -34,6 +34,10 @@ class Located:
     conf_2d: NDArray[np.float32]
     status: NDArray[np.uint8]
 
+    def take(self, rows: NDArray[np.integer]) -> "Located":
+        """Some of the visible points."""
+        return Located(self.points.take(rows), self.uv_idx[rows], self.conf_2d[rows], self.status)
+
 
 Locator = Callable[[Frame], Located]
 

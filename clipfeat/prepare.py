@@ -1,5 +1,6 @@
 """All of a frame's work that needs no network: read, place, project, choose. Runs ahead of the model, in threads."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -98,4 +99,4 @@ class FramePreparer:
         rows = np.flatnonzero(covered)
         status = located.status.copy()
         status[np.flatnonzero(status == PointStatus.VISIBLE)[~covered]] = PointStatus.OUT_OF_VIEW
-        return Located(located.points.take(rows), located.uv_idx[rows], located.conf_2d[rows], status)
+        return dataclasses.replace(located.take(rows), status=status)

@@ -219,6 +219,23 @@ def test_features_that_overflow_are_a_bad_frame(scans, run_cli, monkeypatch):
     assert "7 done (7 now), 1 failed" in err
 
 
+def test_a_map_that_float16_can_not_hold_is_a_bad_frame_of_a_grid(scans, run_cli, monkeypatch):
+    from clipfeat.model import ClipModel
+
+    real = ClipModel.feature_maps
+
+    def large(self, pixels, image_sizes):
+        return [dataclasses.replace(m, values=m.values * 1e6) for m in real(self, pixels, image_sizes)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipModel, "feature_maps", large)
+        code, err = run_cli(f"data.root={scans}", "output_dir=grid", "output=grid")
+        assert code == 1
+        assert "frame 0: the features hold inf, NaN or more than float16 can hold; try model.precision=fp32, or" in err
+        code, err = run_cli(f"data.root={scans}", "output_dir=npz")
+        assert code == 0, err
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_disk_that_fills_up_stops_the_run_and_keeps_what_is_done(scans, run_cli, tmp_path, monkeypatch):
     import clipfeat.output.files as files

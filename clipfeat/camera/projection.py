@@ -168,10 +168,22 @@ def unproject_depth(
         index = np.asarray(pixels, dtype=np.int64)
         index = index[valid_depth(flat[index])]
     v, u = np.divmod(index, depth_m.shape[1])
-    z = flat[index].astype(np.float64)
-    y = (v - k[1, 2]) / k[1, 1]
-    x = (u - k[0, 2] - k[0, 1] * y) / k[0, 0]
-    return transform_points(pose, np.stack((x * z, y * z, z), -1)), index.astype(np.int64)
+    return unproject_pixels(u, v, flat[index], k, pose), index.astype(np.int64)
+
+
+def unproject_pixels(
+    u: NDArray[Any],
+    v: NDArray[Any],
+    depth_m: NDArray[np.floating],
+    intrinsics: NDArray[np.float64],
+    cam_to_world: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """World points (N, 3) of pixels u, v (N,) and their z (N,) in metres: ``cam_to_world · (z·K⁻¹·(u, v, 1))``."""
+    z = depth_m.astype(np.float64)
+    y = (v - intrinsics[1, 2]) / intrinsics[1, 1]
+    x = (u - intrinsics[0, 2] - intrinsics[0, 1] * y) / intrinsics[0, 0]
+    points: NDArray[np.float64] = transform_points(cam_to_world, np.stack((x * z, y * z, z), -1))
+    return points
 
 
 def valid_depth(depth_m: NDArray[np.floating]) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""The feature files of one frame: npz and h5, written whole or not at all, read back without pickle."""
+"""The feature files of one frame: npz, h5 and grid, written whole or not at all, read back without pickle."""
 
 import io
 import json
@@ -14,6 +14,7 @@ import torch
 from clipfeat.atomic import atomic_file
 from clipfeat.direct import direct_file
 from clipfeat.errors import DataError, SchemaError
+from clipfeat.output.grid import GridFrame, grid_arrays, read_grid, write_grid
 from clipfeat.output.h5 import read_h5, write_h5
 from clipfeat.output.npz import write_npz
 from clipfeat.types import PointFeatures
@@ -37,29 +38,34 @@ class FrameFormat:
         write: arrays and meta into an open file.
         read: the arrays, or none of them, and the meta, from a path.
         sequential: whether it is written from front to back, without looking back.
+        keeps_map: whether it holds a ``GridFrame`` instead of ``PointFeatures``.
     """
 
     suffix: str
     write: Callable[[Any, dict[str, np.ndarray], str], None]
     read: Callable[..., tuple[dict[str, np.ndarray], str]]
     sequential: bool
+    keeps_map: bool = False
 
 
 FORMATS = {
     "npz": FrameFormat(".npz", write_npz, read_npz, sequential=True),
     "h5": FrameFormat(".h5", write_h5, read_h5, sequential=False),
+    "grid": FrameFormat(".safetensors", write_grid, read_grid, sequential=True, keeps_map=True),
 }
 
 
-def write_features(path: Path, name: str, features: PointFeatures, meta: dict[str, Any], dtype: str = "float32") -> int:
+def write_features(
+    path: Path, name: str, features: PointFeatures | GridFrame, meta: dict[str, Any], dtype: str = "float32"
+) -> int:
     """Writes the features of one frame.
 
     Args:
         path: the file.
-        name: npz or h5.
-        features: what is written.
+        name: one of ``FORMATS``.
+        features: what is written; of the kind that the format holds.
         meta: anything JSON can hold; the schema version is added.
-        dtype: of pts_feat on disk.
+        dtype: of pts_feat on disk; a map is float16 always.
 
     Returns:
         Bytes written.
@@ -67,6 +73,11 @@ def write_features(path: Path, name: str, features: PointFeatures, meta: dict[st
     Raises:
         OutputError: If it can't be written.
     """
+    arrays = grid_arrays(path, features) if isinstance(features, GridFrame) else _point_arrays(features, dtype)
+    return write_arrays(path, name, arrays, meta)
+
+
+def _point_arrays(features: PointFeatures, dtype: str) -> dict[str, np.ndarray]:
     arrays = {key: getattr(features, key) for key in _ARRAYS} | features.attributes
     if features.clip_global is not None:
         arrays["clip_global"] = features.clip_global
@@ -74,7 +85,7 @@ def write_features(path: Path, name: str, features: PointFeatures, meta: dict[st
         # The same rounding as NumPy's, in a tenth of its time.
         arrays["pts_feat"] = torch.from_numpy(arrays["pts_feat"]).half().numpy()
     arrays["pts_feat"] = arrays["pts_feat"].astype(dtype, copy=False)
-    return write_arrays(path, name, arrays, meta)
+    return arrays
 
 
 def write_arrays(path: Path, name: str, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> int:
@@ -94,8 +105,10 @@ def read_features(path: Path) -> tuple[PointFeatures, dict[str, Any]]:
     """Reads one frame's file and its meta; the suffix tells the format.
 
     Raises:
-        DataError: If it is missing, damaged or of a newer schema.
+        DataError: If it is missing, damaged or of a newer schema, or holds a map.
     """
+    if path.suffix == FORMATS["grid"].suffix:
+        raise DataError(f"{path}: holds a map and no features; clipfeat.FeatureStore samples them")
     arrays, meta = read_arrays(path)
     return point_features(path, arrays), meta
 

@@ -13,8 +13,9 @@ from safetensors.torch import save
 
 from clipfeat.atomic import TEMPORARY, atomic_file
 from clipfeat.errors import DataError, OutputError
-from clipfeat.output.files import write_features
+from clipfeat.output.files import FORMATS, write_features
 from clipfeat.output.frame_files import FrameFiles
+from clipfeat.output.grid import GridFrame
 from clipfeat.types import PointFeatures
 
 # Keys that may change from one run to the next into the same folder: they say how and how much, not what is in a file.
@@ -33,10 +34,11 @@ class RunFolder:
     Attributes:
         path: the folder.
         files: the feature files in it.
+        keeps_map: whether a frame is written as a ``GridFrame`` and not as ``PointFeatures``.
 
     Args:
         path: the folder; made if missing.
-        format_name: npz or h5.
+        format_name: one of ``FORMATS``.
         dtype: of pts_feat on disk.
 
     Raises:
@@ -48,6 +50,7 @@ class RunFolder:
         self.format_name = format_name
         self.dtype = dtype
         self.files = FrameFiles(path, format_name)
+        self.keeps_map = FORMATS[format_name].keeps_map
         self._appending = threading.Lock()
         make_writable(path, "output_dir")
 
@@ -76,8 +79,8 @@ class RunFolder:
             todo |= {key for key in frames if key[0] in scenes or key[0] not in pictured}
         return [key for key in frames if key in todo]
 
-    def write(self, scene_id: str, frame_id: int, features: PointFeatures, meta: dict[str, Any]) -> int:
-        """Writes a frame's features and returns their bytes.
+    def write(self, scene_id: str, frame_id: int, features: PointFeatures | GridFrame, meta: dict[str, Any]) -> int:
+        """Writes a frame's features, or its map, and returns the bytes.
 
         Raises:
             OutputError: If that fails.

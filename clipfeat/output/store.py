@@ -1,18 +1,25 @@
 """The features of a run, read frame by frame and on demand, whatever format it wrote."""
 
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from clipfeat.errors import DataError, SchemaError
-from clipfeat.output.files import point_features
+from clipfeat.camera import VisibilityRule, build_uv_index, project_frame, world_to_cam
+from clipfeat.errors import DataError, SchemaError, WeightsError
+from clipfeat.model.encoder import state_hash
+from clipfeat.model.heads import Head, build_head
+from clipfeat.output.files import FORMATS, point_features
 from clipfeat.output.frame_files import FrameFiles, detect_format
+from clipfeat.output.grid import GridFrame, grid_frame
 from clipfeat.output.run_folder import different_keys
-from clipfeat.types import PointFeatures
+from clipfeat.sampling import sample_img_feat
+from clipfeat.types import FeatureMap, FloatArray, Frame, PointFeatures
 
 _READERS = 16
 """Threads that look at the scenes when a store is opened: on a network disk each look is a wait."""
@@ -22,15 +29,19 @@ class FeatureStore:
     """The features below an ``output_dir`` of ``clipfeat-extract``.
 
     Opening it lists the scenes and reads the meta of one frame of each; everything else is read when it is asked for.
-    No file stays open, so a store may be pickled, forked, and used from several threads. All features of a store are
-    of one model: other weights, another head or another schema are refused, at opening or when the frame is loaded.
+    All features of a store are of one model: other weights, another head or another schema are refused, at opening or
+    when the frame is loaded. No file stays open, so a store may be pickled, forked and used from several threads; to
+    sample maps in a forked process, call ``torch.set_num_threads(1)`` there first, as DataLoader does.
+
+    A store of ``output=grid`` holds maps, and samples them when it is asked: at the points of the run, as the other
+    formats hold them to float16's rounding, or at any others.
 
     Args:
         path: the folder.
 
     Attributes:
         folder: the folder.
-        format: name of its format: npz or h5.
+        format: name of its format, such as npz.
         scenes: its scenes as they were at opening, in natural order.
         model: what must be the same for features to be comparable: architecture, weights, head, input.
 
@@ -45,11 +56,16 @@ class FeatureStore:
         self.scenes = self._files.scenes()
         with ThreadPoolExecutor(_READERS) as pool:
             looked_at = [found for found in pool.map(self._look_at, self.scenes) if found is not None]
-        if not looked_at:  # say why
-            self._files.read(self.scenes[0], self.frames(self.scenes[0])[0], only_meta=True)
+        if not looked_at:
+            scene_id, frame_id = self.scenes[0], self.frames(self.scenes[0])[0]
+            looked_at = [(scene_id, frame_id, self._files.read(scene_id, frame_id, only_meta=True)[1])]  # says why
         self.model: dict[str, Any] = dict(looked_at[0][2].get("model") or {})
         for scene_id, frame_id, meta in looked_at:
             self._check_model(scene_id, frame_id, meta)
+        self._head: Head | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_head": None}  # each process reads its own
 
     def frames(self, scene_id: str) -> list[int]:
         """The numbers of a scene's frames that are done now, ascending.
@@ -82,17 +98,121 @@ class FeatureStore:
         Args:
             scene_id: the scene.
             frame_id: the frame.
-            choose: from the number N of points to the rows that are wanted; all of them without it.
+            choose: from the number N of points to the rows that are wanted; all of them without it. Of a map, only
+                these are sampled.
 
         Returns:
-            ``pts_feat`` as it was written.
+            ``pts_feat`` as it was written; float32 where it is sampled.
 
         Raises:
-            DataError: If it is missing, damaged, or of another model or schema.
+            DataError: If it, or the head's weights, are missing, damaged, or of another model or schema.
         """
+        if FORMATS[self.format].keeps_map:
+            grid = self.map(scene_id, frame_id)
+            grid = grid if choose is None else grid.take(choose(len(grid.pts_idx)))
+            return self._sampled(grid)
         arrays, _ = self._read(scene_id, frame_id)
         features = point_features(self.path(scene_id, frame_id), arrays)
         return features if choose is None else features.take(choose(len(features.pts_idx)))
+
+    def map(self, scene_id: str, frame_id: int) -> GridFrame:
+        """The feature map of a frame, its camera and pose, and where its points lie. Only ``output=grid`` has it.
+
+        The map is what the head makes of a picture; ``proj128`` goes on at the sampled points, see ``load``.
+
+        Raises:
+            DataError: If the store keeps no maps, or the frame is missing, damaged, or of another model or schema.
+        """
+        if not FORMATS[self.format].keeps_map:
+            raise DataError(
+                f"{self.folder}: output={self.format} keeps features at points and no maps; extract with output=grid"
+            )
+        arrays, meta = self._read(scene_id, frame_id)
+        return grid_frame(self.path(scene_id, frame_id), arrays, meta)
+
+    def sample(
+        self,
+        scene_id: str,
+        frame_id: int,
+        points: FloatArray,
+        frame: Frame | None = None,
+        rule: VisibilityRule | None = None,
+    ) -> PointFeatures:
+        """Features of a frame at any world points, not only those of the run. Only ``output=grid`` can do it.
+
+        Without depth nobody can tell which points are hidden behind others: all in view then get the features of what
+        hides them too. Give the frame itself (``Dataset.load``), and its depth decides.
+
+        Args:
+            scene_id: the scene.
+            frame_id: the frame.
+            points: (M, 3) world metres.
+            frame: the same frame with its depth; without it every point in view, between near and far, is taken.
+            rule: when a point counts as seen; without ``frame`` only its near and far are looked at.
+
+        Returns:
+            The N of them that are seen; ``pts_idx`` are their rows in ``points``, ``conf_2d`` is 1 without depth.
+
+        Raises:
+            DataError: As for ``map``, or if the head's weights are missing or others.
+            ValueError: If points is not (M, 3), or ``frame`` is another one.
+        """
+        grid, rule = self.map(scene_id, frame_id), rule or VisibilityRule()
+        world = np.asarray(points, np.float64)
+        size = (grid.camera.width, grid.camera.height)
+        if frame is None:
+            to_cam = world_to_cam(grid.cam_to_world)
+            seen = build_uv_index(world, grid.camera.intrinsics, to_cam, size, rule.near, rule.far)
+        else:
+            given = (frame.scene_id, frame.frame_id, (frame.color_camera.width, frame.color_camera.height))
+            if given != (scene_id, frame_id, size):
+                raise ValueError(f"frame is {given}, expected {(scene_id, frame_id, size)}")
+            seen = project_frame(world, frame, rule)
+        rows = np.flatnonzero(seen.visible)
+        rows = rows[_in_map(seen.uv[rows], grid.feature_map)]
+        placed = dataclasses.replace(
+            grid,
+            uv_idx=seen.uv[rows],
+            depth_m=seen.depth_m[rows],
+            conf_2d=seen.conf_2d[rows],
+            pts_idx=rows,
+            attributes={},
+        )
+        return dataclasses.replace(self._sampled(placed), xyz=world[rows].astype(np.float32))
+
+    def _sampled(self, grid: GridFrame) -> PointFeatures:
+        """The features at all of its points."""
+        feature_map, clip_global = grid.feature_map, grid.feature_map.clip_global
+        with torch.inference_mode():
+            pts_feat = self._head_for(feature_map).to_points(sample_img_feat(feature_map, grid.uv_idx)).numpy()
+        return PointFeatures(
+            pts_feat=pts_feat,
+            uv_idx=grid.uv_idx,
+            conf_2d=grid.conf_2d,
+            xyz=grid.xyz,
+            pts_idx=grid.pts_idx,
+            attributes=grid.attributes,
+            clip_global=None if clip_global is None else clip_global.numpy(),
+        )
+
+    def _head_for(self, feature_map: FeatureMap) -> Head:
+        """The head of the run, with the weights that lie in its folder."""
+        if self._head is None:
+            name, expected = self.model["head"], self.model["head_sha256"]
+            path = self.folder / f"head_{name}.safetensors" if expected else None
+            # The class token has the encoder's width, which heads are built for.
+            width = len(feature_map.values if feature_map.clip_global is None else feature_map.clip_global)
+            try:
+                head = build_head(name, width, path, seed=0)
+            except WeightsError as error:
+                raise DataError(f"{path}: the maps are of no use without the head's weights ({error})") from error
+            if path is not None and state_hash(head) != expected:
+                raise DataError(
+                    f"{path}: weights {state_hash(head)}, but the maps were made with {expected}; "
+                    f"copy that run's file here"
+                )
+            self._head = head
+        return self._head
 
     def _read(
         self, scene_id: str, frame_id: int, *, only_meta: bool = False
@@ -119,3 +239,11 @@ class FeatureStore:
                 f"{self.path(scene_id, frame_id)}: features of another model than the rest of {self.folder}, which "
                 f"differs in {'; '.join(differing)}; give each model a folder of its own"
             )
+
+
+def _in_map(uv: NDArray[np.float32], feature_map: FeatureMap) -> NDArray[np.bool_]:
+    """Which pixels (N, 2) the network saw: all of them, unless the picture was cropped."""
+    affine, (height, width) = feature_map.image_to_map, feature_map.values.shape[1:]
+    cell = uv @ affine[:, :2].T + affine[:, 2]
+    inside: NDArray[np.bool_] = (cell >= -0.5) & (cell <= (width - 0.5, height - 0.5))
+    return np.logical_and(inside[:, 0], inside[:, 1])

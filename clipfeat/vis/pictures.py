@@ -58,13 +58,13 @@ class Painter(Protocol):
 class Pictures(Protocol):
     """What the extraction loop knows of the pictures."""
 
-    def wants(self, scene_id: str, frame_id: int) -> bool:
-        """Whether this frame gets a picture."""
+    def choose(self, scene_id: str, frame_id: int, count: int) -> NDArray[np.int64] | None:
+        """Rows of the frame's ``count`` points that its picture shows, in random order; None if it gets no picture."""
 
     def sample(
         self, scene_id: str, frame_id: int, image: NDArray[np.uint8], features: PointFeatures, path: Path
-    ) -> SampledFrame | None:
-        """What the frame's picture needs, or None if it gets none. Safe to call from several threads."""
+    ) -> SampledFrame:
+        """What the frame's picture needs; features are those of the chosen points. Threads may call it at once."""
 
     def draw(self, scene_id: str, frames: Sequence[SampledFrame]) -> None:
         """Draws the pictures of a whole scene; may return before they are there."""
@@ -79,14 +79,14 @@ class Pictures(Protocol):
 class NoPictures:
     """Draws nothing, so that the loop need not ask."""
 
-    def wants(self, scene_id: str, frame_id: int) -> bool:  # noqa: ARG002
-        """No."""
-        return False
+    def choose(self, scene_id: str, frame_id: int, count: int) -> None:
+        """None: no frame gets a picture."""
 
     def sample(
         self, scene_id: str, frame_id: int, image: NDArray[np.uint8], features: PointFeatures, path: Path
-    ) -> SampledFrame | None:
-        """Nothing."""
+    ) -> SampledFrame:
+        """Is not called."""
+        raise NotImplementedError
 
     def draw(self, scene_id: str, frames: Sequence[SampledFrame]) -> None:
         """Does nothing."""
@@ -131,39 +131,37 @@ class ScenePictures:
         self._pool: ProcessPoolExecutor | None = None
         self._drawing: deque[Future[None]] = deque()
 
-    def wants(self, scene_id: str, frame_id: int) -> bool:
-        """Whether this frame gets a picture."""
-        return frame_id in self._wanted.get(scene_id, ())
+    def choose(self, scene_id: str, frame_id: int, count: int) -> NDArray[np.int64] | None:
+        """A random sample of the frame's points, ``overlay_points`` at most; None for a frame that gets no picture."""
+        if frame_id not in self._wanted.get(scene_id, ()):
+            return None
+        # Seeded by the frame alone: the points do not depend on which other frames could be read.
+        rng = np.random.default_rng([self._seed, zlib.crc32(scene_id.encode()), frame_id])
+        # In random order: the first k of them are a random sample too.
+        return rng.permutation(rng.choice(count, min(count, self._overlay_points), replace=False, shuffle=False))
 
     def sample(
         self, scene_id: str, frame_id: int, image: NDArray[np.uint8], features: PointFeatures, path: Path
-    ) -> SampledFrame | None:
-        """Keeps a thumbnail and a random sample of the points. Safe to call from several threads.
+    ) -> SampledFrame:
+        """Keeps a thumbnail and the chosen points. Safe to call from several threads.
 
         Args:
             scene_id: the frame's scene.
             frame_id: one of the scene's frames.
             image: (H, W, 3) uint8 RGB, the picture that ``features.uv_idx`` counts pixels of.
-            features: the points of the frame; there may be none.
+            features: those of the points that ``choose`` chose, in its order; there may be none.
             path: where the picture goes.
 
         Returns:
-            What ``draw`` takes; None for a frame that gets no picture.
+            What ``draw`` takes.
 
         Raises:
             ValueError: If the image is not (H, W, 3) uint8, or a feature or a pixel is not finite.
         """
-        if not self.wants(scene_id, frame_id):
-            return None
         where = f"scene {scene_id}, frame {frame_id}"
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"{where}: image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
-        # Seeded by the frame alone: the points do not depend on which other frames could be read.
-        rng = np.random.default_rng([self._seed, zlib.crc32(scene_id.encode()), frame_id])
-        count = len(features.pts_feat)
-        # In random order: the first k of them are a random sample too.
-        chosen = rng.permutation(rng.choice(count, min(count, self._overlay_points), replace=False, shuffle=False))
-        feature, uv = features.pts_feat[chosen], features.uv_idx[chosen]
+        feature, uv = features.pts_feat, features.uv_idx
         for name, values in (("pts_feat", feature), ("uv_idx", uv)):
             bad = int((~np.isfinite(values).all(axis=1)).sum())
             if bad:

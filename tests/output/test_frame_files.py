@@ -60,7 +60,9 @@ def test_folders_that_hold_nothing_are_named(tmp_path):
     with pytest.raises(DataError, match=r"none: no such folder; give the output_dir of clipfeat-extract"):
         detect_format(tmp_path / "none")
     (tmp_path / "scene").mkdir()
-    with pytest.raises(DataError, match=r"holds no features, expected <scene>/frame_<i> with one of \.npz, \.h5"):
+    with pytest.raises(
+        DataError, match=r"holds no features, expected <scene>/frame_<i> with one of \.npz, \.h5, \.safe"
+    ):
         detect_format(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file: can't be listed \(Not a directory\)"):

@@ -50,11 +50,12 @@ class OneScene:
         self.pictures = self.build({scene_id: frame_ids})
 
     def wants(self, frame_id):
-        return self.pictures.wants(self.scene_id, frame_id)
+        return self.pictures.choose(self.scene_id, frame_id, 10) is not None
 
     def add(self, frame_id, image, features, path):
-        sampled = self.pictures.sample(self.scene_id, frame_id, image, features, path)
-        self.kept += [sampled] if sampled is not None else []
+        chosen = self.pictures.choose(self.scene_id, frame_id, len(features.pts_feat))
+        if chosen is not None:
+            self.kept.append(self.pictures.sample(self.scene_id, frame_id, image, features.take(chosen), path))
 
     def finish_scene(self):
         self.pictures.draw(self.scene_id, self.kept)
@@ -111,8 +112,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
 def test_no_pictures_has_the_methods_of_pictures_and_does_nothing(tmp_path):
     pictures = build_pictures("none", {"scene": [1, 2]})
     assert isinstance(pictures, NoPictures)
-    assert not pictures.wants("scene", 1)
-    assert pictures.sample("scene", 1, image_of(), features_of(3), tmp_path / "x.png") is None
+    assert pictures.choose("scene", 1, 3) is None
     pictures.draw("scene", [])
     pictures.cancel()
     pictures.close()

@@ -1,0 +1,210 @@
+"""``output=grid``: a frame's feature map and the places of its points, as one safetensors file.
+
+A map is some 40 times smaller than the features of 20,000 points, and they all follow from it. The file holds ``map``
+(h, w, C) float16, ``uv_idx`` (N, 2) and ``depth_m`` (N,) float32, ``conf_2d`` (N,) float16, the attributes of the
+points, ``clip_global`` (D,) float32, and ``pts_idx``: ascending ones as ``pts_idx_start`` and ``pts_idx_steps`` in the
+smallest unsigned type, so that ``pts_idx = start + cumsum(steps)``, others as they are. Its metadata are ``crc32``, of
+all bytes of the file that come after it, and ``meta``, the JSON that all formats have.
+
+Source of the format: the description in safetensors' README.
+"""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from clipfeat.camera.projection import unproject_pixels
+from clipfeat.errors import DataError, OutputError
+from clipfeat.types import Camera, FeatureMap
+
+_TYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"), "I64": np.dtype("<i8"), "U64": np.dtype("<u8"),
+    "F32": np.dtype("<f4"), "I32": np.dtype("<i4"), "U32": np.dtype("<u4"),
+    "F16": np.dtype("<f2"), "I16": np.dtype("<i2"), "U16": np.dtype("<u2"),
+    "I8": np.dtype("i1"), "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
+}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in _TYPES.items()}
+
+_BEGIN = b'{"__metadata__":{"crc32":"'
+"""Of every header; the eight hexadecimal digits of the checksum follow."""
+
+_SUMMED_FROM = len(_BEGIN) + 8
+
+
+@dataclass(frozen=True, eq=False)
+class GridFrame:
+    """A frame's feature map, and where its visible points lie in it.
+
+    Attributes:
+        feature_map: (C, h, w) float16 on the host, channels-last in memory.
+        camera: of the original colour picture.
+        cam_to_world: (4, 4) float64.
+        uv_idx: (N, 2) float32 pixels of the original colour picture.
+        depth_m: (N,) float32 z of the points in the camera, in metres.
+        conf_2d: (N,) float32 in [0, 1], kept to float16.
+        pts_idx: (N,) int64 row of the point in its source, see ``Points.idx``.
+        attributes: (N, ...) arrays carried along from the source by name, such as rgb, label and instance.
+    """
+
+    feature_map: FeatureMap
+    camera: Camera
+    cam_to_world: NDArray[np.float64]
+    uv_idx: NDArray[np.float32]
+    depth_m: NDArray[np.float32]
+    conf_2d: NDArray[np.float32]
+    pts_idx: NDArray[np.int64]
+    attributes: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def xyz(self) -> NDArray[np.float32]:
+        """(N, 3) world metres: the pixels, lifted by their z."""
+        u, v = self.uv_idx.astype(np.float64).T
+        return unproject_pixels(u, v, self.depth_m, self.camera.intrinsics, self.cam_to_world).astype(np.float32)
+
+    def take(self, rows: NDArray[np.integer]) -> "GridFrame":
+        """The same map, and some of the points."""
+        return GridFrame(
+            self.feature_map,
+            self.camera,
+            self.cam_to_world,
+            self.uv_idx[rows],
+            self.depth_m[rows],
+            self.conf_2d[rows],
+            self.pts_idx[rows],
+            {name: values[rows] for name, values in self.attributes.items()},
+        )
+
+
+def grid_arrays(path: Path, grid: GridFrame) -> dict[str, np.ndarray]:
+    """The arrays of a file, see the module; ``path`` is its.
+
+    Raises:
+        OutputError: If the format has no type for an attribute.
+    """
+    for name, values in grid.attributes.items():
+        if values.dtype.newbyteorder("<") not in _NAMES:
+            raise OutputError(
+                f"{path}: the points' attribute {name} is of type {values.dtype}, which output=grid can't hold; leave "
+                f"it out of the points' file, or take output=npz"
+            )
+    arrays: dict[str, np.ndarray] = {
+        **grid.attributes,
+        "map": grid.feature_map.values.permute(1, 2, 0).half().numpy(),
+        "uv_idx": grid.uv_idx,
+        "depth_m": grid.depth_m,
+        "conf_2d": grid.conf_2d.astype(np.float16),
+        **_pack_index(grid.pts_idx),
+    }
+    if grid.feature_map.clip_global is not None:
+        arrays["clip_global"] = grid.feature_map.clip_global.numpy()
+    return arrays
+
+
+def grid_frame(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> GridFrame:
+    """What the arrays and the meta of one file stand for; ``path`` is its.
+
+    Raises:
+        DataError: If something is missing.
+    """
+    left = dict(arrays)
+    try:
+        clip_global = left.pop("clip_global", None)
+        feature_map = FeatureMap(
+            torch.from_numpy(left.pop("map")).permute(2, 0, 1),
+            np.array(meta["image_to_map"], np.float64),
+            None if clip_global is None else torch.from_numpy(clip_global),
+        )
+        camera = meta["camera"]
+        return GridFrame(
+            feature_map=feature_map,
+            camera=Camera(np.array(camera["intrinsics"]), camera["width"], camera["height"]),
+            cam_to_world=np.array(meta["cam_to_world"], np.float64),
+            uv_idx=left.pop("uv_idx"),
+            depth_m=left.pop("depth_m"),
+            conf_2d=left.pop("conf_2d").astype(np.float32),
+            pts_idx=_unpack_index(left),
+            attributes=left,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not a whole feature file ({error!r}); delete it and run the command again") from error
+
+
+def _pack_index(idx: NDArray[np.int64]) -> dict[str, np.ndarray]:
+    steps = np.diff(idx, prepend=idx[:1])
+    if (steps < 0).any():
+        return {"pts_idx": idx}
+    smallest = np.min_scalar_type(steps.max(initial=0))
+    return {"pts_idx_start": idx[:1], "pts_idx_steps": steps.astype(smallest)}
+
+
+def _unpack_index(arrays: dict[str, np.ndarray]) -> NDArray[np.int64]:
+    """Takes it out of the arrays."""
+    if "pts_idx" in arrays:
+        return arrays.pop("pts_idx")
+    start, steps = arrays.pop("pts_idx_start"), arrays.pop("pts_idx_steps")
+    return np.cumsum(steps, dtype=np.int64) + (start if len(steps) else 0)
+
+
+def write_grid(file: Any, arrays: dict[str, np.ndarray], meta: str) -> None:
+    """Writes arrays and meta as safetensors.
+
+    Args:
+        file: open for writing, at its start; only its ``write`` is used.
+        arrays: by name; of numbers.
+        meta: the JSON.
+    """
+    # The largest items first: each tensor then begins at a multiple of its item's size.
+    ordered = sorted(arrays.items(), key=lambda item: -item[1].itemsize)
+    entries, blocks, end = {}, [], 0
+    for name, array in ordered:
+        dtype = array.dtype.newbyteorder("<")
+        block = np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
+        begin, end = end, end + block.nbytes
+        entries[name] = {"dtype": _NAMES[dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
+        blocks.append(block)
+    rest = f'","meta":{json.dumps(meta)}}},{json.dumps(entries, separators=(",", ":"))[1:]}'.encode()
+    rest += b" " * (-(_SUMMED_FROM + len(rest)) % 8)
+    value = isal_zlib.crc32(rest)
+    for block in blocks:
+        value = isal_zlib.crc32(block.data, value)
+    file.write((_SUMMED_FROM + len(rest)).to_bytes(8, "little") + _BEGIN + f"{value:08x}".encode() + rest)
+    for block in blocks:
+        file.write(block.data)
+
+
+def read_grid(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], str]:
+    """Reads the arrays, if they are asked for, and the meta.
+
+    Raises:
+        OSError: If it can't be read.
+        ValueError: If it is cut off, damaged or of another writer.
+        KeyError: The same.
+    """
+    with path.open("rb") as file:
+        size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+        if not _SUMMED_FROM < length <= size - 8:
+            raise ValueError("its header is cut off")
+        header = file.read(length)
+        if not header.startswith(_BEGIN):
+            raise ValueError("its header is not clipfeat's")
+        entries = json.loads(header)
+        meta: str = entries.pop("__metadata__")["meta"]
+        if not arrays:
+            return {}, meta
+        data = np.empty(size - 8 - length, np.uint8)
+        file.readinto(data.data)
+    value = isal_zlib.crc32(data.data, isal_zlib.crc32(header[_SUMMED_FROM:]))
+    if value != int(header[len(_BEGIN) : _SUMMED_FROM], 16):
+        raise ValueError("its checksum does not fit")
+    found = {}
+    for name, entry in entries.items():
+        begin, end = entry["data_offsets"]
+        found[name] = data[begin:end].view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
+    return found, meta
