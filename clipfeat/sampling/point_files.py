@@ -2,8 +2,10 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipfeat.errors import DataError
 from clipfeat.types import Points
@@ -36,9 +38,24 @@ def read_points(path: Path) -> Points:
     return Points(xyz.astype(np.float64), np.arange(len(xyz)), attributes)
 
 
-def _read_ply(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    import trimesh
+def read_faces(path: Path) -> NDArray[np.int32] | None:
+    """The triangles (F, 3) of a PLY, as rows of the vertices that ``read_points`` gives; None for a cloud, or an npz.
 
+    Raises:
+        DataError: If the file is damaged.
+    """
+    if path.suffix.lower() != ".ply":
+        return None
+    loaded = _load_ply(path)
+    faces = np.asarray(getattr(loaded, "faces", np.zeros((0, 3))), np.int32)
+    if len(faces) == 0:
+        return None
+    if not (faces.min() >= 0 and faces.max() < len(loaded.metadata["_ply_raw"]["vertex"]["data"])):
+        raise DataError(f"{path}: a face names a vertex that is not there; copy or export it again")
+    return faces
+
+
+def _read_ply(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     with path.open("rb") as file:
         header = file.read(65536).split(b"end_header")[0].splitlines()
     if not header or header[0].strip() != b"ply":
@@ -51,13 +68,7 @@ def _read_ply(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         raise DataError(f"{path}: holds no vertices, expected a mesh or a point cloud")
     if declared[0] > path.stat().st_size // 3:
         raise DataError(f"{path}: declares {declared[0]} vertices, more than its {path.stat().st_size} bytes can hold")
-    try:
-        loaded = trimesh.load(path, process=False, force=None)
-        vertex = loaded.metadata["_ply_raw"]["vertex"]["data"]
-    except Exception as error:  # trimesh raises whatever its parsing meets; all of it means the file
-        raise DataError(
-            f"{path}: damaged PLY ({' '.join(str(error).split())[:120]}); copy or export it again"
-        ) from error
+    vertex = _load_ply(path).metadata["_ply_raw"]["vertex"]["data"]
     names = list(vertex.dtype.names) if hasattr(vertex, "dtype") and vertex.dtype.names else list(vertex)
     columns = {name: np.asarray(vertex[name]).reshape(len(vertex[name]), -1)[:, 0] for name in names}
     if len(columns["x"]) != declared[0]:
@@ -68,6 +79,19 @@ def _read_ply(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     other = set(columns) - {*_PLY_COORDINATES, *_PLY_COLORS, "alpha", "nx", "ny", "nz"}
     attributes.update({name: columns[name] for name in sorted(other)})
     return np.stack([columns[name] for name in _PLY_COORDINATES], 1), attributes
+
+
+def _load_ply(path: Path) -> Any:
+    import trimesh
+
+    try:
+        loaded = trimesh.load(path, process=False, force=None)
+        loaded.metadata["_ply_raw"]["vertex"]["data"]
+    except Exception as error:  # trimesh raises whatever its parsing meets; all of it means the file
+        raise DataError(
+            f"{path}: damaged PLY ({' '.join(str(error).split())[:120]}); copy or export it again"
+        ) from error
+    return loaded
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -3,7 +3,7 @@ import pytest
 import trimesh
 
 from clipfeat.errors import DataError
-from clipfeat.sampling.point_files import read_points
+from clipfeat.sampling.point_files import read_faces, read_points
 
 XYZ = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
 
@@ -42,6 +42,21 @@ def test_a_cloud_without_faces_and_an_npz(tmp_path):
     points = read_points(tmp_path / "c.npz")
     np.testing.assert_array_equal(points.xyz, XYZ)
     assert set(points.attributes) == {"instance"}
+
+
+def test_faces_are_rows_of_the_vertices(tmp_path):
+    write_ply(tmp_path / "m.ply", np.concatenate([XYZ[:30], XYZ[:30]]))
+    np.testing.assert_array_equal(read_faces(tmp_path / "m.ply"), np.arange(60).reshape(-1, 3))
+    write_ply(tmp_path / "c.ply", faces=False)
+    assert read_faces(tmp_path / "c.ply") is None
+    assert read_faces(tmp_path / "c.npz") is None
+    good = (tmp_path / "m.ply").read_bytes()
+    (tmp_path / "m.ply").write_bytes(good[:-4] + np.array(60, "<i4").tobytes())
+    with pytest.raises(DataError, match="m.ply: a face names a vertex that is not there"):
+        read_faces(tmp_path / "m.ply")
+    (tmp_path / "m.ply").write_bytes(good[:200])
+    with pytest.raises(DataError, match="m.ply: damaged PLY"):
+        read_faces(tmp_path / "m.ply")
 
 
 def ply(header, body=b""):

@@ -1,0 +1,47 @@
+"""Coloured points, or a coloured mesh, as a PLY that any viewer opens."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfeat.atomic import atomic_file
+from clipfeat.types import FloatArray
+
+
+def write_ply(
+    path: Path,
+    xyz: FloatArray,
+    rgb: NDArray[np.uint8],
+    faces: NDArray[np.integer] | None = None,
+    comments: Sequence[str] = (),
+) -> int:
+    """Writes a binary PLY and returns its bytes.
+
+    Args:
+        path: the file.
+        xyz: (N, 3) metres; kept as float32.
+        rgb: (N, 3).
+        faces: (F, 3) rows of xyz; None for a cloud.
+        comments: lines for the header.
+
+    Raises:
+        OutputError: If it can't be written.
+        ValueError: If a comment is not one line of ASCII.
+    """
+    import trimesh
+
+    if not all(comment.isascii() and comment.isprintable() for comment in comments):
+        raise ValueError(f"comments must be lines of ASCII, got {list(comments)}")
+    if faces is None:
+        shape: Any = trimesh.PointCloud(xyz, colors=rgb)
+    else:
+        shape = trimesh.Trimesh(xyz, faces, vertex_colors=rgb, process=False)
+    # trimesh has no way to hand comments over. They may stand anywhere after the line of the format.
+    beginning, rest = shape.export(file_type="ply").split(b"element vertex", 1)
+    lines = "".join(f"comment {comment}\n" for comment in comments).encode()
+    with atomic_file(path) as file:
+        file.write(beginning + lines + b"element vertex" + rest)
+    return path.stat().st_size

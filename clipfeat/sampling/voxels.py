@@ -1,0 +1,116 @@
+"""The points of a scene without a mesh: what all frames measured, a point for each small cube that something is in."""
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfeat.types import FloatArray, Points
+
+_FARTHEST = 2**30
+"""Voxels that a point may be away from the origin along an axis."""
+
+
+class VoxelCloud:
+    """The voxels that points fall into, each as the mean of its points.
+
+    The mean and not the voxel's centre: it lies on the measured surface, where a frame's depth finds it again. Needs
+    memory for the voxels, not for the points. Rows are in the order in which voxels are first met.
+
+    Args:
+        size: edge of a voxel in metres.
+    """
+
+    def __init__(self, size: float):
+        self.size = size
+        self._voxels = 0
+        self._cell = np.empty((0, 3), np.int32)
+        self._sum = np.zeros((0, 3))
+        self._count = np.zeros(0, np.int32)
+        self._make_room(1024)
+
+    def add(self, xyz: FloatArray) -> None:
+        """Adds points (N, 3) in metres.
+
+        Raises:
+            ValueError: If xyz is not (N, 3), or a point is not finite or more than 2**30 voxels away.
+        """
+        points = np.ascontiguousarray(xyz, np.float64)
+        if points.ndim != 2 or points.shape[1] != 3:
+            raise ValueError(f"points must be (N, 3), got {points.shape}")
+        if not (np.abs(points) < _FARTHEST * self.size).all():
+            raise ValueError(f"points must lie within {_FARTHEST} voxels of {self.size:g} m around the origin")
+        done = 0
+        while True:
+            done, self._voxels = _add(
+                points, done, 1 / self.size, self._voxels, self._rows, self._cell, self._sum, self._count
+            )
+            if done == len(points):
+                return
+            self._make_room(2 * len(self._cell))
+
+    def points(self) -> Points:
+        """The mean of each voxel's points, and ``points`` (N,) int32, how many there were, as their attribute."""
+        count = self._count[: self._voxels].copy()
+        return Points(self._sum[: self._voxels] / count[:, None], np.arange(self._voxels), {"points": count})
+
+    def _make_room(self, voxels: int) -> None:
+        more = voxels - len(self._cell)
+        self._cell = np.concatenate((self._cell, np.empty((more, 3), np.int32)))
+        self._sum = np.concatenate((self._sum, np.zeros((more, 3))))
+        self._count = np.concatenate((self._count, np.zeros(more, np.int32)))
+        self._rows = np.full(4 * voxels, -1, np.int32)
+        _enter(self._voxels, self._rows, self._cell)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _place(
+    x: np.int64, y: np.int64, z: np.int64, rows: NDArray[np.int32], cell: NDArray[np.int32]
+) -> np.int64:  # pragma: no cover - compiled
+    """Where in the hash table ``rows`` a voxel is, or would be (open addressing; its length is a power of two)."""
+    mask = len(rows) - 1
+    # Large primes of Teschner et al., Optimized Spatial Hashing (2003); the shift mixes high bits into the low ones.
+    value = (x * 73856093) ^ (y * 19349663) ^ (z * 83492791)
+    place = (value ^ (value >> 15)) & mask
+    while True:
+        row = rows[place]
+        if row < 0 or (cell[row, 0] == x and cell[row, 1] == y and cell[row, 2] == z):
+            return place
+        place = (place + 1) & mask
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _enter(voxels: int, rows: NDArray[np.int32], cell: NDArray[np.int32]) -> None:  # pragma: no cover - compiled
+    """Enters known voxels into an empty table."""
+    for row in range(voxels):
+        rows[_place(cell[row, 0], cell[row, 1], cell[row, 2], rows, cell)] = row
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _add(
+    xyz: NDArray[np.float64],
+    begin: int,
+    per_metre: float,
+    voxels: int,
+    rows: NDArray[np.int32],
+    cell: NDArray[np.int32],
+    total: NDArray[np.float64],
+    count: NDArray[np.int32],
+) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Adds points from ``begin`` on until there is no room for a new voxel; how many are done, and the voxels."""
+    for i in range(begin, len(xyz)):
+        x = np.int64(np.floor(xyz[i, 0] * per_metre))
+        y = np.int64(np.floor(xyz[i, 1] * per_metre))
+        z = np.int64(np.floor(xyz[i, 2] * per_metre))
+        place = _place(x, y, z, rows, cell)
+        row = rows[place]
+        if row < 0:
+            if voxels == len(cell):
+                return i, voxels
+            row = voxels
+            rows[place] = row
+            cell[row, 0], cell[row, 1], cell[row, 2] = x, y, z
+            voxels += 1
+        for axis in range(3):
+            total[row, axis] += xyz[i, axis]
+        count[row] += 1
+    return len(xyz), voxels

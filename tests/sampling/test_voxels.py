@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from clipfeat.sampling.voxels import VoxelCloud
+
+
+def slow_voxels(xyz, size):
+    """Voxel to the mean and the number of its points, a point at a time; in the order of their first points."""
+    found = {}
+    for point in xyz:
+        found.setdefault(tuple(np.floor(point / size).astype(int)), []).append(point)
+    return np.array([np.mean(points, 0) for points in found.values()]), [len(points) for points in found.values()]
+
+
+@pytest.mark.parametrize("parts", [1, 7])
+def test_voxels_are_those_of_a_slow_twin_however_the_points_come(parts):
+    rng = np.random.default_rng(0)
+    xyz = rng.normal(0, 0.6, (6000, 3))  # both signs, and more voxels than there is room for at first
+    cloud = VoxelCloud(0.1)
+    for part in np.array_split(xyz, parts):
+        cloud.add(part)
+    points = cloud.points()
+    expected, counts = slow_voxels(xyz, 0.1)
+    assert len(expected) > 2 * 1024
+    np.testing.assert_allclose(points.xyz, expected, atol=1e-12)
+    np.testing.assert_array_equal(points.attributes["points"], counts)
+    np.testing.assert_array_equal(points.idx, np.arange(len(expected)))
+
+
+def test_no_points_and_points_on_the_edge_of_a_voxel():
+    cloud = VoxelCloud(0.5)
+    assert cloud.points().xyz.shape == (0, 3)
+    cloud.add(np.zeros((0, 3)))
+    cloud.add(np.array([[0, 0, 0], [0.5, 0, 0], [0.49, 0, 0], [-1e-9, 0, 0]], np.float32))
+    np.testing.assert_array_equal(cloud.points().attributes["points"], [2, 1, 1])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1e12])
+def test_points_that_are_nowhere_are_refused(bad):
+    with pytest.raises(ValueError, match=r"points must lie within 1073741824 voxels of 0.05 m around the origin"):
+        VoxelCloud(0.05).add(np.array([[0, bad, 0]]))
+    with pytest.raises(ValueError, match=r"points must be \(N, 3\), got \(3,\)"):
+        VoxelCloud(0.05).add(np.zeros(3))
