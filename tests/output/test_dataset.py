@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CHECKOUT
-from stores import some_features, write_store
+from stores import some_features, some_grid, write_store
 from torch.utils.data import DataLoader
 
 import clipfeat
@@ -65,6 +65,23 @@ def test_random_points_are_each_taken_once_and_small_frames_give_all(folder):
     assert sorted(dataset[4]["pts_idx"].tolist()) == FRAMES["s10", 7].pts_idx.tolist()
     drawn = {int(i) for _ in range(60) for i in dataset[1]["pts_idx"]}
     assert drawn == set(FRAMES["s2", 10].pts_idx.tolist())
+
+
+def test_of_a_map_only_the_chosen_points_are_sampled(tmp_path, monkeypatch):
+    import clipfeat.output.store
+
+    store = FeatureStore(write_store(tmp_path, {("s", 3): some_grid(3, 50)}, "grid").path)
+    whole = store.load("s", 3)
+    sampled = []
+    real = clipfeat.output.store.sample_img_feat
+    monkeypatch.setattr(clipfeat.output.store, "sample_img_feat", lambda *a: sampled.append(len(a[1])) or real(*a))
+    item = FeatureDataset(store, num_points=7)[0]
+    assert sampled == [7]
+    rows = np.searchsorted(whole.pts_idx, item["pts_idx"].numpy())
+    for name in ("pts_feat", "xyz", "uv_idx", "conf_2d", "pts_idx"):
+        np.testing.assert_array_equal(item[name], getattr(whole, name)[rows])
+    np.testing.assert_array_equal(item["rgb"], whole.attributes["rgb"][rows])
+    np.testing.assert_array_equal(item["clip_global"], whole.clip_global[None])
 
 
 def test_views_are_other_frames_of_the_same_scene(folder):
