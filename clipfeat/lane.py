@@ -107,10 +107,8 @@ class Lane:
             return self._fail(Failed(frame.key, FrameError(why)))
         buffer = self.buffers.get()
         try:
-            if self.folder.keeps_map:
-                features: PointFeatures | GridFrame = self.keep(frame, feature_map)
-            else:
-                features = self.sample(frame, feature_map, buffer)
+            keeps_map = self.folder.keeps_map
+            features = self.keep(frame, feature_map) if keeps_map else self.sample(frame, feature_map, buffer)
             picture = self._picture(frame, feature_map, features)
             meta = frame_meta(frame, feature_map.image_to_map) | self.about
             return self.writers.submit(self._write, frame, features, meta, picture, buffer)

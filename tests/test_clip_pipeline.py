@@ -32,7 +32,7 @@ def feature_files(folder):
 
 
 @pytest.mark.parametrize("output", ["npz", "h5"])
-@pytest.mark.parametrize(("head", "channels"), [("none", 64), ("pixelshuffle", 16), ("proj128", 128)])
+@pytest.mark.parametrize(("head", "channels"), [("none", 64), ("pixelshuffle", 16), ("proj128", 128), ("text", 32)])
 def test_every_frame_has_a_readable_file_of_the_right_shape(run, output, head, channels):
     out = run("out", f"output={output}", f"model/head={head}")
     files = feature_files(out)
@@ -76,6 +76,38 @@ def test_points_lie_on_their_pixels_and_features_are_the_map_s_there(run, demo_r
             1,
         )
         np.testing.assert_allclose(features.pts_feat, slow_sample(shuffled, position), atol=1e-4)
+
+
+def test_with_windows_points_take_the_mean_of_the_windows_that_see_them(run, demo_root, tiny_arch):
+    """A map of 28 × 21 cells out of 6 windows, recomputed a window at a time."""
+    out = run("out", "model.input_size=336", "model.window=224", "model/head=text", "model.attention=naclip",
+              "vis=pca", "frames_per_scene=1", small=False)  # fmt: skip
+    dataset, encoder = ScanNetDataset(demo_root), load_encoder(tiny_arch, None, attention="naclip")
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (encoder.mean, encoder.std))
+    for path in feature_files(out).values():
+        features, meta = read_features(path)
+        frame = dataset.load(meta["scene_id"], meta["frame_id"])
+        resized = Image.fromarray(frame.image).resize((448, 336), Image.Resampling.BICUBIC)
+        pixels = (torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255 - mean) / std
+        total, seen = np.zeros((32, 21, 28)), np.zeros((21, 28))
+        for top in (0, 7):
+            for left in (0, 7, 14):
+                window = pixels[None, :, top * 16 : top * 16 + 224, left * 16 : left * 16 + 224]
+                with torch.no_grad():
+                    tokens = encoder.tokens(window)[0].numpy().astype(np.float64)
+                projected = np.einsum("dhw,de->ehw", tokens, encoder.visual.proj.numpy())
+                total[:, top : top + 14, left : left + 14] += projected
+                seen[top : top + 14, left : left + 14] += 1
+        position = (features.uv_idx + 0.5) * [28 / 216, 21 / 162] - 0.5
+        expected = slow_sample(total / seen, position)
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        np.testing.assert_allclose(features.pts_feat, expected, atol=1e-5)
+        assert (meta["model"]["window"], meta["model"]["stride"], meta["model"]["resize_mode"]) == (
+            224,
+            112,
+            "shortest",
+        )
+        assert np.asarray(Image.open(path.with_name(f"vis_{meta['frame_id']}.png"))).std() > 20
 
 
 def test_two_runs_give_the_same_arrays_whatever_the_batch_size_and_the_workers(run):

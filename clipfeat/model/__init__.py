@@ -1,7 +1,7 @@
 """Frozen CLIP to a dense map: preprocessing, encoder and head, joined."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from clipfeat.errors import ConfigError
 from clipfeat.model.encoder import Encoder, EncoderCard, load_encoder, state_hash
 from clipfeat.model.heads import Head, build_head
 from clipfeat.model.preprocess import Preprocess
+from clipfeat.model.windows import Windows
 from clipfeat.output.cache import MapCache
 from clipfeat.types import FeatureMap, Frame
 
@@ -96,7 +97,7 @@ class ClipModel:
     offload: bool = False
 
     def network_input(self, frame: Frame) -> NDArray[np.uint8]:
-        """(S, S, 3) uint8 pixels of the frame's picture.
+        """(S, S, 3) uint8 pixels of the frame's picture; with windows (h, w, 3).
 
         Raises:
             FrameError: If the picture is damaged.
@@ -118,7 +119,7 @@ class ClipModel:
         """Runs a batch; on a GPU that is too small for it, in halves.
 
         Args:
-            inputs: (S, S, 3) uint8 pictures as ``network_input`` makes them.
+            inputs: (S, S, 3) uint8 pictures as ``network_input`` makes them; with windows (h, w, 3), of any sizes.
             image_sizes: (width, height) of each original picture.
 
         Returns:
@@ -143,20 +144,51 @@ class ClipModel:
 
     @torch.inference_mode()
     def _forward(self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
-        batch = torch.from_numpy(np.stack(inputs))
+        windows = self.preprocess.windows
+        if windows is None:
+            tokens, whole = self._tokens(np.stack(inputs))
+            maps, wholes = list(self._to_maps(tokens)), list(self._off(whole))
+        else:
+            # Pictures may differ in size, and so in their number of windows.
+            stitched = list(self._stitched(windows, inputs))
+            maps = [self._to_maps(tokens[None])[0] for tokens, _ in stitched]
+            wholes = [self._off(whole) for _, whole in stitched]
+        return [
+            FeatureMap(values, self.preprocess.image_to_map(width, height, (values.shape[1], values.shape[2])), whole)
+            for values, whole, (width, height) in zip(maps, wholes, image_sizes, strict=True)
+        ]
+
+    def _tokens(self, pixels: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, S, S, 3) to the (B, D, grid, grid) that the head takes, and (B, width) of the whole pictures."""
+        batch = torch.from_numpy(pixels)
         if self.device.type == "cuda":
             batch = batch.pin_memory()
         batch = batch.to(self.device, non_blocking=True)
         tokens, whole = self.encoder.encode(self.preprocess.normalize(batch).to(self.dtype))
-        whole = whole.float()
+        return (self.encoder.project(tokens) if self.head.projected else tokens), whole.float()
+
+    def _stitched(
+        self, windows: Windows, inputs: Sequence[NDArray[np.uint8]]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The tokens (D, h, w) of each input, and what stands for all of it (D,): the mean over its windows.
+
+        A forward pass takes as many windows as there are inputs.
+        """
+        cut = [windows.cut(pixels) for pixels in inputs]
+        together, counts = np.concatenate(cut), [len(part) for part in cut]
+        # So that half as many inputs need half the memory, which is what a GPU that is too small relies on.
+        parts = [self._tokens(together[i : i + len(inputs)]) for i in range(0, len(together), len(inputs))]
+        tokens, whole = (torch.cat(values).split(counts) for values in zip(*parts, strict=True))
+        for of_one, whole_of_one, pixels in zip(tokens, whole, inputs, strict=True):
+            yield windows.stitch(of_one, pixels.shape[1], pixels.shape[0]), whole_of_one.mean(0)
+
+    def _to_maps(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, D, h, w) to (B, C, h', w') float32."""
         # The head runs in float32: it is cheap, and fp16 products of random or trained weights lose digits for nothing.
-        maps = self.head.to_map(tokens.float()).contiguous(memory_format=torch.channels_last)
-        maps, whole = (maps.cpu(), whole.cpu()) if self.offload else (maps, whole)
-        size = (maps.shape[2], maps.shape[3])
-        return [
-            FeatureMap(values, self.preprocess.image_to_map(width, height, size), clip_global)
-            for values, clip_global, (width, height) in zip(maps, whole, image_sizes, strict=True)
-        ]
+        return self._off(self.head.to_map(tokens.float()).contiguous(memory_format=torch.channels_last))
+
+    def _off(self, values: torch.Tensor) -> torch.Tensor:
+        return values.cpu() if self.offload else values
 
     @torch.inference_mode()
     def point_features(self, sampled: torch.Tensor) -> NDArray[np.float32]:
@@ -167,25 +199,36 @@ class ClipModel:
     def describe(self) -> dict[str, Any]:
         """What must be the same for features to be comparable; written into every file."""
         precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[self.dtype]
-        return describe(self.arch, self.encoder, self.head_name, self.head, self.preprocess, precision)
+        return describe(
+            self.arch, self.encoder, self.encoder.attention, self.head_name, self.head, self.preprocess, precision
+        )
 
     def close(self) -> None:
         """Nothing is held open."""
 
 
 def describe(
-    arch: str, encoder: Encoder | EncoderCard, head_name: str, head: Head, preprocess: Preprocess, precision: str
+    arch: str,
+    encoder: Encoder | EncoderCard,
+    attention: str,
+    head_name: str,
+    head: Head,
+    preprocess: Preprocess,
+    precision: str,
 ) -> dict[str, Any]:
     """What must be the same for features to be comparable, and in what precision maps are sampled."""
     return {
         "arch": arch,
         "weights": encoder.weights,
         "weights_sha256": encoder.weights_sha256,
+        "attention": attention,
         "head": head_name,
         "head_sha256": state_hash(head) if head.state_dict() else None,
         "input_size": preprocess.size,
         "resize_mode": preprocess.mode,
         "resize": preprocess.resize,
+        "window": preprocess.windows.side if preprocess.windows else None,
+        "stride": preprocess.windows.stride if preprocess.windows else None,
         "precision": precision,
         "map_dtype": "float32",
     }
@@ -251,6 +294,7 @@ def build_model(cfg: ModelConfig, device: torch.device, seed: int, cache: MapCac
 
     Raises:
         WeightsError: If the weights can't be had or don't fit.
+        ConfigError: If the input's size does not fit the model's patches.
         OutputError: If the cache can't be used.
     """
     if cache is None:
@@ -265,25 +309,43 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int) -> ClipModel:
 
     Raises:
         WeightsError: If the weights can't be had or don't fit.
+        ConfigError: If the input's size does not fit the model's patches.
     """
     precision = resolve_precision(cfg.precision, device)
     encoder = load_encoder(
         cfg.arch,
         cfg.pretrained,
-        input_size=cfg.input_size,
+        input_size=cfg.network_size,
         precision=precision,
         device=device,
         allow_random=cfg.allow_random,
         seed=seed,
+        attention=cfg.attention,
     )
     head = build_head(cfg.head.name, encoder.width, Path(cfg.head.weights) if cfg.head.weights else None, seed)
     return ClipModel(
         arch=cfg.arch,
         encoder=encoder,
-        preprocess=Preprocess(cfg.input_size, cfg.resize_mode, encoder.mean, encoder.std, cfg.resize),
+        preprocess=build_preprocess(cfg, encoder.card),
         head=head.to(device),
         head_name=cfg.head.name,
         device=device,
         dtype={"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision],
         offload=resolve_offload(cfg.offload, device),
     )
+
+
+def build_preprocess(cfg: ModelConfig, card: EncoderCard) -> Preprocess:
+    """How pictures enter the encoder that the card speaks of.
+
+    Raises:
+        ConfigError: If a size is not one of whole patches.
+    """
+    stride = cfg.stride or (cfg.window and cfg.window // 2)
+    for key, size in (("input_size", cfg.input_size), ("window", cfg.window), ("stride", stride)):
+        if size and size % card.patch_size:
+            raise ConfigError(f"model.{key}={size}: expected a multiple of {cfg.arch}'s patch size {card.patch_size}")
+    if not cfg.window or not stride:
+        return Preprocess(cfg.input_size, cfg.resize_mode, card.mean, card.std, cfg.resize)
+    windows = Windows(cfg.window, stride, card.patch_size)
+    return Preprocess(cfg.input_size, "shortest", card.mean, card.std, cfg.resize, windows)

@@ -3,7 +3,8 @@
 Three things make a map found again the right one:
 
 * The fingerprint of its key stands for everything that shapes it: the hashes of the encoder's and the head's weights,
-  architecture, input size, resize mode, mean and std, precision. Not the device: a GPU's maps serve a CPU too.
+  architecture, attention, input size, resize mode, windows, mean and std, precision. Not the device: a GPU's maps serve
+  a CPU too.
 * The digest of its picture: a map is used for the very bytes that it was made of, so an edited picture or another data
   set with the same names gets a map of its own. The bytes are hashed, not the network's input: a frame whose map is
   there need not be decoded, and decoding takes longer than all else that is left.
@@ -31,6 +32,7 @@ from clipfeat.config import ModelConfig
 from clipfeat.errors import WeightsError
 from clipfeat.model import (
     ClipModel,
+    build_preprocess,
     default_batch,
     describe,
     load_model,
@@ -59,7 +61,7 @@ class CachedInput:
         frame_id: frame number.
         picture: digest of its picture.
         stored: its map, or None.
-        pixels: (S, S, 3) uint8, the network's input, where there is no map.
+        pixels: (S, S, 3) uint8, with windows (h, w, 3): the network's input, where there is no map.
     """
 
     scene_id: str
@@ -83,6 +85,7 @@ class CachedModel:
 
     Raises:
         WeightsError: If the model has to be loaded and can't be, or its head can't be built.
+        ConfigError: If the input's size does not fit the model's patches.
         OutputError: If the cache can't be used.
     """
 
@@ -99,11 +102,11 @@ class CachedModel:
         self._card = self._find_card() or self._load().encoder.card
         if self._model is None and self._card.weights == "random":
             warn_of_random_weights()
-        self.preprocess = Preprocess(cfg.input_size, cfg.resize_mode, self._card.mean, self._card.std, cfg.resize)
+        self.preprocess = build_preprocess(cfg, self._card)
         weights = Path(cfg.head.weights) if cfg.head.weights else None
         self.head = build_head(cfg.head.name, self._card.width, weights, seed).to(device)
         self._description = describe(
-            cfg.arch, self._card, cfg.head.name, self.head, self.preprocess, self._precision
+            cfg.arch, self._card, cfg.attention, cfg.head.name, self.head, self.preprocess, self._precision
         ) | {"map_dtype": "float16"}
         self.fingerprint = fingerprint(self._description, self.preprocess)
 
@@ -232,8 +235,10 @@ class CachedModel:
         return _digest(
             source=source,
             arch=self._cfg.arch,
-            input_size=self._cfg.input_size,
+            input_size=self._cfg.network_size,
             precision=self._precision,
+            # No part of the card, but a model that can't attend so is then told before the first frame.
+            attention=self._cfg.attention,
             open_clip=version("open_clip_torch"),
         )
 
@@ -243,7 +248,14 @@ class CachedModel:
             if not stored:
                 return None
             mean, std = ((float(r), float(g), float(b)) for r, g, b in (stored["mean"], stored["std"]))
-            return EncoderCard(int(stored["width"]), mean, std, str(stored["weights"]), str(stored["weights_sha256"]))
+            return EncoderCard(
+                width=int(stored["width"]),
+                patch_size=int(stored["patch_size"]),
+                mean=mean,
+                std=std,
+                weights=str(stored["weights"]),
+                weights_sha256=str(stored["weights_sha256"]),
+            )
         except (KeyError, TypeError, ValueError):
             return None  # of another version of clipfeat
 

@@ -1,4 +1,8 @@
-"""The frozen image encoder: open_clip's visual tower, and where its weights come from."""
+"""The frozen image encoder: open_clip's visual tower, and where its weights come from.
+
+Two kinds of tower give patch tokens: open_clip's own ``VisionTransformer`` and, wrapped as ``TimmModel``, timm's ViTs
+(SigLIP, EVA, PE and others).
+"""
 
 import logging
 from dataclasses import dataclass
@@ -11,6 +15,7 @@ import torch
 from torch import nn
 
 from clipfeat.errors import WeightsError
+from clipfeat.model.attention import VARIANTS, can_vary, run_last_block
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +29,7 @@ class EncoderCard:
 
     Attributes:
         width: channels of a token.
+        patch_size: side of a patch in pixels.
         mean: of the input's channels, 0 to 1.
         std: of the input's channels, 0 to 1.
         weights: where they come from: a tag, a file's name, or "random".
@@ -31,6 +37,7 @@ class EncoderCard:
     """
 
     width: int
+    patch_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     weights: str
@@ -42,7 +49,7 @@ class Encoder:
     """A frozen visual tower and what one must know to feed it.
 
     Attributes:
-        visual: open_clip's VisionTransformer, in eval mode, without gradients.
+        visual: open_clip's VisionTransformer or TimmModel, in eval mode, without gradients.
         width: channels of a token.
         patch_size: side of a patch in pixels.
         input_size: side of the square input in pixels.
@@ -50,6 +57,7 @@ class Encoder:
         std: of the input's channels, 0 to 1.
         weights: where they come from: a tag, a file's name, or "random".
         weights_sha256: of the tower's weights, first 16 digits.
+        attention: how its last block attends: vanilla, or one of ``attention.VARIANTS``.
     """
 
     visual: nn.Module
@@ -60,11 +68,12 @@ class Encoder:
     std: tuple[float, float, float]
     weights: str
     weights_sha256: str
+    attention: str = "vanilla"
 
     @property
     def card(self) -> EncoderCard:
         """What can be known of this encoder without loading it again."""
-        return EncoderCard(self.width, self.mean, self.std, self.weights, self.weights_sha256)
+        return EncoderCard(self.width, self.patch_size, self.mean, self.std, self.weights, self.weights_sha256)
 
     @property
     def grid(self) -> int:
@@ -86,18 +95,64 @@ class Encoder:
             token after ``ln_post``, or the mean of the patch tokens in towers that pool by the mean.
         """
         visual: Any = self.visual
+        if self.attention == "vanilla":
+            out = visual.forward_intermediates(
+                inputs,
+                indices=1,
+                normalize_intermediates=True,
+                intermediates_only=True,
+                output_fmt="NLC",
+                output_extra_tokens=True,
+            )
+            tokens, extra = out["image_intermediates"][0], out.get("image_intermediates_prefix")
+            by_mean = not extra or getattr(visual, "pool_type", "tok") == "avg"
+            whole = tokens.mean(1) if by_mean else extra[0][:, 0]
+        else:
+            block, before = visual.transformer.resblocks[-1], self._before_last_block(inputs)
+            varied = run_last_block(block, before, self.grid, VARIANTS[self.attention])
+            tokens = visual.ln_post(varied)[:, 1:]
+            # The variants are made for the patches; the class token is that of the block as it was trained.
+            plain = visual.ln_post(block(before))
+            whole = plain[:, 1:].mean(1) if visual.pool_type == "avg" else plain[:, 0]
+        # (B, L, D) is channels-last already, which is how the sampler wants to read it.
+        return tokens.reshape(len(tokens), self.grid, self.grid, self.width).permute(0, 3, 1, 2), whole
+
+    def _before_last_block(self, inputs: torch.Tensor) -> torch.Tensor:
+        """What the last block takes: (B, 1 + grid², width), class token first."""
+        visual: Any = self.visual
         out = visual.forward_intermediates(
             inputs,
-            indices=1,
-            normalize_intermediates=True,
+            indices=[len(visual.transformer.resblocks) - 2],
+            stop_early=True,
             intermediates_only=True,
             output_fmt="NLC",
             output_extra_tokens=True,
         )
-        tokens = out["image_intermediates"][0]
-        whole = tokens.mean(1) if visual.pool_type == "avg" else out["image_intermediates_prefix"][0][:, 0]
-        # (B, L, D) is channels-last already, which is how the sampler wants to read it.
-        return tokens.reshape(len(tokens), self.grid, self.grid, self.width).permute(0, 3, 1, 2), whole
+        return torch.cat((out["image_intermediates_prefix"][0], out["image_intermediates"][0]), 1)
+
+    def project(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens in text space: what the tower would give for the whole picture if all its tokens were this one.
+
+        For open_clip's own ViTs that is ``tokens @ proj``. A timm tower pools by a layer of its own (SigLIP: attention
+        and an MLP), which sees each token alone here.
+
+        Args:
+            tokens: (B, width, grid, grid) as ``tokens`` gives them.
+
+        Returns:
+            (B, D, grid, grid) float32, comparable by cosine to text embeddings of the same model; not normalised.
+        """
+        visual: Any = self.visual
+        rows = tokens.permute(0, 2, 3, 1)
+        if _is_timm(visual):
+            # The pooling may leave out the places of class and register tokens: the token stands there as well.
+            copies = 1 + visual.trunk.num_prefix_tokens
+            alone = rows.reshape(-1, 1, self.width).expand(-1, copies, -1)
+            projected = visual.head(visual.trunk.forward_head(alone)).reshape(*rows.shape[:3], -1).float()
+        else:
+            # Cheap, and in half precision it would lose digits for nothing.
+            projected = rows.float() @ visual.proj.float()
+        return projected.permute(0, 3, 1, 2)
 
 
 def load_encoder(
@@ -109,6 +164,7 @@ def load_encoder(
     device: torch.device | str = "cpu",
     allow_random: bool = False,
     seed: int = 0,
+    attention: str = "vanilla",
 ) -> Encoder:
     """Loads an open_clip ViT and keeps its frozen visual tower.
 
@@ -120,9 +176,55 @@ def load_encoder(
         device: where the tower lives.
         allow_random: warn and use random weights where the pretrained ones can't be had.
         seed: of random weights.
+        attention: how the last block attends: vanilla, maskclip, sclip, clearclip or naclip.
 
     Raises:
-        WeightsError: If there is no such model, its weights can't be had or don't fit, or it gives no patch tokens.
+        WeightsError: If there is no such model, its weights can't be had or don't fit, it gives no patch tokens, or
+            its last block can't attend otherwise.
+    """
+    model, source = load_clip(
+        arch,
+        pretrained,
+        input_size=input_size,
+        precision=precision,
+        device=device,
+        allow_random=allow_random,
+        seed=seed,
+    )
+    visual = model.visual.requires_grad_(False)
+    del model
+    _check_tower(visual, arch, attention)
+    width, patch_size = _width_and_patch_size(visual)
+    return Encoder(
+        visual=visual,
+        width=width,
+        patch_size=patch_size,
+        input_size=input_size,
+        mean=_triple(visual.image_mean),
+        std=_triple(visual.image_std),
+        weights=source,
+        weights_sha256=state_hash(visual),
+        attention=attention,
+    )
+
+
+def load_clip(
+    arch: str,
+    pretrained: str | None,
+    *,
+    input_size: int,
+    precision: str,
+    device: torch.device | str,
+    allow_random: bool,
+    seed: int,
+) -> tuple[Any, str]:
+    """Loads an open_clip model with both of its towers, in eval mode; see ``load_encoder``.
+
+    Returns:
+        The model, and where its weights come from: a tag, a file's name, or "random".
+
+    Raises:
+        WeightsError: If there is no such model, or its weights can't be had or don't fit.
     """
     import open_clip
 
@@ -152,19 +254,7 @@ def load_encoder(
             if type(error).__name__ not in ("UnpicklingError", "SafetensorError"):
                 raise
             raise WeightsError(f"model.pretrained={pretrained}: not a checkpoint of {arch} ({error})") from error
-    visual = model.visual.eval().requires_grad_(False)
-    del model
-    _check_tower(visual, arch, input_size)
-    return Encoder(
-        visual=visual,
-        width=visual.conv1.out_channels,
-        patch_size=visual.patch_size[0],
-        input_size=input_size,
-        mean=_triple(visual.image_mean),
-        std=_triple(visual.image_std),
-        weights=source,
-        weights_sha256=state_hash(visual),
-    )
+    return model.eval(), source
 
 
 def warn_of_random_weights() -> None:
@@ -219,7 +309,7 @@ def _resolve(arch: str, pretrained: str | None) -> dict[str, Any]:
     _check_arch(arch)
     assert pretrained is not None  # noqa: S101 - for the type checker; None means random and never comes here
     if Path(pretrained).is_file():
-        return {"pretrained": pretrained}
+        return {"pretrained": pretrained, "force_preprocess_cfg": _usual_normalisation(arch)}
     tags = open_clip.list_pretrained_tags_by_model(arch)
     if pretrained not in tags:
         kind = (
@@ -246,6 +336,20 @@ def _resolve(arch: str, pretrained: str | None) -> dict[str, Any]:
             f"model.pretrained={pretrained}: not in the local cache, and the hub does not answer{how_else}"
         )
     return {"pretrained": pretrained}
+
+
+def _usual_normalisation(arch: str) -> dict[str, Any]:
+    """Mean and std of the model's published weights: a file does not tell its own, and SigLIP's are not CLIP's."""
+    import open_clip
+
+    cfgs = [open_clip.get_pretrained_cfg(arch, tag) for tag in open_clip.list_pretrained_tags_by_model(arch)]
+    found = {(cfg["mean"], cfg["std"]) for cfg in cfgs if "mean" in cfg and "std" in cfg}
+    if len(found) > 1:
+        log.warning(
+            "WARNING: model.arch=%s: its published weights differ in mean and std, and CLIP's own are taken; "
+            "give a tag of open_clip if yours are of another", arch,
+        )  # fmt: skip
+    return dict(zip(("mean", "std"), found.pop(), strict=True)) if len(found) == 1 else {}
 
 
 def _looks_like_path(name: str) -> bool:
@@ -280,18 +384,29 @@ def hub_answers(timeout_s: float = HUB_TIMEOUT_S) -> bool:
     return True
 
 
-def _check_tower(visual: Any, arch: str, input_size: int) -> None:
-    if not all(hasattr(visual, name) for name in ("forward_intermediates", "conv1", "patch_size")):
-        raise WeightsError(
-            f"model.arch={arch}: {type(visual).__name__} gives no ViT patch tokens; take a ViT such as ViT-B-16"
-        )
+def _is_timm(visual: Any) -> bool:
+    return hasattr(visual, "trunk")
+
+
+def _width_and_patch_size(visual: Any) -> tuple[int, int]:
+    if _is_timm(visual):
+        return visual.trunk.embed_dim, visual.trunk.patch_embed.feat_ratio()
+    return visual.conv1.out_channels, visual.patch_size[0]
+
+
+def _check_tower(visual: Any, arch: str, attention: str) -> None:
+    needed = ("blocks", "patch_embed", "num_prefix_tokens") if _is_timm(visual) else ("conv1", "patch_size", "proj")
+    if not all(hasattr(visual.trunk if _is_timm(visual) else visual, name) for name in needed):
+        name = type(visual.trunk if _is_timm(visual) else visual).__name__
+        raise WeightsError(f"model.arch={arch}: {name} gives no ViT patch tokens; take a ViT such as ViT-B-16")
     if getattr(visual, "attn_pool", None) is not None:
         raise WeightsError(
             f"model.arch={arch}: its attentional pooling leaves no map of tokens; take a ViT such as ViT-B-16"
         )
-    if input_size % visual.patch_size[0]:
+    if attention != "vanilla" and not can_vary(visual):
         raise WeightsError(
-            f"model.input_size={input_size}: expected a multiple of the patch size {visual.patch_size[0]}"
+            f"model.attention={attention}: changes the last block of open_clip's own ViTs, which {arch} is not; "
+            f"take model.attention=vanilla, or a ViT such as ViT-B-16"
         )
 
 

@@ -16,9 +16,11 @@ class Head(nn.Module):
 
     Attributes:
         scale: cells of the feature map along one side of a token.
+        projected: whether it takes tokens in text space (``Encoder.project``) and not in the encoder's own.
     """
 
     scale = 1
+    projected = False
 
     def to_map(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, D, h, w) to (B, C, scale·h, scale·w)."""
@@ -70,10 +72,27 @@ class Proj128Head(Head):
         return self.linear(sampled)
 
 
+class TextHead(Head):
+    """Tokens in text space, 512×14×14 for a ViT-B/16; unit vectors at the points. No weights of its own.
+
+    The projection is the encoder's: it comes with the checkpoint, and the hash of the encoder's weights covers it. The
+    map is not normalised, so that sampling it is still linear: between two cells lies what the projection gives for
+    the token between them. Points are, so that a dot product with a text's unit vector is the cosine, and the mean of
+    several views is not that of the longest.
+    """
+
+    projected = True
+
+    def to_points(self, sampled: torch.Tensor) -> torch.Tensor:
+        """(N, D) to (N, D) of length 1."""
+        return nnf.normalize(sampled, dim=-1)
+
+
 HEADS: dict[str, Callable[[int], Head]] = {
     "none": lambda _width: Head(),
     "pixelshuffle": PixelShuffleHead,
     "proj128": Proj128Head,
+    "text": lambda _width: TextHead(),
 }
 
 

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipfeat.model.resize import resize_bicubic
+from clipfeat.model.windows import Windows
 from clipfeat.types import compose_affine, resize_affine
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a picture lies in the network's square input.
+    """Where a picture lies in the network's input.
 
     Attributes:
         resized: (width, height) that the whole picture is resized to.
@@ -73,11 +74,12 @@ class Preprocess:
     """A picture to the network's normalised input, as open_clip's own transform would bring it.
 
     Attributes:
-        size: side of the square input in pixels.
-        mode: squash, letterbox or crop.
+        size: side of the square input in pixels; with windows, of the input's shorter side.
+        mode: squash, letterbox or crop; with windows shortest.
         mean: of each channel, 0 to 1.
         std: of each channel, 0 to 1.
         resize: pillow or torch.
+        windows: what the network sees of the input at once; None for all of it.
     """
 
     size: int
@@ -85,14 +87,20 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resize: str = "pillow"
+    windows: Windows | None = None
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resizes and places an (H, W, 3) picture: (size, size, 3) uint8, by antialiased bicubic interpolation."""
-        place = self.placement(image.shape[1], image.shape[0])
+        """Resizes and places an (H, W, 3) picture, by antialiased bicubic interpolation.
+
+        Returns:
+            (size, size, 3) uint8; with windows (h, w, 3), of which the shorter side is ``size``.
+        """
+        height, width = image.shape[:2]
+        place, input_size = self.placement(width, height), self.input_size(width, height)
         resized = RESIZERS[self.resize](image, place.resized)
-        if place == Placement((self.size, self.size), (0, 0)):
+        if place == Placement(input_size, (0, 0)):
             return resized
-        canvas = Image.new("RGB", (self.size, self.size), tuple(round(255 * m) for m in self.mean))
+        canvas = Image.new("RGB", input_size, tuple(round(255 * m) for m in self.mean))
         canvas.paste(Image.fromarray(resized), place.offset)
         return np.asarray(canvas)
 
@@ -104,7 +112,13 @@ class Preprocess:
 
     def placement(self, width: int, height: int) -> Placement:
         """Where a picture of this size lies in the input."""
+        if self.windows is not None:
+            return Placement(self.windows.resized(width, height, self.size), (0, 0))
         return PLACEMENTS[self.mode](width, height, self.size)
+
+    def input_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of the input for a picture of this size: with windows that of the resized picture."""
+        return (self.size, self.size) if self.windows is None else self.placement(width, height).resized
 
     def image_to_input(self, width: int, height: int) -> NDArray[np.float64]:
         """The (2, 3) affine map from the picture's pixels to the input's, pixel centres on integers in both."""
@@ -115,7 +129,7 @@ class Preprocess:
 
     def image_to_map(self, width: int, height: int, map_size: tuple[int, int]) -> NDArray[np.float64]:
         """The (2, 3) affine map from the picture's pixels to the cells of a map of ``map_size`` (h, w)."""
-        to_cells = resize_affine((self.size, self.size), (map_size[1], map_size[0]))
+        to_cells = resize_affine(self.input_size(width, height), (map_size[1], map_size[0]))
         return compose_affine(to_cells, self.image_to_input(width, height))
 
     def covers(self, uv: NDArray[np.floating], width: int, height: int) -> NDArray[np.bool_]:
@@ -123,5 +137,6 @@ class Preprocess:
         affine = self.image_to_input(width, height)
         position = uv @ affine[:, :2].T + affine[:, 2]
         with np.errstate(invalid="ignore"):
-            inside: NDArray[np.bool_] = (position >= -0.5) & (position <= self.size - 0.5)
+            last = np.array(self.input_size(width, height)) - 0.5
+            inside: NDArray[np.bool_] = (position >= -0.5) & (position <= last)
         return np.logical_and(inside[..., 0], inside[..., 1])

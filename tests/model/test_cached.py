@@ -52,7 +52,7 @@ def maps_of(model, frames):
     return model.feature_maps([model.network_input(f) for f in frames], sizes)
 
 
-@pytest.mark.parametrize("head", ["none", "pixelshuffle", "proj128"])
+@pytest.mark.parametrize("head", ["none", "pixelshuffle", "proj128", "text"])
 def test_a_map_found_again_is_the_one_that_was_made(config, cache_path, demo_frames, forbid_loading, head):
     config.head = HeadConfig(head)
     plain = load_model(config, CPU, 0)
@@ -75,6 +75,21 @@ def test_a_map_found_again_is_the_one_that_was_made(config, cache_path, demo_fra
     second.close()
 
 
+def test_maps_of_windows_are_kept_though_they_are_not_square(config, cache_path, demo_frames, forbid_loading):
+    windowed = ModelConfig(arch=config.arch, pretrained=None, window=160, stride=64)
+    expected = maps_of(load_model(windowed, CPU, 0), demo_frames)
+    first = cached(windowed, cache_path)
+    maps_of(first, demo_frames)
+    first.close()
+    forbid_loading()
+    second = cached(windowed, cache_path)
+    for found, fresh in zip(maps_of(second, demo_frames), expected, strict=True):
+        assert found.values.shape == (16, 28, 38)
+        assert torch.equal(found.values, fresh.values.half())
+        np.testing.assert_array_equal(found.image_to_map, fresh.image_to_map)
+    second.close()
+
+
 def test_whatever_shapes_a_map_is_in_its_fingerprint(config, cache_path, tmp_path):
     checkpoint = tmp_path / "other.pt"
     import open_clip
@@ -83,6 +98,8 @@ def test_whatever_shapes_a_map_is_in_its_fingerprint(config, cache_path, tmp_pat
     changes = [
         {}, {"seed": 1}, {"pretrained": str(checkpoint)}, {"input_size": 64}, {"resize_mode": "crop"},
         {"precision": "bf16"}, {"head": HeadConfig("none")}, {"head": HeadConfig("proj128")},
+        {"attention": "sclip"}, {"attention": "naclip"}, {"head": HeadConfig("text")},
+        {"window": 224}, {"window": 224, "stride": 16}, {"window": 112, "stride": 112},
         {"head": HeadConfig("proj128"), "seed": 2},
     ]  # fmt: skip
     found = set()

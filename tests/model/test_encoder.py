@@ -1,3 +1,5 @@
+import json
+
 import open_clip
 import pytest
 import torch
@@ -54,6 +56,58 @@ def test_tokens_lie_where_their_patch_lies(tiny_arch):
     assert divmod(int(change.argmax()), 14) == (3, 9)
 
 
+def test_projected_tokens_are_in_text_space(vit_b16):
+    tokens = vit_b16.tokens(inputs())
+    projected = vit_b16.project(tokens)
+    assert projected.shape == (2, 512, 14, 14)
+    proj = vit_b16.visual.proj.double()
+    for picture, row, column in ((0, 0, 0), (1, 3, 9), (1, 13, 13)):
+        expected = tokens[picture, :, row, column].double() @ proj
+        torch.testing.assert_close(projected[picture, :, row, column].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def siglip_arch(tmp_path_factory):
+    """A small tower of timm that pools by attention, as SigLIP's does."""
+    folder = tmp_path_factory.mktemp("siglip")
+    config = {
+        "embed_dim": 64, "custom_text": True,
+        "vision_cfg": {"image_size": 160, "timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none"},
+        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 2, "layers": 1},
+    }  # fmt: skip
+    (folder / "clipfeat-test-SigLIP.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder)
+    return "clipfeat-test-SigLIP"
+
+
+def test_a_tower_of_timm_gives_its_tokens_after_the_last_norm(siglip_arch):
+    encoder = load_encoder(siglip_arch, None)
+    tokens = encoder.tokens(inputs())
+    assert (encoder.width, encoder.patch_size, encoder.grid) == (64, 16, 14)
+    trunk = encoder.visual.trunk
+    expected = trunk.forward_features(inputs())[:, trunk.num_prefix_tokens :]
+    torch.testing.assert_close(tokens.permute(0, 2, 3, 1).reshape(2, 196, 64), expected)
+    with torch.no_grad():
+        marked = inputs(batch=1)
+        marked[:, :, 3 * 16 : 4 * 16, 9 * 16 : 10 * 16] += 9.0
+        change = (encoder.tokens(marked) - tokens[:1]).abs().sum(1)[0]
+    assert divmod(int(change.argmax()), 14) == (3, 9)
+
+
+@pytest.mark.parametrize("pool", ["siglip", "PE-Core-T-16-384"])
+def test_a_token_of_timm_in_text_space_is_a_picture_of_it_alone(siglip_arch, pool):
+    """A picture whose tokens are all one is embedded as each of them is projected."""
+    encoder = load_encoder(siglip_arch if pool == "siglip" else pool, None)
+    visual = encoder.visual
+    token = 100 * torch.randn(3, 1, encoder.width, generator=torch.Generator().manual_seed(0))
+    everywhere = token.expand(-1, 196 + visual.trunk.num_prefix_tokens, -1)
+    with torch.no_grad():
+        expected = visual.head(visual.trunk.forward_head(everywhere))
+        found = encoder.project(token.transpose(1, 2)[..., None])
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(found[..., 0, 0], expected, atol=1e-5 * float(expected.std()), rtol=1e-4)
+
+
 def test_only_a_frozen_visual_tower_in_eval_mode_is_kept(tiny_arch):
     encoder = load_encoder(tiny_arch, None)
     assert not encoder.visual.training
@@ -87,13 +141,23 @@ def test_a_checkpoint_file_is_loaded(tiny_arch, tmp_path, kind):
     assert all(torch.equal(value, loaded[name]) for name, value in model.visual.state_dict().items())
 
 
+def test_a_file_s_normalisation_is_that_of_its_model_s_published_weights(tmp_path, caplog):
+    path = tmp_path / "pe.pt"
+    torch.save(open_clip.create_model("PE-Core-T-16-384").state_dict(), path)
+    encoder = load_encoder("PE-Core-T-16-384", str(path), input_size=384)
+    assert (encoder.mean, encoder.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    clip = encoder_module._usual_normalisation("ViT-B-16")
+    assert clip["mean"] == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+    assert "differ in mean" not in caplog.text
+    assert encoder_module._usual_normalisation("ViT-L-14") == {}
+    assert "model.arch=ViT-L-14: its published weights differ in mean and std" in caplog.text
+
+
 def test_another_input_size_interpolates_the_position_embedding(tiny_arch, tmp_path):
     path = tmp_path / "clip.pt"
     torch.save(open_clip.create_model(tiny_arch).state_dict(), path)
     encoder = load_encoder(tiny_arch, str(path), input_size=336)
     assert encoder.tokens(inputs(336, 1)).shape == (1, 64, 21, 21)
-    with pytest.raises(WeightsError, match="model.input_size=230: expected a multiple of the patch size 16"):
-        load_encoder(tiny_arch, None, input_size=230)
 
 
 def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch, tiny_arch, tmp_path):
@@ -149,7 +213,7 @@ def test_only_where_it_is_allowed_random_weights_stand_in_and_say_so(monkeypatch
     assert "weights=random" in caplog.text
 
 
-@pytest.mark.parametrize("arch", ["RN50", "coca_ViT-B-32"])
+@pytest.mark.parametrize("arch", ["RN50", "coca_ViT-B-32", "MobileCLIP-S1"])
 def test_models_without_patch_tokens_are_refused(arch):
     with pytest.raises(WeightsError, match="take a ViT such as ViT-B-16"):
         load_encoder(arch, None)

@@ -27,6 +27,16 @@ def test_shapes_of_the_seed():
     assert not any(p.requires_grad for p in proj.parameters())
 
 
+def test_text_leaves_the_map_as_it_is_and_makes_unit_vectors_of_points():
+    head = build_head("text", 768, None, 0)
+    tokens = torch.randn(1, 512, 14, 14)
+    assert head.projected
+    assert torch.equal(head.to_map(tokens), tokens)
+    sampled = torch.tensor([[3.0, 4.0], [0.0, -2.0], [0.0, 0.0]])
+    torch.testing.assert_close(head.to_points(sampled), torch.tensor([[0.6, 0.8], [0.0, -1.0], [0.0, 0.0]]))
+    assert not head.state_dict()
+
+
 def test_proj128_equals_its_slow_twin():
     rng = np.random.default_rng(0)
     head = build_head("proj128", 16, None, 3)

@@ -7,7 +7,8 @@ import torch
 from clipfeat import model as model_module
 from clipfeat.config import HeadConfig, ModelConfig
 from clipfeat.errors import ConfigError
-from clipfeat.model import ClipModel, load_model, resolve_device, resolve_offload, resolve_precision
+from clipfeat.model import ClipModel, build_model, load_model, resolve_device, resolve_offload, resolve_precision
+from clipfeat.output.cache import MapCache
 
 CPU = torch.device("cpu")
 
@@ -91,6 +92,23 @@ def test_devices_that_are_not_there_are_named():
         resolve_device("cuda:99")
 
 
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"input_size": 230}, "model.input_size=230"),
+        ({"window": 200}, "model.window=200"),
+        ({"window": 160, "stride": 40}, "model.stride=40"),
+        ({"window": 112}, "model.stride=56"),  # half a window
+    ],
+)
+def test_an_input_of_broken_patches_is_named(tiny_arch, tmp_path, cache, sizes, message):
+    cfg = ModelConfig(arch=tiny_arch, pretrained=None, **sizes)
+    expected = f"{message}: expected a multiple of {tiny_arch}'s patch size 16"
+    with pytest.raises(ConfigError, match=expected), MapCache(tmp_path / "maps.lmdb") as maps:
+        build_model(cfg, CPU, 0, maps if cache else None)
+
+
 def test_what_describes_a_model_tells_heads_apart(tiny_arch):
     def described(**head):
         return load_model(ModelConfig(arch=tiny_arch, pretrained=None, head=HeadConfig(**head)), CPU, 0).describe()
@@ -99,6 +117,23 @@ def test_what_describes_a_model_tells_heads_apart(tiny_arch):
     assert plain["weights_sha256"] == projected["weights_sha256"]
     assert plain["head_sha256"] is None
     assert len(projected["head_sha256"]) == 16
+
+
+def test_text_features_are_sampled_projected_tokens_of_length_one(tiny_arch):
+    cfg = ModelConfig(arch=tiny_arch, pretrained=None, head=HeadConfig("text"), attention="naclip")
+    model = load_model(cfg, CPU, 0)
+    found = model.feature_maps(pictures(2), SIZES[:2])[1]
+    pixels = torch.from_numpy(np.stack(pictures(2)))
+    tokens = model.encoder.tokens(model.preprocess.normalize(pixels))[1]
+    expected = torch.einsum("dhw,de->ehw", tokens, model.encoder.visual.proj)
+    assert found.values.shape == (32, 14, 14)
+    torch.testing.assert_close(found.values, expected)
+    # Half way between two cells, of which one is twice as long: the projection of the mean token, then length 1.
+    sampled = ((expected[:, 2, 3] + expected[:, 2, 4]) / 2)[None]
+    features = model.point_features(sampled)
+    np.testing.assert_allclose(features, sampled / sampled.norm(), atol=1e-6)
+    described = model.describe()
+    assert (described["head"], described["head_sha256"], described["attention"]) == ("text", None, "naclip")
 
 
 @pytest.mark.gpu

@@ -5,6 +5,7 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from clipfeat.model.preprocess import Preprocess
+from clipfeat.model.windows import Windows
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 OPEN_CLIP = {"squash": "squash", "letterbox": "longest", "crop": "shortest"}
@@ -24,11 +25,12 @@ def test_the_input_equals_open_clip_s_own_transform(mode, size):
     assert torch.equal(found, transform(Image.fromarray(image)))
 
 
-@pytest.mark.parametrize("mode", OPEN_CLIP)
+@pytest.mark.parametrize("mode", [*OPEN_CLIP, "shortest"])
 @pytest.mark.parametrize("size", [(1296, 968), (480, 640), (333, 1001)])
 def test_a_picture_of_its_own_coordinates_shows_where_each_pixel_went(mode, size):
     """A linear ramp stays one under antialiased resizing, so the resized value tells the position it came from."""
-    preprocess = Preprocess(224, mode, MEAN, STD)
+    windows = Windows(112, 64, 16) if mode == "shortest" else None
+    preprocess = Preprocess(224, mode, MEAN, STD, windows=windows)
     place = preprocess.placement(*size)
     affine = preprocess.image_to_input(*size)
     for axis in (0, 1):
@@ -56,6 +58,20 @@ def test_only_a_crop_leaves_something_out():
     edge = (38 - 0.5 + 0.5) * 1296 / 299 - 0.5
     at_edge = np.array([[edge - 0.01, 484.0], [edge + 0.01, 484.0], [np.nan, 484.0]])
     assert crop.covers(at_edge, 1296, 968).tolist() == [False, True, False]
+
+
+def test_with_windows_the_whole_picture_is_seen_and_its_shorter_side_is_the_size():
+    preprocess = Preprocess(336, "shortest", MEAN, STD, windows=Windows(224, 112, 16))
+    image = np.random.default_rng(0).integers(0, 255, (968, 1296, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(image).resize((448, 336), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(preprocess.pixels(image), expected)
+    corners = np.array([[-0.5, -0.5], [1295.5, 967.5], [1296.0, 484.0], [648.0, 968.0]])
+    assert preprocess.covers(corners, 1296, 968).tolist() == [True, True, False, False]
+    # A cell of the 28 × 21 map is 16 pixels of the input: 1296 / 28 by 968 / 21 of the picture.
+    affine = preprocess.image_to_map(1296, 968, (21, 28))
+    cell = np.array([5, 20])
+    position = (cell + 0.5) * [1296 / 28, 968 / 21] - 0.5
+    np.testing.assert_allclose(affine[:, :2] @ position + affine[:, 2], cell)
 
 
 @pytest.mark.parametrize("mode", OPEN_CLIP)

@@ -1,0 +1,174 @@
+"""The text tower of the model that made the features: prompts to vectors that ``model/head=text`` compares to."""
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+from numpy.typing import NDArray
+
+from clipfeat.errors import ConfigError, WeightsError
+from clipfeat.model.encoder import load_clip, state_hash
+
+log = logging.getLogger(__name__)
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "plain": ("{}",),
+    "photo": ("a photo of a {}",),
+    "indoor": (
+        "a photo of a {}",
+        "a photo of the {}",
+        "a photo of a {} in a room",
+        "a picture of a {} indoors",
+        "a close view of a {}",
+        "a {} seen from afar",
+        "a dark photo of a {}",
+        "a blurred photo of a {}",
+        "a part of a {}",
+        "many things and a {} among them",
+    ),
+}
+"""What is put around a prompt, by name. The mean over several ways to say it is steadier than any one of them."""
+
+_ARTICLE = re.compile(r"\b(a|an|the)\s+$", re.IGNORECASE)
+_OWN_ARTICLE = re.compile(r"^(a|an|the)\s+", re.IGNORECASE)
+
+
+def fill_template(template: str, prompt: str) -> str:
+    """Puts a prompt into a template's ``{}``; an article of its own is left out where the template has one before it.
+
+    Raises:
+        ConfigError: If there is not exactly one ``{}``, or the prompt is empty.
+    """
+    prompt = prompt.strip()
+    if template.count("{}") != 1:
+        raise ConfigError(f"template '{template}': expected one {{}} where the prompt goes, as in 'a photo of a {{}}'")
+    if not prompt:
+        raise ConfigError("a prompt is empty: expected words, such as 'a chair'")
+    before, after = template.split("{}")
+    return before + (_OWN_ARTICLE.sub("", prompt) if _ARTICLE.search(before) else prompt) + after
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A frozen text tower.
+
+    Attributes:
+        arch: open_clip's name of the model.
+        model: open_clip's model without its visual tower, in float32 and eval mode, without gradients.
+        tokenize: texts to (N, L) int64 tokens.
+        device: where the tower lives.
+        weights: where they come from: a tag, a file's name, or "random".
+        weights_sha256: of the visual tower that belongs to it, as ``describe()`` of a model has it: features are
+            comparable to these texts only if theirs is the same.
+    """
+
+    arch: str
+    model: Any
+    tokenize: Callable[[list[str]], torch.Tensor]
+    device: torch.device
+    weights: str
+    weights_sha256: str
+
+    @torch.inference_mode()
+    def encode_text(
+        self, prompts: Sequence[str], templates: Sequence[str] = TEMPLATES["plain"], batch_size: int = 256
+    ) -> NDArray[np.float32]:
+        """A vector for each prompt: the mean over the templates of unit vectors, again of length 1.
+
+        Args:
+            prompts: P texts, such as "a chair".
+            templates: texts with one ``{}`` each, such as those of ``TEMPLATES``.
+            batch_size: texts a forward pass.
+
+        Returns:
+            (P, D) float32 of length 1. The dot product with a unit feature of ``model/head=text`` is their cosine.
+
+        Raises:
+            ConfigError: If there is no prompt or no template, a prompt is empty, or a template has not one ``{}``.
+        """
+        if not prompts or not templates:
+            raise ConfigError(f"{len(prompts)} prompts and {len(templates)} templates: expected one of each at least")
+        texts = [fill_template(template, prompt) for prompt in prompts for template in templates]
+        tokens = self.tokenize(texts)
+        self._tell_of_long_texts(texts, tokens)
+        rows = [self.model.encode_text(part.to(self.device), normalize=True) for part in tokens.split(batch_size)]
+        means = torch.cat(rows).unflatten(0, (len(prompts), len(templates))).mean(1)
+        return nnf.normalize(means, dim=-1).cpu().numpy()
+
+    def _tell_of_long_texts(self, texts: list[str], tokens: torch.Tensor) -> None:
+        padding = self.tokenize([""])[0, -1]
+        for row in torch.nonzero(tokens[:, -1] != padding)[:, 0].tolist():
+            log.warning(
+                "WARNING: '%s' fills all %d tokens that %s reads; what lies beyond them is left out",
+                texts[row], tokens.shape[1], self.arch,
+            )  # fmt: skip
+
+
+def load_text_encoder(
+    arch: str,
+    pretrained: str | None,
+    *,
+    input_size: int = 224,
+    precision: str = "fp32",
+    device: torch.device | str = "cpu",
+    allow_random: bool = False,
+    seed: int = 0,
+) -> TextEncoder:
+    """Loads the text tower that belongs to ``load_encoder`` with the same arguments.
+
+    Input size and precision are the pictures': they shape the visual tower's weights, and so random weights and the
+    hash that tells whether features and texts belong together. Texts are few, and computed in float32 all the same.
+
+    Args:
+        arch: name of an open_clip model, or ``hf-hub:<org>/<name>``.
+        pretrained: a tag of open_clip, a checkpoint file, or None for random weights from ``seed``.
+        input_size: side in pixels of the square that the visual tower sees.
+        precision: of the visual tower: fp32, fp16 or bf16.
+        device: where the text tower lives.
+        allow_random: warn and use random weights where the pretrained ones can't be had.
+        seed: of random weights.
+
+    Raises:
+        WeightsError: If there is no such model, or its weights or its tokenizer can't be had.
+    """
+    model, weights = load_clip(
+        arch,
+        pretrained,
+        input_size=input_size,
+        precision=precision,
+        device=device,
+        allow_random=allow_random,
+        seed=seed,
+    )
+    weights_sha256 = state_hash(model.visual)
+    del model.visual
+    return TextEncoder(
+        arch=arch,
+        model=model.float().requires_grad_(False),
+        tokenize=_load_tokenizer(arch),
+        device=torch.device(device),
+        weights=weights,
+        weights_sha256=weights_sha256,
+    )
+
+
+def _load_tokenizer(arch: str) -> Callable[[list[str]], torch.Tensor]:
+    import open_clip
+
+    try:
+        tokenizer: Callable[[list[str]], torch.Tensor] = open_clip.get_tokenizer(arch)
+    except ImportError as error:  # CLIP's own tokenizer comes with open_clip, SigLIP's does not
+        raise WeightsError(
+            f"model.arch={arch}: its tokenizer needs the package {error.name}: pip install {error.name}"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsError(
+            f"model.arch={arch}: its tokenizer can't be had ({reason}); it is fetched from the model hub the first time"
+        ) from error
+    return tokenizer
