@@ -13,8 +13,8 @@ class DataError(ClipfeatError):
     """A data set, a scene or a scenes file that cannot be read at all."""
 
 
-class SchemaError(DataError):
-    """A feature file that another version of clipfeat wrote, in a way that this one does not know."""
+class DamagedFileError(DataError):
+    """A feature file that is missing, cut off or changed."""
 
 
 class FrameError(ClipfeatError):

@@ -52,6 +52,7 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     frames = list_frames(cfg, dataset)
     folder.claim(dataclasses.asdict(cfg), overwrite=not cfg.resume)
     todo = folder.missing(frames, with_pictures=cfg.vis.name != "none") if cfg.resume else frames
+    folder.finish_scenes(frames, todo)
     if not todo:
         log.info("all %d frames are done already in %s", len(frames), folder.path)
         return folder.read_summary()
@@ -76,7 +77,7 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     threads = max(1, default_lanes() // lanes)
     lane = Lane(prepare, model, folder, pictures, about, threads, writers, buffers, stopwatch)
     batches = shares(todo, cfg.batch_size or model.default_batch, lanes)
-    finished = 0
+    finished, finishing = 0, []
     try:
         with (
             closing(prefetch(lane, batches, lanes, ahead=lanes + 1)) as done,  # an error ends the lanes' work too
@@ -99,10 +100,13 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
                     bar.update()
                 with stopwatch.stage("draw"):
                     pictures.draw(scene_id, sampled)
+                finishing.append(writers.submit(folder.files.finish_scene, scene_id))
                 if bar.disable:
                     log.info("%s: %.0f %% of the points visible", scene_id, 100 * visible_share(points))
         with stopwatch.stage("draw"):
             pictures.close()
+        for scene in finishing:
+            scene.result()
     except BaseException:
         pictures.cancel()
         with suppress(OutputError):  # the error on its way up matters more, and may be the same full disk

@@ -46,7 +46,7 @@ def test_help_shows_how_to_start():
     [
         (["frames_per_scen=3"], "clipfeat: frames_per_scen: no such key; did you mean frames_per_scene"),
         (["model.precison=fp16"], "clipfeat: model.precison: no such key; did you mean model.precision"),
-        (["output=hdf5"], "clipfeat: output=hdf5: no such choice, expected one of h5, npz"),
+        (["output=hdf5"], "clipfeat: output=hdf5: no such choice, expected one of grid, h5, h5_scene, npz"),
         (["model/head=big"], "clipfeat: model/head=big: no such choice, expected one of none, pixelshuffle, proj128"),
         (
             ["frames_per_scene=few"],

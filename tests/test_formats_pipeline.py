@@ -103,6 +103,40 @@ def test_a_store_samples_the_same_at_the_points_of_the_run(run, demo_root):
         assert relative_error(found.pts_feat, loaded.pts_feat).max() < 2e-3
 
 
+def test_each_scene_becomes_one_file_when_its_frames_are_done(run, run_cli, demo_root, monkeypatch):
+    from clipfeat.output.frame_files import SceneFiles
+
+    base = [f"data.root={demo_root}", "output=h5_scene"]
+    store = run("out", *base, "frames_per_scene=2")
+
+    def files():
+        return sorted(p.relative_to(store.folder).as_posix() for p in store.folder.rglob("*.h5"))
+
+    assert files() == ["demo0000_00.h5", "demo0001_00.h5"]
+    run("out", *base)  # two frames more in each
+    assert files() == ["demo0000_00.h5", "demo0001_00.h5"]
+    assert [store.frames(scene) for scene in store.scenes] == [[0, 20, 40, 60]] * 2
+    code, err = run_cli("output_dir=out", *base)
+    assert "all 8 frames are done already" in err
+    # Stopped when all frames of the first scene were done, and nothing else:
+    (store.folder / "demo0001_00.h5").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(SceneFiles, "finish_scene", lambda *_: None)
+        run("out", *base)
+    assert files() == ["demo0000_00.h5", *(f"demo0001_00/frame_{i}.h5" for i in (0, 20, 40, 60))]
+    code, err = run_cli("output_dir=out", *base)
+    assert (code, "all 8 frames are done already" in err) == (0, True)
+    assert files() == ["demo0000_00.h5", "demo0001_00.h5"]
+    assert len(store.load("demo0001_00", 60).pts_idx) == 200
+
+
+def test_a_frame_that_fails_does_not_keep_its_scene_from_being_finished(run, scans):
+    (scans / "demo0000_00" / "color" / "20.jpg").write_bytes(b"no picture")
+    store = run("out", f"data.root={scans}", "output=h5_scene")
+    assert store.frames("demo0000_00") == [0, 40, 60]
+    assert not list(store.folder.glob("*/*.h5"))
+
+
 @pytest.mark.parametrize("head", ["pixelshuffle", "proj128"])
 def test_a_grid_of_real_frames_is_a_25th_and_as_accurate(run, office, head):
     base = [f"data.root={office}", "model.arch=ViT-B-16", "model.pretrained=null", "vis=none", f"model/head={head}",

@@ -1,9 +1,9 @@
 """The feature files of one frame: npz, h5 and grid, written whole or not at all, read back without pickle."""
 
-import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 
 from clipfeat.atomic import atomic_file
 from clipfeat.direct import direct_file
-from clipfeat.errors import DataError, SchemaError
+from clipfeat.errors import DamagedFileError, DataError
 from clipfeat.output.grid import GridFrame, grid_arrays, read_grid, write_grid
 from clipfeat.output.h5 import read_h5, write_h5
 from clipfeat.output.npz import write_npz
@@ -39,6 +39,7 @@ class FrameFormat:
         read: the arrays, or none of them, and the meta, from a path.
         sequential: whether it is written from front to back, without looking back.
         keeps_map: whether it holds a ``GridFrame`` instead of ``PointFeatures``.
+        by_scene: whether the files of a scene's frames become one when all of them are done.
     """
 
     suffix: str
@@ -46,12 +47,14 @@ class FrameFormat:
     read: Callable[..., tuple[dict[str, np.ndarray], str]]
     sequential: bool
     keeps_map: bool = False
+    by_scene: bool = False
 
 
 FORMATS = {
     "npz": FrameFormat(".npz", write_npz, read_npz, sequential=True),
     "h5": FrameFormat(".h5", write_h5, read_h5, sequential=False),
     "grid": FrameFormat(".safetensors", write_grid, read_grid, sequential=True, keeps_map=True),
+    "h5_scene": FrameFormat(".h5", write_h5, read_h5, sequential=False, by_scene=True),
 }
 
 
@@ -159,19 +162,30 @@ def read_checked(
     Raises:
         DataError: If it is missing, damaged or of a newer schema.
     """
-    try:
+    with damage_named(path):
         found, text = read()
         meta = json.loads(text)
         if not isinstance(meta, dict):
             raise ValueError("its meta is no dictionary")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, io.UnsupportedOperation) as error:
-        raise DataError(
-            f"{path}: not a whole feature file ({error}); delete it and run the same command again"
-        ) from error
     if meta.get("schema_version") != SCHEMA_VERSION:
-        raise SchemaError(
+        raise DataError(
             f"{path}: written with schema {meta.get('schema_version')}, this clipfeat reads {SCHEMA_VERSION}; update it"
         )
     return found, meta
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Turns what is raised over a missing or damaged file into one line that names it.
+
+    Raises:
+        DamagedFileError: That line.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DamagedFileError(f"{path}: no such file") from error
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        raise DamagedFileError(
+            f"{path}: not a whole feature file ({error}); delete it and run the same command again"
+        ) from error

@@ -1,5 +1,6 @@
 """Which feature files lie in a folder, and under which names. Whoever asks whether a frame is done asks here."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -8,12 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from clipfeat.atomic import atomic_file
 from clipfeat.errors import DataError
-from clipfeat.output.files import FORMATS, read_arrays
+from clipfeat.output.files import FORMATS, damage_named, read_arrays, read_checked
+from clipfeat.output.h5 import group_names, read_h5, write_scene
 
-_FRAME_FILE = re.compile(r"frame_(0|[1-9][0-9]*)(\.[a-z0-9]+)")
+_FRAME = r"frame_(0|[1-9][0-9]*)"
+_FRAME_GROUP = re.compile(_FRAME)
+_FRAME_FILE = re.compile(_FRAME + r"(\.[a-z0-9]+)")
 
-_BY_SUFFIX = {fmt.suffix: name for name, fmt in FORMATS.items()}
+_BY_SUFFIX = {fmt.suffix: name for name, fmt in FORMATS.items() if not fmt.by_scene}
 
 
 class FrameFiles:
@@ -36,7 +41,7 @@ class FrameFiles:
         Raises:
             DataError: If a folder can't be listed, or files of another format are met.
         """
-        found = [name for name in subfolders(self.folder) if next(self.scan(name), None) is not None]
+        found = [name for name in subfolders(self.folder) if next(self._own_files(name), None) is not None]
         return sorted(found, key=natural_key)
 
     def frames(self, scene_id: str) -> list[int]:
@@ -53,6 +58,9 @@ class FrameFiles:
         Raises:
             DataError: If the folder can't be listed, or files of another format are met.
         """
+        return self._own_files(scene_id)
+
+    def _own_files(self, scene_id: str) -> Iterator[int]:
         for frame_id, suffix in feature_files(self.folder / scene_id):
             if suffix != FORMATS[self.format_name].suffix:
                 raise DataError(
@@ -79,6 +87,86 @@ class FrameFiles:
         """
         return read_arrays(self.frame_path(scene_id, frame_id), only_meta=only_meta)
 
+    def finish_scene(self, scene_id: str) -> None:
+        """To be called when no frame of a scene is in work any more. Does nothing here."""
+
+
+class SceneFiles(FrameFiles):
+    """One HDF5 file a scene, ``<scene>.h5``, with a group ``frame_<i>`` for each frame.
+
+    HDF5 files that are being written do not survive a crash. So each frame is a file of its own first, and when the
+    scene is finished these become one, which takes its name whole. A frame that is in both is read from its own file:
+    that is the later one.
+    """
+
+    def scene_path(self, scene_id: str) -> Path:
+        """Where the finished frames of a scene are."""
+        return self.folder / f"{scene_id}.h5"
+
+    def scenes(self) -> list[str]:
+        """The scenes that have a frame, in natural order, see ``FrameFiles``; files of scenes are not looked into."""
+        return sorted({*super().scenes(), *scene_files(self.folder)}, key=natural_key)
+
+    def scan(self, scene_id: str) -> Iterator[int]:
+        """The numbers of a scene's frames, see ``FrameFiles``.
+
+        Raises:
+            DataError: Also if the scene's file can't be read.
+        """
+        # Their own files first: when these are gone, the frames are in the scene's.
+        yield from self._own_files(scene_id)
+        path = self.scene_path(scene_id)
+        if path.is_file():
+            with damage_named(path):
+                names = group_names(path)
+            yield from (int(match[1]) for match in map(_FRAME_GROUP.fullmatch, names) if match is not None)
+
+    def path(self, scene_id: str, frame_id: int) -> Path:
+        """The file that holds a frame, if any does."""
+        own, of_scene = self.frame_path(scene_id, frame_id), self.scene_path(scene_id)
+        return own if own.is_file() or not of_scene.is_file() else of_scene
+
+    def read(
+        self, scene_id: str, frame_id: int, *, only_meta: bool = False
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays and the meta of a frame, see ``FrameFiles``."""
+        own = self.frame_path(scene_id, frame_id)
+        if self.path(scene_id, frame_id) == own:
+            try:
+                return super().read(scene_id, frame_id, only_meta=only_meta)
+            except DataError:
+                if self.path(scene_id, frame_id) == own:  # or it became part of the scene's file in this moment
+                    raise
+        path = self.scene_path(scene_id)
+        return read_checked(path, lambda: read_h5(path, arrays=not only_meta, group=f"frame_{frame_id}"))
+
+    def finish_scene(self, scene_id: str) -> None:
+        """Makes one file of the frames that have files of their own, and of the scene's file where there is one.
+
+        Raises:
+            OutputError: If it can't be written; every frame is where it was.
+            DataError: If a frame is damaged; the same.
+        """
+        frames = sorted(self._own_files(scene_id))
+        if not frames:
+            return
+        path = self.scene_path(scene_id)
+        with atomic_file(path) as file:
+            write_scene(file, self._parts(scene_id, frames), path if path.is_file() else None)
+            os.fsync(file.fileno())  # nothing else removes files: after a power cut, too, one of both is whole
+        for frame_id in frames:
+            self.frame_path(scene_id, frame_id).unlink(missing_ok=True)
+
+    def _parts(self, scene_id: str, frames: list[int]) -> Iterator[tuple[str, dict[str, np.ndarray], str]]:
+        for frame_id in frames:
+            arrays, meta = super().read(scene_id, frame_id)
+            yield f"frame_{frame_id}", arrays, json.dumps(meta)
+
+
+def open_files(folder: Path, format_name: str) -> FrameFiles:
+    """The feature files of a folder."""
+    return (SceneFiles if FORMATS[format_name].by_scene else FrameFiles)(folder, format_name)
+
 
 def detect_format(folder: Path) -> str:
     """Name of the format that a folder is of, told by the first file that is found.
@@ -86,6 +174,8 @@ def detect_format(folder: Path) -> str:
     Raises:
         DataError: If there is no such folder, it can't be listed, or there is no feature file in it.
     """
+    if next(scene_files(folder), None) is not None:
+        return "h5_scene"
     for scene_id in subfolders(folder):
         for _, suffix in feature_files(folder / scene_id):
             return _BY_SUFFIX[suffix]
@@ -113,15 +203,28 @@ def feature_files(folder: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{folder}: can't be listed ({error.strerror or error})") from error
 
 
+def scene_files(folder: Path) -> Iterator[str]:
+    """Names of the scenes that have a file of their own in a folder, in no order.
+
+    Raises:
+        DataError: If it can't be listed.
+    """
+    return (entry.name[:-3] for entry in _entries(folder) if entry.name.endswith(".h5") and entry.is_file())
+
+
 def subfolders(folder: Path) -> Iterator[str]:
     """Names of the folders in a folder, hidden ones left out, in no order.
 
     Raises:
         DataError: If it can't be listed.
     """
+    return (entry.name for entry in _entries(folder) if entry.is_dir())
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            yield from (entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            yield from (entry for entry in entries if not entry.name.startswith("."))
     except FileNotFoundError as error:
         raise DataError(f"{folder}: no such folder; give the output_dir of clipfeat-extract") from error
     except OSError as error:

@@ -1,5 +1,6 @@
-"""HDF5 feature files."""
+"""HDF5 feature files: one a frame, or one a scene with a group a frame."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -7,37 +8,80 @@ import h5py
 import numpy as np
 from isal import isal_zlib
 
+from clipfeat.errors import DataError
+
 
 def write_h5(file: BinaryIO, arrays: dict[str, np.ndarray], meta: str) -> None:
     """One dataset an array, contiguous; the meta and a checksum of everything as attributes of the root."""
     with h5py.File(file, "w") as h5:
-        for key, array in arrays.items():
-            h5.create_dataset(key, data=array)
-        h5.attrs["meta"] = meta
-        h5.attrs["crc32"] = checksum(arrays, meta)
+        _write_group(h5, arrays, meta)
 
 
-def read_h5(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], str]:
-    """Reads the arrays, if they are asked for, and the meta.
+def read_h5(path: Path, *, arrays: bool, group: str = "/") -> tuple[dict[str, np.ndarray], str]:
+    """Reads the arrays of a frame, if they are asked for, and its meta.
+
+    Args:
+        path: the file.
+        arrays: whether they are asked for.
+        group: where in a scene's file the frame is.
 
     Raises:
+        DataError: If there is no such group.
         ValueError: If the checksum does not fit; h5py raises OSError and others for a file that it can't read.
     """
-    # Files take their names whole and never change, so nobody has to be locked out; network disks may have no locks.
-    with h5py.File(path, "r", locking=False) as h5:
-        return read_group(h5, arrays=arrays)
-
-
-def read_group(group: h5py.Group, *, arrays: bool) -> tuple[dict[str, np.ndarray], str]:
-    """Reads one frame; see ``read_h5``."""
-    meta = str(group.attrs["meta"])
-    if not arrays:
-        return {}, meta
-    found = {key: group[key][()] for key in group}
+    with _open(path) as h5:
+        if group not in h5:
+            raise DataError(f"{path}: holds no {group}")
+        node = h5[group]
+        meta = str(node.attrs["meta"])
+        if not arrays:
+            return {}, meta
+        found = {key: node[key][()] for key in node}
+        stated = node.attrs.get("crc32")
     # HDF5 notices no change of the data by itself. Files of before had no checksum.
-    if group.attrs.get("crc32", checksum(found, meta)) != checksum(found, meta):
+    if stated is not None and stated != checksum(found, meta):
         raise ValueError("its checksum does not fit")
     return found, meta
+
+
+def group_names(path: Path) -> list[str]:
+    """Names of the groups in a scene's file.
+
+    Raises:
+        OSError: If it can't be read, as by h5py.
+    """
+    with _open(path) as h5:
+        return list(h5)
+
+
+def write_scene(file: BinaryIO, parts: Iterable[tuple[str, dict[str, np.ndarray], str]], before: Path | None) -> None:
+    """Writes a scene's file.
+
+    Args:
+        file: open for writing and reading.
+        parts: name, arrays and meta of each frame.
+        before: another scene's file, whose frames are copied but for those of the same names; or None.
+    """
+    with h5py.File(file, "w") as h5:
+        for name, arrays, meta in parts:
+            _write_group(h5.create_group(name), arrays, meta)
+        if before is not None:
+            with _open(before) as old:
+                for name in old:
+                    if name not in h5:
+                        old.copy(name, h5)
+
+
+def _open(path: Path) -> h5py.File:
+    # Files take their names whole and never change, so nobody has to be locked out; network disks may have no locks.
+    return h5py.File(path, "r", locking=False)
+
+
+def _write_group(group: h5py.Group, arrays: dict[str, np.ndarray], meta: str) -> None:
+    for key, array in arrays.items():
+        group.create_dataset(key, data=array)
+    group.attrs["meta"] = meta
+    group.attrs["crc32"] = checksum(arrays, meta)
 
 
 def checksum(arrays: dict[str, np.ndarray], meta: str) -> int:

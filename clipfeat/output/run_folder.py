@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from safetensors.torch import save
 from clipfeat.atomic import TEMPORARY, atomic_file
 from clipfeat.errors import DataError, OutputError
 from clipfeat.output.files import FORMATS, write_features
-from clipfeat.output.frame_files import FrameFiles
+from clipfeat.output.frame_files import open_files
 from clipfeat.output.grid import GridFrame
 from clipfeat.types import PointFeatures
 
@@ -49,13 +49,13 @@ class RunFolder:
         self.path = path
         self.format_name = format_name
         self.dtype = dtype
-        self.files = FrameFiles(path, format_name)
+        self.files = open_files(path, format_name)
         self.keeps_map = FORMATS[format_name].keeps_map
         self._appending = threading.Lock()
         make_writable(path, "output_dir")
 
     def feature_path(self, scene_id: str, frame_id: int) -> Path:
-        """Where a frame's features go."""
+        """Where a frame's features are written."""
         return self.files.frame_path(scene_id, frame_id)
 
     def picture_path(self, scene_id: str, frame_id: int) -> Path:
@@ -86,6 +86,22 @@ class RunFolder:
             OutputError: If that fails.
         """
         return write_features(self.feature_path(scene_id, frame_id), self.format_name, features, meta, self.dtype)
+
+    def finish_scenes(self, frames: Sequence[tuple[str, int]], todo: Sequence[tuple[str, int]]) -> None:
+        """Finishes the scenes that have nothing left to do, as a run does that was stopped just before.
+
+        Args:
+            frames: of this run.
+            todo: those of them that are still to do.
+
+        Raises:
+            OutputError: If that fails.
+            DataError: If a frame is damaged.
+        """
+        unfinished = {scene_id for scene_id, _ in todo}
+        for scene_id in dict.fromkeys(scene_id for scene_id, _ in frames):
+            if scene_id not in unfinished:
+                self.files.finish_scene(scene_id)
 
     def write_head(self, name: str, weights: dict[str, torch.Tensor]) -> None:
         """Writes ``head_<name>.safetensors``, for a head that has weights: without them its features mean nothing.

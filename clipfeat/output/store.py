@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from clipfeat.camera import VisibilityRule, build_uv_index, project_frame, world_to_cam
-from clipfeat.errors import DataError, SchemaError, WeightsError
+from clipfeat.errors import DamagedFileError, DataError, WeightsError
 from clipfeat.model.encoder import state_hash
 from clipfeat.model.heads import Head, build_head
 from clipfeat.output.files import FORMATS, point_features
-from clipfeat.output.frame_files import FrameFiles, detect_format
+from clipfeat.output.frame_files import FrameFiles, SceneFiles, detect_format
 from clipfeat.output.grid import GridFrame, grid_frame
 from clipfeat.output.run_folder import different_keys
 from clipfeat.sampling import sample_img_feat
@@ -52,7 +53,9 @@ class FeatureStore:
     def __init__(self, path: str | Path):
         self.folder = Path(path)
         self.format = detect_format(self.folder)
-        self._files = FrameFiles(self.folder, self.format)
+        # What looks like h5 may be a run of h5_scene that has not finished a scene yet.
+        kind = SceneFiles if self.format in ("h5", "h5_scene") else FrameFiles
+        self._files = kind(self.folder, self.format)
         self.scenes = self._files.scenes()
         with ThreadPoolExecutor(_READERS) as pool:
             looked_at = [found for found in pool.map(self._look_at, self.scenes) if found is not None]
@@ -245,13 +248,10 @@ class FeatureStore:
 
     def _look_at(self, scene_id: str) -> tuple[str, int, dict[str, Any]] | None:
         """Scene, number and meta of a readable frame of a scene; the others are left for the one who loads them."""
-        for frame_id in self._files.scan(scene_id):
-            try:
-                return scene_id, frame_id, self._files.read(scene_id, frame_id, only_meta=True)[1]
-            except SchemaError:
-                raise
-            except DataError:
-                continue
+        with suppress(DamagedFileError):
+            for frame_id in self._files.scan(scene_id):
+                with suppress(DamagedFileError):
+                    return scene_id, frame_id, self._files.read(scene_id, frame_id, only_meta=True)[1]
         return None
 
     def _check_model(self, scene_id: str, frame_id: int, meta: dict[str, Any]) -> None:

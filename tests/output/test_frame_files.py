@@ -1,7 +1,17 @@
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+
+import numpy as np
 import pytest
 
-from clipfeat.errors import DataError
-from clipfeat.output.frame_files import FrameFiles, detect_format, natural_key
+from clipfeat.errors import DataError, OutputError
+from clipfeat.output import frame_files
+from clipfeat.output.files import write_arrays
+from clipfeat.output.frame_files import FrameFiles, SceneFiles, detect_format, natural_key, open_files
 
 
 @pytest.fixture
@@ -73,3 +83,145 @@ def test_folders_that_hold_nothing_are_named(tmp_path):
 
 def test_numbers_in_names_count_as_numbers():
     assert sorted(["b", "a10", "a9", "a9b2", "7", "a"], key=natural_key) == ["7", "a", "a9", "a9b2", "a10", "b"]
+
+
+def write(files, frame_id, value=0, count=2000):
+    arrays = {"pts_feat": np.full((count, 8), value, np.float32), "pts_idx": np.arange(count)}
+    write_arrays(files.frame_path("s", frame_id), "h5", arrays, {"frame_id": frame_id, "value": value})
+
+
+def value_of(files, frame_id):
+    arrays, meta = files.read("s", frame_id)
+    assert meta["frame_id"] == frame_id
+    assert (arrays["pts_feat"] == meta["value"]).all()
+    return meta["value"]
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    files = open_files(tmp_path, "h5_scene")
+    for frame_id in (3, 20, 100):
+        write(files, frame_id)
+    return files
+
+
+def names(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_the_frames_of_a_finished_scene_become_one_file(scenes):
+    assert detect_format(scenes.folder) == "h5"
+    scenes.finish_scene("s")
+    assert names(scenes.folder) == ["s.h5"]
+    assert detect_format(scenes.folder) == "h5_scene"
+    assert scenes.scenes() == ["s"]
+    assert scenes.frames("s") == [3, 20, 100]
+    assert [value_of(scenes, i) for i in (3, 20, 100)] == [0, 0, 0]
+    assert scenes.read("s", 20, only_meta=True) == ({}, scenes.read("s", 20)[1])
+    before = (scenes.folder / "s.h5").stat().st_mtime_ns
+    scenes.finish_scene("s")
+    scenes.finish_scene("unknown")
+    assert (scenes.folder / "s.h5").stat().st_mtime_ns == before
+
+
+def test_later_frames_join_and_replace_those_of_before(scenes):
+    scenes.finish_scene("s")
+    write(scenes, 7, 1)
+    write(scenes, 20, 2)
+    (scenes.folder / "s" / "vis_7.png").touch()
+    for _ in range(2):
+        assert scenes.frames("s") == [3, 7, 20, 100]
+        assert [value_of(scenes, i) for i in (3, 7, 20, 100)] == [0, 1, 2, 0]
+        assert scenes.scenes() == ["s"]
+        scenes.finish_scene("s")
+    assert names(scenes.folder) == ["s.h5", "s/vis_7.png"]
+    # Killed after the file took its name, and before the frames' own were gone:
+    write(scenes, 20, 2)
+    assert scenes.frames("s") == [3, 7, 20, 100]
+    scenes.finish_scene("s")
+    assert value_of(scenes, 20) == 2
+
+
+def test_a_scene_that_can_not_be_finished_loses_nothing(scenes, monkeypatch):
+    scenes.finish_scene("s")
+    write(scenes, 7, 1)
+    damaged = scenes.frame_path("s", 8)
+    shutil.copy(scenes.frame_path("s", 7), damaged)
+    damaged.write_bytes(damaged.read_bytes()[:3000])
+    before = names(scenes.folder)
+    with pytest.raises(DataError, match=r"s/frame_8.h5: not a whole feature file"):
+        scenes.finish_scene("s")
+    damaged.unlink()
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(frame_files, "write_scene", full)
+        with pytest.raises(OutputError, match=r"s.h5: can't be written \(No space left on device\); what was finished"):
+            scenes.finish_scene("s")
+    assert names(scenes.folder) == [name for name in before if name != "s/frame_8.h5"]
+    assert [value_of(scenes, i) for i in (3, 7, 20, 100)] == [0, 1, 0, 0]
+    monkeypatch.undo()
+    scenes.finish_scene("s")
+    assert names(scenes.folder) == ["s.h5"]
+
+
+def test_frames_are_read_while_their_scene_is_finished(scenes):
+    wrong, done = [], threading.Event()
+
+    def read():
+        while not done.is_set():
+            try:
+                assert scenes.frames("s") == [3, 20, 100]
+                for frame_id in (3, 20, 100):
+                    value_of(scenes, frame_id)
+            except Exception as error:  # noqa: BLE001
+                wrong.append(error)
+                return
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for value in range(1, 30):
+        for frame_id in (3, 20, 100):
+            write(scenes, frame_id, value)
+        scenes.finish_scene("s")
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def write_and_finish(folder):
+    files = SceneFiles(folder, "h5_scene")
+    for value in range(10**6):
+        for frame_id in (3, 20, 100):
+            write(files, frame_id, value, 20_000)
+        files.finish_scene("s")
+
+
+def test_a_process_that_is_killed_at_any_moment_leaves_every_frame_whole(scenes):
+    context = multiprocessing.get_context("fork")
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        process = context.Process(target=write_and_finish, args=(scenes.folder,))
+        process.start()
+        time.sleep(rng.uniform(0.02, 0.3))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert scenes.frames("s") == [3, 20, 100]
+        for frame_id in (3, 20, 100):
+            value_of(scenes, frame_id)
+    scenes.finish_scene("s")
+    assert [name for name in names(scenes.folder) if not name.endswith(".tmp")] == ["s.h5"]
+
+
+def test_files_of_scenes_beside_another_format_are_refused(scenes):
+    scenes.finish_scene("s")
+    (scenes.folder / "t").mkdir()
+    (scenes.folder / "t" / "frame_0.npz").touch()
+    (scenes.folder / ".hidden.h5").touch()
+    with pytest.raises(DataError, match=r"t/frame_0.npz: of output=npz, but other files of .* are of output=h5_scene"):
+        scenes.scenes()
+    assert scenes.frames("s") == [3, 20, 100]

@@ -10,7 +10,7 @@ import torch
 
 import clipfeat
 from clipfeat.camera import VisibilityRule, project_frame
-from clipfeat.errors import DataError, SchemaError
+from clipfeat.errors import DataError
 from clipfeat.model.encoder import state_hash
 from clipfeat.model.heads import build_head
 from clipfeat.output import FORMATS, FeatureStore, GridFrame, RunFolder
@@ -94,7 +94,7 @@ def put(run, scene_id, frame_id, seed, model=MODEL):
     run.write(scene_id, frame_id, content_of(run.format_name, seed)[0], meta)
 
 
-@pytest.fixture(params=FORMATS)
+@pytest.fixture(params=[name for name, fmt in FORMATS.items() if not fmt.by_scene])
 def run(request, tmp_path):
     return write_run(tmp_path, request.param)
 
@@ -168,7 +168,7 @@ def test_another_schema_is_refused_at_once(run, monkeypatch):
     run.feature_path("s10", 7).unlink()
     put(run, "s10", 7, 0)
     monkeypatch.undo()
-    with pytest.raises(SchemaError, match=r"s10/frame_7\.\w+: written with schema 99, this clipfeat reads 1; update"):
+    with pytest.raises(DataError, match=r"s10/frame_7\.\w+: written with schema 99, this clipfeat reads 1; update"):
         FeatureStore(run.path)
 
 
@@ -190,6 +190,62 @@ def test_a_store_of_damaged_frames_alone_is_not_opened(run):
         run.feature_path(*key).write_bytes(b"")
     with pytest.raises(DataError, match=r"s2/frame_0\.\w+: not a whole feature file"):
         FeatureStore(run.path)
+
+
+@pytest.fixture
+def packed(tmp_path):
+    run = write_run(tmp_path, "h5_scene")
+    for scene_id in ("s2", "s10"):
+        run.files.finish_scene(scene_id)
+    return run
+
+
+def test_files_of_scenes_are_read_like_the_others(packed):
+    store = FeatureStore(packed.path)
+    assert store.format == "h5_scene"
+    assert store.scenes == ["s2", "s10"]
+    assert [(scene, frame) for scene in store.scenes for frame in store.frames(scene)] == FRAMES
+    for seed, key in enumerate(FRAMES):
+        assert_same(store.load(*key), features_of(seed))
+        assert store.meta(*key)["frame_id"] == key[1]
+        assert store.path(*key) == packed.path / f"{key[0]}.h5"
+    with pytest.raises(DataError, match=r"s2.h5: holds no frame_9"):
+        store.load("s2", 9)
+    put(packed, "s10", 7, 2, OTHER)
+    packed.files.finish_scene("s10")
+    with pytest.raises(DataError, match=r"s10.h5: features of another model .* head: none there, proj128"):
+        FeatureStore(packed.path)
+
+
+def test_a_store_is_good_before_and_after_its_scenes_are_finished(tmp_path):
+    run = write_run(tmp_path, "h5_scene")
+    store = FeatureStore(tmp_path)
+    assert store.format == "h5"
+    for finish in (lambda: None, lambda: run.files.finish_scene("s2"), lambda: run.files.finish_scene("s10")):
+        finish()
+        assert [(scene, frame) for scene in store.scenes for frame in store.frames(scene)] == FRAMES
+        for seed, key in enumerate(FRAMES):
+            assert_same(store.load(*key), features_of(seed))
+    assert FeatureStore(tmp_path).format == "h5_scene"
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_file_of_a_scene_is_named(packed, damage):
+    path = packed.path / "s2.h5"
+    data = bytearray(path.read_bytes())
+    data[data.index(features_of(1).uv_idx.tobytes()) + 17] ^= 4
+    path.write_bytes({"cut": data[: len(data) // 2], "flipped": data, "empty": b""}[damage])
+    store = FeatureStore(packed.path)
+    with pytest.raises(
+        DataError, match=r"s2.h5: not a whole feature file .*; delete it and run the same command again"
+    ):
+        store.load("s2", 40)
+    assert_same(store.load("s10", 7), features_of(2))
+    if damage == "flipped":
+        assert_same(store.load("s2", 0), features_of(0))
+    else:
+        with pytest.raises(DataError, match="s2.h5: not a whole feature file"):
+            store.frames("s2")
 
 
 def load_in_a_process(store, queue):
