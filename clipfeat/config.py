@@ -585,7 +585,7 @@ class ExtractConfig:
         output_dir: folder for everything that the run writes.
         uv_index: folder that scripts/build_uv_index.py filled; points and pixels are then read and not projected anew.
         device: auto, cpu, cuda or cuda:<n>.
-        batch_size: pictures a forward pass; null is 4 on a CPU and 32 on a GPU.
+        batch_size: pictures a forward pass; null is 8 on a CPU and 32 on a GPU.
         num_workers: frames' batches that are in work at once, each in a thread of its own; null is one a core.
         seed: of the choice of frames and points, and of random weights.
         resume: true skips what is done already; false does everything again.

@@ -235,8 +235,8 @@ def describe(
 
 
 def default_batch(device: torch.device) -> int:
-    """32 pictures on a GPU; 4 on a CPU, where more win nothing and share out worse over the lanes."""
-    return 32 if device.type == "cuda" else 4
+    """32 pictures on a GPU; 8 on a CPU: fewer leave more of Python between the products, more leave its caches."""
+    return 32 if device.type == "cuda" else 8
 
 
 def own_stream(device: torch.device) -> AbstractContextManager[Any]:
