@@ -3,17 +3,17 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clipfeat.output import FeatureStore
+    from clipfeat.output import FeatureDataset, FeatureStore, collate_points
 
-__all__ = ["FeatureStore", "__version__"]
+__all__ = ["FeatureDataset", "FeatureStore", "__version__", "collate_points"]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """``clipfeat.FeatureStore``, imported when it is first asked for: it needs torch, and the command line may not."""
-    if name == "FeatureStore":
-        from clipfeat.output import FeatureStore
+    """``clipfeat.FeatureStore`` and the like, imported when asked for: they need torch, the command line may not."""
+    if name in ("FeatureDataset", "FeatureStore", "collate_points"):
+        import clipfeat.output
 
-        return FeatureStore
+        return getattr(clipfeat.output, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ from dataclasses import asdict, fields
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,7 +23,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from clipfeat.config import DATA_CONFIGS, ExtractConfig, config_dir, register_schemas
+from clipfeat.config import (
+    COMMANDS,
+    DATA_CONFIGS,
+    EXPORT_FORMATS,
+    ExportConfig,
+    ExtractConfig,
+    config_dir,
+    register_schemas,
+)
 from clipfeat.errors import ClipfeatError
 
 if TYPE_CHECKING:
@@ -31,6 +39,13 @@ if TYPE_CHECKING:
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
+
+_MANDATORY = {
+    "data.root": "the folder that holds one folder a scene",
+    "store": "the output_dir of clipfeat-extract",
+    "format": " or ".join(EXPORT_FORMATS),
+}
+"""What the keys are that have no default."""
 
 
 def extract_main() -> None:
@@ -49,7 +64,18 @@ def _extract(cfg: ExtractConfig) -> None:
     extract(cfg)
 
 
-def run_command(config_name: str, work: Callable[[ExtractConfig], None]) -> None:
+def export_main() -> None:
+    """Entry point of ``clipfeat-export``."""
+    run_command("export", _export)
+
+
+def _export(cfg: ExportConfig) -> None:
+    from clipfeat.output.export import export
+
+    export(cfg)
+
+
+def run_command(config_name: str, work: Callable[[Any], None]) -> None:
     """Composes ``config_name`` with the command line, calls ``work`` and turns what goes wrong into an exit code."""
     register_schemas()
     # Only our own messages: open_clip and the hub's client log on the root logger what is said here once, in short.
@@ -63,7 +89,7 @@ def run_command(config_name: str, work: Callable[[ExtractConfig], None]) -> None
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     def task(cfg: DictConfig) -> None:
-        plain = cast("ExtractConfig", OmegaConf.to_object(cfg))
+        plain: Any = OmegaConf.to_object(cfg)  # of COMMANDS[config_name]
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             plain.output_dir = str(Path(plain.output_dir) / sweep_folder(HydraConfig.get().overrides.task))
         work(plain)
@@ -71,7 +97,7 @@ def run_command(config_name: str, work: Callable[[ExtractConfig], None]) -> None
     def report(error: Exception) -> None:
         if wants_traceback:
             raise error
-        print(f"clipfeat: {explain(error)}", file=sys.stderr)
+        print(f"clipfeat: {explain(error, config_name)}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
 
     def run_task(cfg: DictConfig) -> None:
@@ -110,8 +136,13 @@ def sweep_folder(overrides: list[str]) -> str:
     return f"{readable or 'default'}-{digest}"
 
 
-def explain(error: Exception) -> str:
-    """One line of what is wrong with the input and what to do; Hydra's and OmegaConf's own messages are rewritten."""
+def explain(error: Exception, config_name: str) -> str:
+    """One line of what is wrong with the input and what to do; Hydra's and OmegaConf's own messages are rewritten.
+
+    Args:
+        error: what was raised.
+        config_name: of the command: extract, …
+    """
     if isinstance(error, ClipfeatError):
         return str(error)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
@@ -120,8 +151,9 @@ def explain(error: Exception) -> str:
         lines += [line.strip() for line in str(cause).splitlines() if line.strip()]
     text = " ".join(lines)
     if isinstance(cause, MissingMandatoryValue) or "Missing mandatory value" in text:
-        key = getattr(cause, "full_key", None) or "a key"
-        hint = ": give the folder that holds one folder a scene" if key == "data.root" else ""
+        match = re.search(r"Missing mandatory value: (\S+)", text)
+        key = match[1] if match else getattr(cause, "full_key", None) or "a key"
+        hint = f": give {_MANDATORY[key]}" if key in _MANDATORY else ""
         return f"{key} is not set{hint}, as {key}=…"
     if match := re.search(r"In '([^']+)/([^']+)': \w+ raised while composing config: .*full_key: (\S+)", text):
         group, choice, key = match.groups()
@@ -129,7 +161,7 @@ def explain(error: Exception) -> str:
     if match := re.search(r"Error parsing override '([^']*)'", text):
         return f"cannot read the override '{match.group(1)}': expected key=value"
     if match := re.search(r"Could not override '([^']+)'.*?(?:is not in struct|not in '|not a)", text):
-        return _unknown_key(match.group(1))
+        return _unknown_key(match.group(1), config_name)
     if match := re.search(
         r"Could not find '([^']+)/([^'/]+)' Available options in '([^']+)': (.*?)(?: Config search|$)", text
     ):
@@ -142,17 +174,17 @@ def explain(error: Exception) -> str:
     return text
 
 
-def _unknown_key(key: str) -> str:
-    names = _known_keys()
+def _unknown_key(key: str, config_name: str) -> str:
+    names = _known_keys(config_name)
     if key in names:
         return f"{key}: not a key of the chosen {key.split('.')[0]}; it belongs to another choice of that group"
     near = get_close_matches(key, names, n=3, cutoff=0.6) or [n for n in names if n.rsplit(".", 1)[-1] == key]
-    hint = f"; did you mean {' or '.join(near)}?" if near else "; clipfeat-extract --help lists the keys"
+    hint = f"; did you mean {' or '.join(near)}?" if near else f"; clipfeat-{config_name} --help lists the keys"
     return f"{key}: no such key{hint}"
 
 
-def _known_keys() -> list[str]:
-    """Dotted names of all keys of all choices."""
+def _known_keys(config_name: str) -> list[str]:
+    """Dotted names of all keys of all choices of a command."""
 
     def walk(node: dict[str, Any], prefix: str) -> list[str]:
         found = []
@@ -162,5 +194,8 @@ def _known_keys() -> list[str]:
                 found += walk(child, f"{prefix}{name}.")
         return found
 
-    every = asdict(ExtractConfig()) | {"data": {}}
-    return walk(every, "") + list(dict.fromkeys(f"data.{f.name}" for layout in DATA_CONFIGS for f in fields(layout)))
+    every = asdict(COMMANDS[config_name]())
+    if "data" not in every:
+        return walk(every, "")
+    layouts = dict.fromkeys(f"data.{f.name}" for layout in DATA_CONFIGS for f in fields(layout))
+    return walk(every | {"data": {}}, "") + list(layouts)

@@ -8,6 +8,7 @@ into these plain dataclasses, and all other code sees only them.
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -633,10 +634,52 @@ class ExtractConfig:
             raise ConfigError("output_dir is empty: give a folder for the results")
 
 
+EXPORT_FORMATS = ("openscene", "esam")
+
+
+@dataclass
+class ExportConfig:
+    """All of ``clipfeat-export``.
+
+    Attributes:
+        store: output_dir of the run of clipfeat-extract whose features are exported.
+        format: openscene (a file a scene, with the mean feature of each vertex of its mesh; for runs with
+            sampling=mesh) or esam (a file a frame, with its map; for runs with output=grid).
+        output_dir: folder of the files: for openscene they lie in it, for esam in ``clip_feat/<scene>/color`` below it.
+        points_file: PLY or npz with {scene} in it, where openscene's meshes are now; null where the run had them.
+        num_workers: files that are in work at once, each in a thread of its own; null is one a core.
+        resume: true writes what is missing; overwrite writes every file again.
+    """
+
+    store: str = MISSING
+    format: str = MISSING
+    output_dir: str = "outputs/export"
+    points_file: str | None = None
+    num_workers: int | None = None
+    resume: str = "true"
+
+    def __post_init__(self) -> None:
+        if self.format != MISSING:
+            _one_of("format", self.format, EXPORT_FORMATS)
+        _at_least("num_workers", self.num_workers, 1)
+        # A boolean arrives as the text of one.
+        self.resume = {"false": "overwrite"}.get(self.resume.lower(), self.resume.lower())
+        _one_of("resume", self.resume, ("true", "overwrite"))
+        if not self.output_dir:
+            raise ConfigError("output_dir is empty: give a folder for the results")
+        if self.points_file is not None and not self.points_file.lower().endswith((".ply", ".npz")):
+            raise ConfigError(f"points_file={self.points_file}: expected a .ply or .npz file")
+
+
+COMMANDS: dict[str, type[Any]] = {"extract": ExtractConfig, "export": ExportConfig}
+"""What each command of ``clipfeat-<name>`` is told."""
+
+
 def register_schemas() -> None:
     """Tells Hydra the schema, so that a misspelt key or a wrong type fails while composing."""
     store = ConfigStore.instance()
-    store.store(name="extract_schema", node=ExtractConfig)
+    for name, schema in COMMANDS.items():
+        store.store(name=f"{name}_schema", node=schema)
     for layout in DATA_CONFIGS:
         store.store(group="data", name=f"{layout.name}_schema", node=layout)
     store.store(group="sampling", name="mesh_schema", node=MeshSamplingConfig)

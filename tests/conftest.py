@@ -69,30 +69,38 @@ def tiny_arch(tmp_path_factory):
 
 
 @pytest.fixture
-def run_cli(monkeypatch, capsys, tmp_path, tiny_arch):
-    """Runs ``clipfeat-extract`` in this process, in an empty folder; returns (exit code, standard error)."""
-    from clipfeat.cli import extract_main
-
+def run_main(monkeypatch, capsys, tmp_path):
+    """Runs a command in this process, in an empty folder; returns (exit code, standard error)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
-    def run(*overrides, tiny=True, small=True):
-        arguments = [f"model.arch={tiny_arch}", "model.pretrained=null"] if tiny else []
-        arguments += ["vis=none", "sampling.num_points=200"] if small else []
-        flags = [o for o in overrides if str(o).startswith("-")]  # argparse wants them before the overrides
-        arguments += [str(o) for o in overrides if o not in flags]
-        monkeypatch.setattr(sys, "argv", ["clipfeat-extract", *flags, *arguments])
+    def run(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["clipfeat", *map(str, arguments)])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         handler = logging.StreamHandler(sys.stderr)  # capsys replaces stderr after basicConfig has seen it
         logging.getLogger("clipfeat").addHandler(handler)
         code = 0
         try:
-            extract_main()
+            main()
         except SystemExit as stop:
             code = stop.code
         finally:
             logging.getLogger("clipfeat").removeHandler(handler)
         return code, capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def run_cli(run_main, tiny_arch):
+    """Runs ``clipfeat-extract`` as ``run_main`` does, with a small model and few points where nothing else is said."""
+    from clipfeat.cli import extract_main
+
+    def run(*overrides, tiny=True, small=True):
+        arguments = [f"model.arch={tiny_arch}", "model.pretrained=null"] if tiny else []
+        arguments += ["vis=none", "sampling.num_points=200"] if small else []
+        flags = [o for o in overrides if str(o).startswith("-")]  # argparse wants them before the overrides
+        return run_main(extract_main, *flags, *arguments, *(o for o in overrides if o not in flags))
 
     return run
 

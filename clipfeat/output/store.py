@@ -133,6 +133,28 @@ class FeatureStore:
         arrays, meta = self._read(scene_id, frame_id)
         return grid_frame(self.path(scene_id, frame_id), arrays, meta)
 
+    def dense(self, grid: GridFrame) -> FeatureMap:
+        """A frame's map with the features that ``load`` has at points in every cell.
+
+        It differs from the map itself for heads that go on at the points. Where that is linear, as in ``proj128``, to
+        sample it gives what ``load`` gives.
+
+        Args:
+            grid: what ``map`` returned.
+
+        Returns:
+            Values (C, h, w) float32.
+
+        Raises:
+            DataError: If the head's weights are missing or others.
+        """
+        feature_map = grid.feature_map
+        channels, height, width = feature_map.values.shape
+        cells = feature_map.values.permute(1, 2, 0).reshape(height * width, channels).float()
+        with torch.inference_mode():
+            values = self._head_for(feature_map).to_points(cells).T.reshape(-1, height, width)
+        return dataclasses.replace(feature_map, values=values)
+
     def sample(
         self,
         scene_id: str,

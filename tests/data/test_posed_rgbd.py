@@ -475,4 +475,4 @@ def test_whatever_goes_wrong_is_one_line(scans):
         path.write_text(text)
         with pytest.raises(ClipfeatError) as caught:
             dataset_of(scans).load(SCENE, 0)
-        assert "\n" not in explain(caught.value)
+        assert "\n" not in explain(caught.value, "extract")

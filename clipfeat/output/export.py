@@ -1,0 +1,283 @@
+"""The features of a run in the files that other projects read: ``clipfeat-export``."""
+
+import io
+import logging
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from clipfeat.atomic import atomic_file
+from clipfeat.config import ExportConfig
+from clipfeat.errors import DataError, OutputError
+from clipfeat.output.fused import write_openscene
+from clipfeat.output.grid import GridFrame
+from clipfeat.output.run_folder import claim_folder, different_keys, make_writable, read_config
+from clipfeat.output.store import FeatureStore
+from clipfeat.sampling.merge import ViewMerger
+from clipfeat.sampling.point_files import read_points
+from clipfeat.streaming import prefetch, usable_cores
+from clipfeat.types import PointFeatures, resize_affine
+
+log = logging.getLogger(__name__)
+
+_SAME_VERTEX_M = 1e-3
+"""How far a stored point may be from the vertex that it is: files keep float32, and a grid keeps pixel and depth."""
+
+_SAME_CELL = 1e-3
+"""How far a cell's centre may be from where it is in a map of the whole picture, in cells."""
+
+File = tuple[Path, Callable[[], int]]
+"""A file that is to be, and what writes it and returns its bytes."""
+
+
+class Exporter(Protocol):
+    """One form of files.
+
+    Attributes:
+        folder: where they go.
+        unit: what each of them is of.
+    """
+
+    folder: Path
+    unit: str
+
+    def files(self) -> list[File]:
+        """All files, and for each what writes it, whole or not at all.
+
+        Raises:
+            DataError: If the store can't be listed, or lacks what the form needs.
+        """
+        ...
+
+
+class OpenSceneExporter:
+    """``<scene>_0.pt``, by the name and in the form that OpenScene's loader of fused features expects.
+
+    ``{"feat": half (M, C), "mask_full": bool (n_points,)}``: of each of the M vertices of the scene's mesh that any
+    frame sees, the mean over all frames, weighted by ``conf_2d``.
+
+    Args:
+        store: of a run with ``sampling=mesh``.
+        cfg: where the meshes are, and where the files go.
+
+    Raises:
+        DataError: If the store's points are no vertices, or it is not known where the meshes are.
+    """
+
+    unit = "scene"
+
+    def __init__(self, store: FeatureStore, cfg: ExportConfig):
+        self.folder = Path(cfg.output_dir)
+        self._store = store
+        sampling = store.meta(*_first(store)).get("sampling")
+        if sampling != "mesh":
+            raise DataError(
+                f"{store.folder}: holds features at points of sampling={sampling}, and format=openscene takes those at "
+                f"the vertices of meshes; extract with sampling=mesh"
+            )
+        self._pattern = cfg.points_file or _run_config(store).get("sampling", {}).get("points_file")
+        if not self._pattern:
+            raise DataError(f"{store.folder}: no config.yaml says where the run's meshes are; say it, as points_file=…")
+
+    def files(self) -> list[File]:
+        """See ``Exporter``.
+
+        Raises:
+            DataError: If a mesh is not there.
+        """
+        found: list[File] = []
+        for scene_id in self._store.scenes:
+            mesh, path = Path(self._pattern.replace("{scene}", scene_id)), self.folder / f"{scene_id}_0.pt"
+            if not mesh.is_file():
+                raise DataError(
+                    f"{mesh}: no such file, expected the mesh whose vertices the features of {scene_id} are at; say "
+                    f"where the meshes are now, as points_file=…/{{scene}}.ply"
+                )
+            found.append((path, partial(self._write, path, scene_id, mesh)))
+        return found
+
+    def _write(self, path: Path, scene_id: str, mesh: Path) -> int:
+        vertices = read_points(mesh).xyz
+        merger: ViewMerger | None = None
+        for frame_id in self._store.frames(scene_id):
+            features = self._store.load(scene_id, frame_id)
+            _check_vertices(self._store.path(scene_id, frame_id), features, mesh, vertices)
+            merger = merger or ViewMerger(len(vertices), features.pts_feat.shape[1])
+            merger.add_points(features.pts_feat, features.pts_idx, features.conf_2d)
+        if merger is None:
+            raise DataError(f"{self._store.folder}: the frames of scene {scene_id} went away")
+        _check_half(scene_id, merger.mean)
+        return write_openscene(path, merger.mean, merger.weight > 0)
+
+
+class EsamExporter:
+    """``clip_feat/<scene>/color/<frame>.pt``, the name that follows from a picture's in ESAM's tree.
+
+    ``{"pix": half (C, h, w), "global": float32 (D,)}``: the map of the whole picture, and what CLIP pools of it.
+
+    Args:
+        store: of a run with ``output=grid``.
+        cfg: where the files go.
+
+    Raises:
+        DataError: If the store keeps no maps, or not of whole pictures.
+    """
+
+    unit = "frame"
+
+    def __init__(self, store: FeatureStore, cfg: ExportConfig):
+        self.folder = Path(cfg.output_dir) / "clip_feat"
+        self._store = store
+        first = _first(store)
+        _check_whole_picture(store.path(*first), store.map(*first))  # before any work
+
+    def files(self) -> list[File]:
+        """See ``Exporter``."""
+        found: list[File] = []
+        for scene_id in self._store.scenes:
+            for frame_id in self._store.frames(scene_id):
+                path = self.folder / scene_id / "color" / f"{frame_id}.pt"
+                found.append((path, partial(self._write, path, scene_id, frame_id)))
+        return found
+
+    def _write(self, path: Path, scene_id: str, frame_id: int) -> int:
+        source, grid = self._store.path(scene_id, frame_id), self._store.map(scene_id, frame_id)
+        _check_whole_picture(source, grid)
+        values, clip_global = self._store.dense(grid).values, grid.feature_map.clip_global
+        if clip_global is None:
+            raise DataError(f"{source}: has no clip_global, which format=esam needs; extract the frame again")
+        _check_half(str(source), values.numpy())
+        data = io.BytesIO()
+        torch.save({"pix": values.half().contiguous(), "global": clip_global.float()}, data)
+        with atomic_file(path) as file:
+            file.write(data.getbuffer())
+        return len(data.getbuffer())
+
+
+EXPORTERS: dict[str, Callable[[FeatureStore, ExportConfig], Exporter]] = {
+    "openscene": OpenSceneExporter,
+    "esam": EsamExporter,
+}
+
+
+def export(cfg: ExportConfig) -> dict[str, int]:
+    """Runs ``clipfeat-export``.
+
+    Files that are there are left, unless ``cfg.resume`` is overwrite. The folder's ``config.yaml`` says what its files
+    were made of; those of another run are not mixed with them.
+
+    Returns:
+        ``written``, ``there`` (files that were there already) and ``bytes``.
+
+    Raises:
+        ClipfeatError: On anything that the user can mend; what was written before stays.
+    """
+    store = FeatureStore(cfg.store)
+    exporter = EXPORTERS[cfg.format](store, cfg)
+    files = exporter.files()
+    make_writable(exporter.folder, "output_dir")
+    _claim(exporter.folder, _run_config(store) | {"format": cfg.format, "features": store.model}, files, cfg.resume)
+    todo = [write for path, write in files if cfg.resume == "overwrite" or not path.is_file()]
+    workers = cfg.num_workers or usable_cores()
+    written = 0
+    with (
+        closing(prefetch(_call, todo, workers, ahead=2 * workers)) as sizes,  # an error ends the other files' work too
+        logging_redirect_tqdm(),
+        tqdm(total=len(todo), unit=exporter.unit, disable=None) as bar,
+    ):
+        for size in sizes:
+            written += size
+            bar.update()
+    there = len(files) - len(todo)
+    log.info(
+        "%d %ss written, %.1f MB; %d were there already; in %s",
+        len(todo), exporter.unit, written / 1e6, there, exporter.folder,
+    )  # fmt: skip
+    return {"written": len(todo), "there": there, "bytes": written}
+
+
+def _call(write: Callable[[], int]) -> int:
+    return write()
+
+
+def _first(store: FeatureStore) -> tuple[str, int]:
+    return store.scenes[0], store.frames(store.scenes[0])[0]
+
+
+def _run_config(store: FeatureStore) -> dict[str, Any]:
+    """The configuration of the store's run; empty where it is not beside the features."""
+    return read_config(store.folder) if (store.folder / "config.yaml").is_file() else {}
+
+
+def _claim(folder: Path, config: dict[str, Any], files: list[File], resume: str) -> None:
+    """Writes ``config.yaml``, unless the folder holds files of something else.
+
+    Raises:
+        OutputError: If it does.
+    """
+    if (folder / "config.yaml").is_file():
+        differing = different_keys(read_config(folder), config)
+        if differing:
+            raise OutputError(
+                f"{folder}: holds files of other features, which differ in {'; '.join(differing)}; choose another "
+                f"output_dir, or delete that folder"
+            )
+    elif resume != "overwrite" and (foreign := next((path for path, _ in files if path.is_file()), None)):
+        raise OutputError(
+            f"{foreign}: is there already, and clipfeat-export did not write it; choose another output_dir, or "
+            f"resume=overwrite to replace such files"
+        )
+    claim_folder(folder, config)
+
+
+def _check_vertices(path: Path, features: PointFeatures, mesh: Path, vertices: NDArray[np.float64]) -> None:
+    """Refuses points that are not the vertices that they say they are: the mesh is then another one.
+
+    Raises:
+        DataError: If they are not.
+    """
+    rows = features.pts_idx
+    if len(rows) == 0:
+        return
+    if rows.min() < 0 or rows.max() >= len(vertices):
+        what = f"vertex {rows.max()} among them, it has {len(vertices)}"
+    else:
+        off = float(np.abs(vertices[rows] - features.xyz).max())
+        if off <= _SAME_VERTEX_M:
+            return
+        what = f"one is {off:.3g} m away from its own"
+    raise DataError(
+        f"{path}: its points are not the vertices of {mesh} ({what}); say where the run's own meshes are, as "
+        f"points_file=…/{{scene}}.ply"
+    )
+
+
+def _check_whole_picture(path: Path, grid: GridFrame) -> None:
+    """Refuses maps of a part of the picture, or of more: who reads them takes them for the whole.
+
+    Raises:
+        DataError: If the map is one.
+    """
+    height, width = grid.feature_map.values.shape[1:]
+    size = (grid.camera.width, grid.camera.height)
+    corners = np.array([[0, 0, 1], [size[0], 0, 1], [0, size[1], 1]]).T
+    expected = resize_affine(size, (width, height)) @ corners
+    if np.abs(grid.feature_map.image_to_map @ corners - expected).max() > _SAME_CELL:
+        raise DataError(
+            f"{path}: its map is not that of the whole picture, and format=esam has no place to say so; extract with "
+            f"model.resize_mode=squash"
+        )
+
+
+def _check_half(what: str, values: NDArray[np.floating]) -> None:
+    limit = float(np.finfo(np.float16).max)
+    if values.size and not (values.max() <= limit and values.min() >= -limit):
+        raise DataError(f"{what}: has features beyond ±{limit:g}, which the float16 of the exported files can't hold")

@@ -1,0 +1,59 @@
+"""Small stores, as a run would have written them."""
+
+import numpy as np
+import torch
+
+from clipfeat.output import GridFrame, RunFolder
+from clipfeat.types import Camera, FeatureMap, PointFeatures, resize_affine
+
+MODEL = {"arch": "A", "weights": "w", "weights_sha256": "0123", "head": "none", "head_sha256": None}
+
+
+def some_features(seed, count=30):
+    """Random features whose first channel is ``pts_idx``, so that a row's origin shows."""
+    rng = np.random.default_rng(seed)
+    idx = np.sort(rng.choice(1000, count, replace=False))
+    pts_feat = rng.normal(size=(count, 6)).astype(np.float32)
+    pts_feat[:, 0] = idx
+    return PointFeatures(
+        pts_feat=pts_feat,
+        uv_idx=rng.uniform(0, 100, (count, 2)).astype(np.float32),
+        conf_2d=rng.random(count).astype(np.float32),
+        xyz=rng.normal(size=(count, 3)).astype(np.float32),
+        pts_idx=idx,
+        attributes={"rgb": rng.integers(0, 256, (count, 3), np.uint8), "label": rng.integers(0, 9, count, np.uint16)},
+        clip_global=rng.normal(size=8).astype(np.float32),
+    )
+
+
+def some_grid(seed, count=30):
+    """A random map of a whole 40×30 picture, and random points in it."""
+    rng = np.random.default_rng(seed)
+    values = torch.from_numpy(rng.normal(size=(4, 5, 6)).astype(np.float16)).permute(2, 0, 1)
+    global_ = torch.from_numpy(rng.normal(size=8).astype(np.float32))
+    return GridFrame(
+        feature_map=FeatureMap(values, resize_affine((40, 30), (5, 4)), global_),
+        camera=Camera(np.array([[50, 0, 20], [0, 50, 15], [0, 0, 1.0]]), 40, 30),
+        cam_to_world=np.eye(4),
+        uv_idx=rng.uniform(0, 29, (count, 2)).astype(np.float32),
+        depth_m=rng.uniform(1, 5, count).astype(np.float32),
+        conf_2d=rng.random(count).astype(np.float32),
+        pts_idx=np.sort(rng.choice(1000, count, replace=False)),
+        attributes={"rgb": rng.integers(0, 256, (count, 3), np.uint8), "label": rng.integers(0, 9, count, np.uint16)},
+    )
+
+
+def write_store(path, frames, name="npz", **about):
+    """Writes ``frames``, features or grids by scene and frame number, and returns the folder of the run."""
+    run = RunFolder(path, name, "float32")
+    for (scene_id, frame_id), features in frames.items():
+        meta = {"scene_id": scene_id, "frame_id": frame_id, "model": MODEL, **about}
+        if isinstance(features, GridFrame):
+            camera = features.camera
+            meta |= {
+                "camera": {"intrinsics": camera.intrinsics.tolist(), "width": camera.width, "height": camera.height},
+                "cam_to_world": features.cam_to_world.tolist(),
+                "image_to_map": features.feature_map.image_to_map.tolist(),
+            }
+        run.write(scene_id, frame_id, features, meta)
+    return run
