@@ -15,6 +15,12 @@ from clipfeat.types import Camera, FeatureMap, PointFeatures, resize_affine
 Usage = namedtuple("Usage", "total used free")
 
 
+@pytest.fixture(autouse=True)
+def only_warnings(caplog):
+    """Whatever level other tests have left."""
+    caplog.set_level("WARNING", logger="clipfeat")
+
+
 @pytest.fixture
 def disk(monkeypatch):
     """Sets the bytes that are free."""
@@ -43,7 +49,7 @@ def test_each_format_knows_how_large_its_files_become(tmp_path, name, dtype):
 
 
 def test_what_is_to_be_written_and_what_is_free_is_always_said(tmp_path, disk, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="clipfeat")
     disk(310e9)
     DiskSpace(tmp_path, 750, 12e6).check(16e6, certain=True)
     assert caplog.messages == [f"about 12 GB to write, 310 GB free in {tmp_path}"]
