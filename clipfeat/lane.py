@@ -103,10 +103,8 @@ class Lane:
         if self.folder.keeps_map:
             feature_map = dataclasses.replace(feature_map, values=feature_map.values.half())
         if not torch.isfinite(feature_map.values).all():
-            what, other = "inf or NaN", "model.precision=fp32"
-            if self.folder.keeps_map:
-                what, other = "inf, NaN or more than float16 can hold", f"{other}, or output=npz"
-            why = f"{frame.key[0]} frame {frame.key[1]}: the features hold {what}; try {other}"
+            other = " or output=npz: a grid is float16" if self.folder.keeps_map else ""
+            why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32{other}"
             return self._fail(Failed(frame.key, FrameError(why)))
         buffer = self.buffers.get()
         try:

@@ -275,7 +275,7 @@ def test_a_map_that_float16_can_not_hold_is_a_bad_frame_of_a_grid(scans, run_cli
         patch.setattr(ClipModel, "feature_maps", large)
         code, err = run_cli(f"data.root={scans}", "output_dir=grid", "output=grid")
         assert code == 1
-        assert "frame 0: the features hold inf, NaN or more than float16 can hold; try model.precision=fp32, or" in err
+        assert "hold inf or NaN; try model.precision=fp32 or output=npz: a grid is float16" in err
         code, err = run_cli(f"data.root={scans}", "output_dir=npz")
         assert code == 0, err
 
