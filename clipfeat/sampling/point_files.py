@@ -41,7 +41,8 @@ def _read_ply(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
     declared = _declared_vertices(path)
     try:
-        loaded = trimesh.load(path, process=False, force=None)
+        with np.errstate(invalid="ignore"):  # what is no number is told below
+            loaded = trimesh.load(path, process=False, force=None)
         vertex = loaded.metadata["_ply_raw"]["vertex"]["data"]
         names = list(vertex.dtype.names) if hasattr(vertex, "dtype") and vertex.dtype.names else list(vertex)
         columns = {name: np.asarray(vertex[name]).reshape(len(vertex[name]), -1)[:, 0] for name in names}
