@@ -104,7 +104,8 @@ def _load_ply(path: Path) -> Any:
     import trimesh
 
     try:
-        return trimesh.load(path, process=False, force=None)
+        with np.errstate(invalid="ignore"):  # what is no number is told by whoever reads it
+            return trimesh.load(path, process=False, force=None)
     except MemoryError:  # counts were checked: the file is whole and the memory too small
         raise
     except Exception as error:  # trimesh raises whatever its parsing meets; all of it means the file

@@ -83,6 +83,16 @@ def test_seeding_a_head_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e30])
+def test_a_number_that_is_no_weight_is_named(tmp_path, value):
+    state = build_head("proj128", 64, None, 0).state_dict()
+    state["linear.bias"][3] = value
+    save_file(state, tmp_path / "head.safetensors")
+    message = r"head.safetensors: holds inf, NaN or weights above 1e\+06: damaged; copy it again"
+    with pytest.raises(WeightsError, match=message):
+        build_head("proj128", 64, tmp_path / "head.safetensors", 0)
+
+
 def test_weights_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(WeightsError, match=r"none.safetensors: no such file"):
         build_head("proj128", 64, tmp_path / "none.safetensors", 0)

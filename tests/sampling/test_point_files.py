@@ -91,8 +91,13 @@ COORDINATES = b"property float x\nproperty float y\nproperty float z\n"
             ply(b"element vertex 2\n" + COORDINATES, np.full(6, np.nan, "<f4").tobytes()),
             "2 of 2 vertices hold inf or NaN",
         ),
+        (
+            ply(b"element vertex 2\n" + COORDINATES, b"\x01\x00\xa0\x7f" * 6),  # NaN that signals
+            "2 of 2 vertices hold inf or NaN",
+        ),
     ],
 )
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_bad_ply_files_are_named(tmp_path, content, message):
     (tmp_path / "bad.ply").write_bytes(content)
     with pytest.raises(DataError, match=rf"bad.ply: .*({message})"):
