@@ -191,8 +191,6 @@ def check_whole(folder: Path, *, temporaries: bool) -> tuple[int, int]:
     from PIL import Image
     from safetensors.numpy import load_file
 
-    from clipfeat.output import read_features
-
     features = pictures = 0
     for path in sorted(folder.rglob("*")):
         if path.is_dir() or path.name == ".lock":
@@ -201,16 +199,15 @@ def check_whole(folder: Path, *, temporaries: bool) -> tuple[int, int]:
             if path.name.startswith("."):
                 if not temporaries:
                     raise ValueError("an unfinished file")
-            elif path.name.startswith("frame_"):
-                read_features(path)
-                features += 1
+            elif _is_features(path):
+                features += len(read_frames(path))
             elif path.name.startswith("vis_"):
                 with Image.open(path) as picture:
                     picture.load()
                 pictures += 1
-            elif path.suffix == ".safetensors":
+            elif path.name.startswith("head_"):
                 load_file(path)
-            elif path.suffix == ".yaml":
+            elif path.name == "config.yaml":
                 dict(yaml.safe_load(path.read_text(encoding="utf-8")))
             elif path.suffix == ".json":
                 dict(json.loads(path.read_text(encoding="utf-8")))
@@ -219,6 +216,26 @@ def check_whole(folder: Path, *, temporaries: bool) -> tuple[int, int]:
         except Exception as error:
             raise WrongError(f"{path}: {error}") from error
     return features, pictures
+
+
+def _is_features(path: Path) -> bool:
+    return path.name.startswith("frame_") or path.suffix == ".h5"
+
+
+def read_frames(path: Path) -> dict[str, Any]:
+    """The arrays and the meta of a file of one frame, or of all frames of a scene, by the frame's name."""
+    import h5py
+
+    from clipfeat.output.files import read_arrays
+
+    if path.name.startswith("frame_"):
+        arrays, meta = read_arrays(path)
+        return {path.stem: arrays | {"meta": json.dumps(meta)}}
+    with h5py.File(path) as scene:
+        return {
+            name: {key: values[()] for key, values in group.items()} | {"meta": group.attrs["meta"]}
+            for name, group in scene.items()
+        }
 
 
 def check_equal(folder: Path, peaceful: Path) -> None:
@@ -244,18 +261,17 @@ def check_equal(folder: Path, peaceful: Path) -> None:
 def _check_equal_file(path: Path, expected: Path) -> None:
     import numpy as np
 
-    from clipfeat.output.files import read_arrays
-
-    if not path.name.startswith("frame_"):
+    if not _is_features(path):
         if path.read_bytes() != expected.read_bytes():
             raise WrongError(f"{path}: other bytes than {expected}")
         return
-    (arrays, meta), (others, other_meta) = read_arrays(path), read_arrays(expected)
-    if meta != other_meta or arrays.keys() != others.keys():
-        raise WrongError(f"{path}: other arrays or meta than {expected}")
-    for key, values in arrays.items():
-        if values.dtype != others[key].dtype or not np.array_equal(values, others[key]):
-            raise WrongError(f"{path}: {key} differs from that of {expected}")
+    frames, others = read_frames(path), read_frames(expected)
+    for name in frames.keys() | others.keys():
+        found, other = frames.get(name, {}), others.get(name, {})
+        for key in found.keys() | other.keys():
+            first, second = np.asarray(found.get(key)), np.asarray(other.get(key))
+            if first.dtype != second.dtype or not np.array_equal(first, second):
+                raise WrongError(f"{path}: {key} of {name} differs from that of {expected}")
 
 
 def _names(folder: Path) -> set[str]:
@@ -265,9 +281,9 @@ def _names(folder: Path) -> set[str]:
 def _counts(folder: Path) -> dict[str, Any]:
     """What the record says of the frames, without times."""
     from clipfeat.output import RunFolder
+    from clipfeat.output.run_folder import read_config
 
-    suffix = next(folder.glob("*/frame_*")).suffix
-    run_folder = RunFolder(folder, suffix[1:], "float32")
+    run_folder = RunFolder(folder, read_config(folder)["output"]["name"], "float32")
     summary = run_folder.read_summary()
     keys = ("frames", "failed", "frames_without_depth", "bytes", "points", "visible_share", "model")
     lines = [{key: value for key, value in record.items() if key != "seconds"} for record in run_folder.records()]
