@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from difflib import get_close_matches
@@ -80,6 +81,8 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
     # Only our own messages: open_clip and the hub's client log on the root logger what is said here once, in short.
     logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
     logging.getLogger("clipfeat").setLevel(logging.INFO)
+    # Pillow's own opinion of large pictures: those that are too large are told by an error.
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
     signal.signal(signal.SIGTERM, _terminate)
     # With this set, Hydra hands every exception over as it is instead of printing it its own way.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -108,8 +111,9 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
 
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run_task)()
-    except KeyboardInterrupt:
-        print("clipfeat: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        how_far = str(stop) or "what was finished is kept, the same command goes on from there"
+        print(f"clipfeat: interrupted; {how_far}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except (ClipfeatError, HydraException, OmegaConfBaseException) as error:
         report(error)

@@ -588,8 +588,9 @@ class ExtractConfig:
         batch_size: pictures a forward pass; null is 8 on a CPU and 32 on a GPU.
         num_workers: frames' batches that are in work at once, each in a thread of its own; null is one a core.
         seed: of the choice of frames and points, and of random weights.
-        resume: true skips what is done already; false does everything again.
-        on_bad_frame: skip (count and list it) or fail (stop the run).
+        resume: true does only what is missing, and refuses a folder of another configuration; overwrite (or false) does
+            everything again, and first removes what another configuration or model has written there.
+        on_bad_frame: skip (count and list it; also a scene that can't be read) or fail (stop the run).
         check: look first whether poses, K, depth and colour fit each other: no, yes (or true), only (and then stop).
         shard: see ShardConfig.
     """
@@ -611,7 +612,7 @@ class ExtractConfig:
     batch_size: int | None = None
     num_workers: int | None = None
     seed: int = 0
-    resume: bool = True
+    resume: str = "true"
     on_bad_frame: str = "skip"
     check: str = "no"
     shard: ShardConfig = field(default_factory=ShardConfig)
@@ -625,6 +626,8 @@ class ExtractConfig:
         _one_of("frame_selection", self.frame_selection, FRAME_SELECTIONS)
         _one_of("on_bad_frame", self.on_bad_frame, ("skip", "fail"))
         # A boolean (true; in files also yes) arrives as the text of one.
+        self.resume = {"false": "overwrite"}.get(str(self.resume).lower(), str(self.resume).lower())
+        _one_of("resume", self.resume, ("true", "overwrite"))
         self.check = {"true": "yes", "false": "no"}.get(self.check.lower(), self.check)
         _one_of("check", self.check, ("no", "yes", "only"))
         if not self.output_dir:

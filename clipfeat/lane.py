@@ -24,7 +24,8 @@ from clipfeat.errors import FrameError
 from clipfeat.locate import FrameKey
 from clipfeat.model import Model
 from clipfeat.output import GridFrame, RunFolder
-from clipfeat.output.summary import Stopwatch, visible_share
+from clipfeat.output.run_folder import done_record
+from clipfeat.output.summary import Stopwatch
 from clipfeat.prepare import Failed, FramePreparer, Prepared
 from clipfeat.sampling import sample_img_feat
 from clipfeat.streaming import usable_cores
@@ -42,11 +43,13 @@ class Done:
     Attributes:
         key: scene and frame number.
         counts: its points by status.
+        size: bytes of the file.
         picture: what its picture needs, or None.
     """
 
     key: FrameKey
     counts: dict[str, int]
+    size: int
     picture: SampledFrame | None
 
 
@@ -100,10 +103,8 @@ class Lane:
         if self.folder.keeps_map:
             feature_map = dataclasses.replace(feature_map, values=feature_map.values.half())
         if not torch.isfinite(feature_map.values).all():
-            what, other = "inf or NaN", "model.precision=fp32"
-            if self.folder.keeps_map:
-                what, other = "inf, NaN or more than float16 can hold", f"{other}, or output=npz"
-            why = f"{frame.key[0]} frame {frame.key[1]}: the features hold {what}; try {other}"
+            other = " or output=npz: a grid is float16" if self.folder.keeps_map else ""
+            why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32{other}"
             return self._fail(Failed(frame.key, FrameError(why)))
         buffer = self.buffers.get()
         try:
@@ -146,20 +147,8 @@ class Lane:
                 size = self.folder.write(scene_id, frame_id, features, meta)
         finally:
             self.buffers.put(buffer)
-        counts = frame.counts
-        self.folder.append_record(
-            {
-                "scene_id": scene_id,
-                "frame_id": frame_id,
-                "status": "done",
-                "points": counts,
-                "visible_share": round(visible_share(counts), 4),
-                "depth": frame.frame.depth_m is not None,
-                "bytes": size,
-                "seconds": frame.seconds,
-            }
-        )
-        return Done(frame.key, counts, picture)
+        self.folder.append_record(done_record(scene_id, frame_id, meta, size, frame.seconds))
+        return Done(frame.key, frame.counts, size, picture)
 
     def sample(self, frame: Prepared, feature_map: FeatureMap, buffer: PageBuffer | None = None) -> PointFeatures:
         """The features of a frame's visible points, where possible in the buffer's memory."""
@@ -214,4 +203,5 @@ def frame_meta(frame: Prepared, image_to_map: NDArray[np.float64]) -> dict[str, 
         "cam_to_world": frame.frame.cam_to_world.tolist(),
         "image_to_map": image_to_map.tolist(),
         "points": frame.counts,
+        "depth": frame.frame.depth_m is not None,
     }

@@ -1,6 +1,7 @@
 """Which frames, which of their points, and on which pixels: all that needs neither the network nor its input."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from clipfeat.camera import MaskRule, VisibilityRule, build_rules, project_frame
 from clipfeat.camera.masks import apply_mask
 from clipfeat.config import ExtractConfig
 from clipfeat.data.base import Dataset, check_scene_name, read_scenes_file, seeded_rng, select_frames
+from clipfeat.errors import DataError, FrameError
 from clipfeat.sampling import PointSource, build_point_source
 from clipfeat.types import Frame, Points
 
@@ -82,17 +84,46 @@ def build_locator(cfg: ExtractConfig) -> FrameLocator:
     return FrameLocator(build_point_source(cfg.sampling, cfg.seed), *build_rules(cfg.camera), cfg.seed)
 
 
-def list_frames(cfg: ExtractConfig, dataset: Dataset) -> list[FrameKey]:
+def locate_some(locate: Locator, dataset: Dataset, frames: Sequence[FrameKey]) -> list[Located]:
+    """One to three of the frames, spread evenly and located; in place of one that can't be, one of the next four."""
+    count = min(3, 1 + len(frames) // 100)  # a short run need not wait for them
+    some = []
+    for i in range(count):
+        begin = (2 * i + 1) * len(frames) // (2 * count)
+        for scene_id, frame_id in frames[begin : begin + 5]:
+            with suppress(FrameError, DataError):
+                some.append(locate(dataset.load(scene_id, frame_id)))
+                break
+    return some
+
+
+def list_frames(cfg: ExtractConfig, dataset: Dataset, bad_scenes: dict[str, str] | None = None) -> list[FrameKey]:
     """The frames that the configuration asks for, scene after scene.
 
+    Args:
+        cfg: what to run.
+        dataset: where the frames come from.
+        bad_scenes: takes the scenes that are there and can't be read, and why, unless ``on_bad_frame=fail``. Whoever
+            gives it must tell of them.
+
     Raises:
-        DataError: If a scene is not there, or its name is a path.
+        DataError: If a scene is not there, or its name is a path; if a scene can't be read and ``bad_scenes`` doesn't
+            take it, or if none can.
     """
     scenes: Sequence[str] = read_scenes_file(Path(cfg.scenes_file)) if cfg.scenes_file else dataset.scenes()
     frames: list[FrameKey] = []
     for scene_id in scenes[cfg.shard.index :: cfg.shard.count]:
+        try:
+            frame_ids = dataset.frame_ids(check_scene_name(scene_id, "scene"))
+        except DataError as error:
+            if scene_id not in dataset.scenes():
+                raise DataError(f"scenes_file={cfg.scenes_file}: {error}" if cfg.scenes_file else str(error)) from error
+            if bad_scenes is None or cfg.on_bad_frame == "fail":
+                raise
+            bad_scenes[scene_id] = str(error)
+            continue
         chosen = select_frames(
-            dataset.frame_ids(check_scene_name(scene_id, "scene")),
+            frame_ids,
             scene_id,
             stride=cfg.frame_stride,
             count=cfg.frames_per_scene,
@@ -100,4 +131,7 @@ def list_frames(cfg: ExtractConfig, dataset: Dataset) -> list[FrameKey]:
             seed=cfg.seed,
         )
         frames += [(scene_id, frame_id) for frame_id in chosen]
+    if bad_scenes and not frames:
+        why = next(iter(bad_scenes.values()))
+        raise DataError(f"none of the {len(bad_scenes)} scenes can be read; the first: {why}")
     return frames

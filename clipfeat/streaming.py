@@ -1,10 +1,13 @@
 """Work done ahead: a bounded, ordered prefetch in threads."""
 
+import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -14,6 +17,22 @@ Result = TypeVar("Result")
 def usable_cores() -> int:
     """Cores that this process may use: under SLURM or taskset fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that started it is gone. A pool's process that is not told would wait for ever.
+
+    To be called once, first of all, in a process of ``multiprocessing``.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="clipfeat-parent", daemon=True).start()
 
 
 def prefetch(

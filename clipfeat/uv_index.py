@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import multiprocessing
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -14,19 +15,33 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from clipfeat.atomic import remove_leftovers
 from clipfeat.config import ExtractConfig
 from clipfeat.data import Dataset, build_dataset
-from clipfeat.errors import DataError, FrameError, OutputError
+from clipfeat.errors import DataError, FrameError, OutputError, tell_how_far
 from clipfeat.locate import FrameKey, Located, Locator, build_locator, list_frames
-from clipfeat.output.files import read_arrays, write_arrays
-from clipfeat.output.run_folder import claim_folder, different_keys, make_writable, read_config
+from clipfeat.output.files import read_arrays, write_arrays, wrong_rows
+from clipfeat.output.run_folder import (
+    check_config,
+    different_keys,
+    holds_another,
+    locked,
+    make_writable,
+    read_config,
+    remove_files,
+    scene_files,
+    write_config,
+)
 from clipfeat.output.summary import status_counts, visible_share
-from clipfeat.streaming import in_order, usable_cores
-from clipfeat.types import Frame, Points
+from clipfeat.streaming import end_with_parent, in_order, usable_cores
+from clipfeat.types import Frame, Points, PointStatus
 
 log = logging.getLogger(__name__)
 
-_ARRAYS = ("uv_idx", "conf_2d", "xyz", "pts_idx", "status")
+_ROWS: dict[str, tuple[int | None, ...]] = {"uv_idx": (2,), "conf_2d": (), "xyz": (3,), "pts_idx": ()}
+"""The arrays of the visible points, and the shape of their rows."""
+
+_INDEX_FILE = re.compile(r"uv_\d+\.npz")
 
 
 def index_path(folder: Path, key: FrameKey) -> Path:
@@ -62,15 +77,37 @@ def read_located(folder: Path, key: FrameKey) -> Located:
     """Reads what ``write_located`` wrote.
 
     Raises:
-        DataError: If it is missing or damaged.
+        DataError: If it is missing, damaged, or another frame's.
     """
     path = index_path(folder, key)
-    arrays, _ = read_arrays(path)
-    missing = [name for name in _ARRAYS if name not in arrays]
-    if missing:
-        raise DataError(f"{path}: no uv index (no {', '.join(missing)}); delete it and build it again")
-    uv_idx, conf_2d, xyz, pts_idx, status = (arrays.pop(name) for name in _ARRAYS)
+    arrays, meta = read_arrays(path)
+    found = meta.get("scene_id"), meta.get("frame_id")
+    if found != key:
+        raise DataError(
+            f"{path}: holds {found[0]} frame {found[1]}, not this frame's points; delete it and build it again"
+        )
+    if why := _wrong_arrays(arrays):
+        raise DataError(f"{path}: no uv index ({why}); delete it and build it again")
+    uv_idx, conf_2d, xyz, pts_idx, status = (arrays.pop(name) for name in (*_ROWS, "status"))
     return Located(Points(xyz, pts_idx, arrays), uv_idx, conf_2d, status)
+
+
+def _wrong_arrays(arrays: dict[str, np.ndarray]) -> str:
+    """What keeps arrays from being those of ``write_located``; empty if nothing does."""
+    if "status" not in arrays:
+        return "no status"
+    if why := wrong_rows(arrays, _ROWS):
+        return why
+    status, count = arrays["status"], len(arrays["pts_idx"])
+    if status.dtype != np.uint8 or status.ndim != 1 or np.count_nonzero(status == PointStatus.VISIBLE) != count:
+        return f"its status is not that of {count} visible points"
+    if status.max(initial=0) >= len(PointStatus):
+        return "its status has values that mean nothing"
+    if any(array.shape[:1] != (count,) for name, array in arrays.items() if name != "status"):
+        return f"not all of its arrays have {count} rows"
+    if not all(np.isfinite(arrays[name]).all() for name in _ROWS):
+        return "it holds inf or NaN"
+    return ""
 
 
 def open_uv_index(cfg: ExtractConfig) -> Locator:
@@ -120,6 +157,7 @@ _worker: _Worker | None = None
 
 def _start_worker(cfg: ExtractConfig, folder: Path) -> None:
     global _worker
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
     _worker = _Worker(build_dataset(cfg.data), build_locator(cfg), folder)
 
@@ -146,33 +184,53 @@ def write_uv_index(cfg: ExtractConfig) -> dict[str, Any]:
     folder = Path(cfg.uv_index or Path(cfg.output_dir) / "uv_index")
     make_writable(folder, "uv_index")
     build_locator(cfg)  # a wrong key is to be told before any process starts
-    frames = list_frames(cfg, build_dataset(cfg.data))
-    claim_folder(folder, index_config(cfg), overwrite=not cfg.resume)
-    todo = [key for key in frames if not (cfg.resume and index_path(folder, key).is_file())]
+    bad_scenes: dict[str, str] = {}
+    frames = list_frames(cfg, build_dataset(cfg.data), bad_scenes)
+    config, overwrite = index_config(cfg), cfg.resume == "overwrite"
+    remove_leftovers([folder, *(folder / scene_id for scene_id in dict.fromkeys(scene for scene, _ in frames))])
+    _claim(folder, config, frames, overwrite=overwrite)
+    todo = [key for key in frames if not index_path(folder, key).is_file()]
     log.info("%d frames to index, %d there already, into %s", len(todo), len(frames) - len(todo), folder)
     points: Counter[str] = Counter()
-    failures: list[str] = []
-    with tqdm(total=len(todo), unit="frame", desc="uv index", disable=None) as bar:
-        for key, counts, why in _results(cfg, folder, todo):
-            if why:
-                failures.append(f"{key[0]} frame {key[1]}: {why}")
-                if cfg.on_bad_frame == "fail":
-                    raise DataError(why)
-            points.update(counts)
-            bar.set_description(f"{key[0]}, {visible_share(points):.0%} visible", refresh=False)
-            bar.update()
-    log.info("%d frames indexed, %d failed, %.1f %% of the points visible", len(todo) - len(failures), len(failures),
-             100 * visible_share(points))  # fmt: skip
+    failures = [f"{scene_id}: {why}" for scene_id, why in bad_scenes.items()]
+    try:
+        with tqdm(total=len(todo), unit="frame", desc="uv index", disable=None) as bar:
+            for key, counts, why in _results(cfg, folder, todo):
+                if why:
+                    failures.append(f"{key[0]} frame {key[1]}: {why}")
+                    if cfg.on_bad_frame == "fail":
+                        raise DataError(why)
+                points.update(counts)
+                bar.set_description(f"{key[0]}, {visible_share(points):.0%} visible", refresh=False)
+                bar.update()
+    except BaseException as error:
+        done = sum(index_path(folder, key).is_file() for key in frames)
+        tell_how_far(error, done, len(frames), folder, overwrite=overwrite)
+        raise
+    failed = len(failures) - len(bad_scenes)
+    share = 100 * visible_share(points)
+    log.info("%d frames indexed, %d failed, %.1f %% of the points visible", len(todo) - failed, failed, share)
     for failure in failures[:5]:
         log.warning("WARNING failed: %s", failure)
-    if todo and len(failures) == len(todo):
-        raise DataError(f"all {len(todo)} frames failed; the first: {failures[0]}")
+    if todo and failed == len(todo):
+        raise DataError(f"all {len(todo)} frames failed; the first: {failures[len(bad_scenes)]}")
     return {
-        "done": len(todo) - len(failures),
+        "done": len(todo) - failed,
         "there": len(frames) - len(todo),
         "failed": failures,
         "points": dict(points),
     }
+
+
+def _claim(folder: Path, config: dict[str, Any], frames: list[FrameKey], *, overwrite: bool) -> None:
+    """As ``RunFolder.claim``, for an index."""
+    with locked(folder):
+        if overwrite:
+            own = [path for path in (index_path(folder, key) for key in frames) if path.is_file()]
+            remove_files(scene_files(folder, _INDEX_FILE) if holds_another(folder, config) else own)
+        else:
+            check_config(folder, config)
+        write_config(folder, config)
 
 
 def _results(cfg: ExtractConfig, folder: Path, todo: list[FrameKey]) -> Iterator[tuple[FrameKey, dict[str, int], str]]:

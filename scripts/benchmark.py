@@ -179,7 +179,7 @@ def benchmark(cfg: ExtractConfig, limit: int, rounds: int) -> dict[str, Any]:
     listed = scratch / "scenes.txt"
     listed.write_text("\n".join(dict.fromkeys(scene for scene, _ in frames)))
     cfg = dataclasses.replace(
-        cfg, scenes_file=str(listed), frames_per_scene=per_scene, resume=False, output_dir=str(scratch / "out")
+        cfg, scenes_file=str(listed), frames_per_scene=per_scene, resume="overwrite", output_dir=str(scratch / "out")
     )
     frames = list_frames(cfg, dataset)
     model = load_model(cfg.model, resolve_device(cfg.device), cfg.seed)
@@ -267,7 +267,7 @@ def benchmark_pictures(cfg: ExtractConfig, limit: int, plain_frames: int) -> str
     dataset = build_dataset(cfg.data)
     scratch = Path(tempfile.mkdtemp(prefix="clipfeat-benchmark-", dir="."))
     vis = VisConfig("tsne")
-    cfg = dataclasses.replace(cfg, vis=vis, resume=False, output_dir=str(scratch / "out"))
+    cfg = dataclasses.replace(cfg, vis=vis, resume="overwrite", output_dir=str(scratch / "out"))
     frames = list_frames(cfg, dataset)
     if len(frames) > limit:
         raise SystemExit(f"the configuration asks for {len(frames)} frames; raise --frames or lower frames_per_scene")

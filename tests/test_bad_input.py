@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from sens_writer import write_like
 
 SCENE = "demo0000_00"
 
@@ -115,6 +116,48 @@ def test_a_bad_scene_fails_all_its_frames_and_no_others(scans, run_cli, tmp_path
     assert "4 done (4 now), 4 failed" in err
 
 
+@pytest.fixture
+def recordings(demo_frames, tmp_path):
+    """Two recordings, the first of them cut off in its header."""
+    for scene in ("s0", "s1"):
+        write_like(tmp_path / "sens" / f"{scene}.sens", demo_frames)
+    bad = tmp_path / "sens" / "s0.sens"
+    bad.write_bytes(bad.read_bytes()[:200])
+    return bad.parent
+
+
+WHY = "s0.sens: cut off in the header, after 200 bytes; copy or download the file again"
+
+
+def test_a_scene_that_can_not_be_read_is_left_out_counted_and_listed(recordings, run_cli, tmp_path):
+    command = ["data=sens", f"data.root={recordings}", "output_dir=out"]
+    code, err = run_cli(*command)
+    assert code == 0, err
+    assert f"WARNING a scene is left out: {recordings}/{WHY}" in err
+    assert "4 done (4 now), 0 failed, 1 scenes left out" in err
+    assert f"WARNING failed: s0: {recordings}/{WHY}" in err
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["failures"] == [{"scene_id": "s0", "frame_id": None, "why": f"{recordings}/{WHY}"}]
+    code, err = run_cli(*command)
+    assert code == 0
+    assert "a scene is left out" in err
+    assert "all 4 frames are done already" in err
+    shutil.copy(recordings / "s1.sens", recordings / "s0.sens")
+    code, err = run_cli(*command)
+    assert code == 0
+    assert "8 done (4 now), 0 failed\n" in err
+
+
+def test_a_scene_that_can_not_be_read_stops_a_run_that_wants_all(recordings, run_cli):
+    code, err = run_cli("data=sens", f"data.root={recordings}", "output_dir=out", "on_bad_frame=fail")
+    assert code == 1
+    assert err == f"clipfeat: {recordings}/{WHY}\n"
+    (recordings / "s1.sens").unlink()
+    code, err = run_cli("data=sens", f"data.root={recordings}", "output_dir=out")
+    assert code == 1
+    assert err == f"clipfeat: none of the 1 scenes can be read; the first: {recordings}/{WHY}\n"
+
+
 def test_three_by_three_intrinsics_are_fine(scans, run_cli):
     for name in ("color", "depth"):
         path = scans / SCENE / "intrinsic" / f"intrinsic_{name}.txt"
@@ -148,6 +191,7 @@ def test_a_bad_scenes_file_stops_before_any_work(scans, run_cli, tmp_path, conte
         (tmp_path / "scenes.txt").write_text(content)
     code, err = run_cli(f"data.root={scans}", "output_dir=out", "scenes_file=scenes.txt")
     assert code == 1
+    assert "clipfeat: scenes_file=scenes.txt: " in err
     assert message in err
     assert "Traceback" not in err
     assert not list((tmp_path / "out").glob("*/frame_*"))
@@ -184,8 +228,8 @@ def test_ctrl_c_keeps_what_is_done(scans, run_cli, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "prefetch", interrupted)
     code, err = run_cli(f"data.root={scans}", "output_dir=out", "batch_size=1", "num_workers=1")
     assert code == 130
-    assert "interrupted; what was finished is kept, the same command goes on from there" in err
     done = len(list((tmp_path / "out").glob("*/frame_*.npz")))
+    assert f"clipfeat: interrupted; {done} of 8 frames are done in out, the same command goes on from there" in err
     assert 3 <= done < 8
     assert not list((tmp_path / "out").glob("**/*.tmp"))
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["run"]["interrupted"] is True
@@ -231,7 +275,7 @@ def test_a_map_that_float16_can_not_hold_is_a_bad_frame_of_a_grid(scans, run_cli
         patch.setattr(ClipModel, "feature_maps", large)
         code, err = run_cli(f"data.root={scans}", "output_dir=grid", "output=grid")
         assert code == 1
-        assert "frame 0: the features hold inf, NaN or more than float16 can hold; try model.precision=fp32, or" in err
+        assert "hold inf or NaN; try model.precision=fp32 or output=npz: a grid is float16" in err
         code, err = run_cli(f"data.root={scans}", "output_dir=npz")
         assert code == 0, err
 
@@ -252,6 +296,8 @@ def test_a_disk_that_fills_up_stops_the_run_and_keeps_what_is_done(scans, run_cl
     monkeypatch.setitem(files.FORMATS, "npz", dataclasses.replace(files.FORMATS["npz"], write=full))
     code, err = run_cli(f"data.root={scans}", "output_dir=out", "batch_size=1", "num_workers=1")
     assert code == 1
-    assert "can't be written (No space left on device); what was finished before is kept" in err
-    assert 3 <= len(list((tmp_path / "out").glob("*/frame_*.npz"))) < 8
+    done = len(list((tmp_path / "out").glob("*/frame_*.npz")))
+    assert 3 <= done < 8
+    kept = f"what was finished before is kept; {done} of 8 frames are done in out, the same command goes on from there"
+    assert f"can't be written (No space left on device); {kept}" in err
     assert not list((tmp_path / "out").glob("**/*.tmp"))

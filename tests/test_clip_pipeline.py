@@ -1,6 +1,7 @@
 """The end-to-end test that the seed names: files readable, shapes right, points on their pixels."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,9 +182,125 @@ def test_the_same_command_again_does_only_what_is_missing(run, run_cli, demo_roo
     code, err = run_cli(f"data.root={demo_root}", "output_dir=out", "seed=5")
     assert code == 1
     assert "holds results of another configuration, which differs in seed: 0 there, 5 now" in err
-    code, err = run_cli(f"data.root={demo_root}", "output_dir=out", "seed=5", "resume=false")
+    assert "Choose another folder, or resume=overwrite to do everything again" in err
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+@pytest.mark.parametrize("word", ["overwrite", "false"])
+def test_overwrite_leaves_what_a_run_into_an_empty_folder_writes(run, word):
+    Path("one.txt").write_text("demo0001_00\n")
+    run("out", "model/head=proj128", "output=h5")
+    alone = run("alone", "seed=5", "scenes_file=one.txt")
+    over = run("out", "seed=5", "scenes_file=one.txt", f"resume={word}")
+    assert contents(over).keys() == contents(alone).keys()
+    assert len(json.loads((over / "summary.json").read_text())["visible_share"]) == 1
+    for name, path in feature_files(alone).items():
+        assert feature_files(over)[name].read_bytes() == path.read_bytes()
+
+
+def test_overwrite_of_the_same_run_does_every_frame_again(run, run_cli, demo_root):
+    out = run()
+    before = {name: (path.stat().st_ino, path.read_bytes()) for name, path in feature_files(out).items()}
+    code, err = run_cli(f"data.root={demo_root}", "output_dir=out", "resume=overwrite")
     assert code == 0
     assert "8 frames to do, 0 done already" in err
+    assert {name: path.read_bytes() for name, path in feature_files(out).items()} == {
+        name: data for name, (_, data) in before.items()
+    }
+    assert json.loads((out / "summary.json").read_text())["run"]["frames"] == 8
+
+
+def test_other_weights_under_the_same_path_are_refused_or_overwrite_everything(run, run_cli, demo_root, tiny_arch):
+    import open_clip
+
+    def save(seed):
+        torch.manual_seed(seed)
+        torch.save(open_clip.create_model(tiny_arch).state_dict(), "weights.pt")
+
+    base = ["data.root=" + str(demo_root), "output_dir=out", f"model.arch={tiny_arch}", "model.pretrained=weights.pt"]
+    base += ["sampling.num_points=200", "vis=none"]
+    save(0)
+    code, err = run_cli(*base, "frames_per_scene=3", tiny=False, small=False)
+    assert code == 0, err
+    out = Path("out")
+    model = json.loads((out / "model.json").read_text())
+    assert model["weights"] == "weights.pt"
+    save(1)
+    code, err = run_cli(*base, tiny=False, small=False)
+    assert code == 1
+    assert "holds features of another model, which differs in weights_sha256" in err
+    assert len(feature_files(out)) == 6
+    # The first scene alone is done again; nothing of the other scene's old features may stay.
+    Path("one.txt").write_text("demo0000_00\n")
+    code, err = run_cli(*base, "scenes_file=one.txt", "resume=overwrite", tiny=False, small=False)
+    assert code == 0, err
+    assert sorted(feature_files(out)) == [f"demo0000_00/frame_{i}" for i in (0, 20, 40, 60)]
+    assert json.loads((out / "model.json").read_text())["weights_sha256"] != model["weights_sha256"]
+
+
+def test_a_run_that_was_killed_before_it_could_sum_up_is_summed_up(run, run_cli, demo_root):
+    out = run()
+    whole = json.loads((out / "summary.json").read_text())
+    (out / "summary.json").unlink()
+    lines = (out / "frames.jsonl").read_text().splitlines()
+    (out / "frames.jsonl").write_text("\n".join(lines[:5]) + "\n" + lines[5][:40])
+    code, err = run_cli(f"data.root={demo_root}", "output_dir=out")
+    assert code == 0
+    assert "all 8 frames are done already" in err
+    mended = json.loads((out / "summary.json").read_text())
+    for key in ("frames", "failed", "points", "bytes", "visible_share", "model", "frames_without_depth"):
+        assert mended[key] == whole[key]
+    assert mended["run"]["interrupted"] is False
+
+
+def test_pictures_that_were_not_drawn_are_drawn_and_the_rest_is_left(run, run_cli, demo_root):
+    base = ["vis=pca", "sampling.num_points=200", "frames_per_scene=2"]
+    out = run("out", *base, small=False)
+    whole = {name: path.read_bytes() for name, path in contents(out).items() if name.endswith("png")}
+    (out / "demo0000_00" / "vis_20.png").unlink()
+    times = {name: path.stat().st_mtime_ns for name, path in contents(out).items() if name.startswith("demo0001")}
+    code, err = run_cli(f"data.root={demo_root}", "output_dir=out", *base, small=False)
+    assert code == 0
+    assert "2 frames to do, 2 done already" in err
+    assert {name: path.read_bytes() for name, path in contents(out).items() if name.endswith("png")} == whole
+    assert {name: contents(out)[name].stat().st_mtime_ns for name in times} == times
+
+
+def test_a_frame_that_fails_does_not_make_its_scene_be_done_again(run_cli, scans, tmp_path):
+    pose = scans / "demo0000_00" / "pose" / "20.txt"
+    good = pose.read_text()
+    pose.write_text("nonsense")
+    base = [f"data.root={scans}", "output_dir=out", "vis=pca", "sampling.num_points=200"]
+    code, err = run_cli(*base, small=False)
+    assert code == 0
+    for _ in range(2):
+        code, err = run_cli(*base, small=False)
+        assert code == 0
+        assert "1 frames to do, 7 done already" in err
+        assert "7 done (0 now), 1 failed" in err
+    pose.write_text(good)
+    run_cli(*base, small=False)
+    code, err = run_cli(*base, small=False)  # the pictures of a scene share their colours
+    assert "4 frames to do, 4 done already" in err
+    assert len(list((tmp_path / "out").glob("*/vis_*.png"))) == 8
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_start(run_cli, demo_root, monkeypatch, tmp_path):
+    import shutil
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, 10**5))
+    base = [f"data.root={demo_root}", "output_dir=out"]
+    code, err = run_cli(*base)
+    assert code == 1
+    assert "clipfeat: output_dir=out: about 219 kB to write, 100 kB free in out: that can't fit. Make room" in err
+    assert not (tmp_path / "out" / "config.yaml").exists()
+    for uncertain in (["sampling=mesh", "sampling.num_points=1000"], ["sampling.num_points=null"]):
+        code, err = run_cli(*base[:1], f"output_dir={len(uncertain)}", *uncertain)
+        assert code == 0, err
+        assert "that may not fit" in err
 
 
 def test_scenes_file_and_frame_selection(run, tmp_path):

@@ -105,6 +105,7 @@ def test_what_is_given_on_the_command_line_wins_over_an_experiment():
         ("data.depth_scale=0", "data.depth_scale=0.0: expected a number above 0"),
         ("data.color_intrinsics_size=[640]", r"data.color_intrinsics_size=\[640\]: expected \[width,height\]"),
         ("output_dir=''", "output_dir is empty"),
+        ("resume=maybe", "resume=maybe: expected one of true, overwrite"),
         ("cache.name=redis", "cache.name=redis: expected one of none, lmdb"),
         ("cache.path=''", "cache.path is empty"),
     ],
@@ -117,3 +118,10 @@ def test_values_out_of_range_are_named(override, message):
 def test_demo_values_out_of_range_are_named():
     with pytest.raises(ConfigError, match=r"data.depth_holes=0.95: expected a share from 0 to 0.9"):
         composed("experiment=demo", "data.depth_holes=0.95")
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("true", "true"), ("True", "true"), ("false", "overwrite"), ("overwrite", "overwrite")]
+)
+def test_resume_was_a_boolean_once(said, meant):
+    assert composed("data.root=x", f"resume={said}").resume == meant

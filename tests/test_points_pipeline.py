@@ -149,6 +149,25 @@ def test_an_index_of_another_configuration_is_refused(run_cli, demo_root, tmp_pa
     assert "uv_index=nowhere: holds no uv index; build it by scripts/build_uv_index.py" in err
 
 
+def test_an_index_of_another_configuration_is_overwritten_if_asked_for(demo_root, tmp_path):
+    base = [f"data.root={demo_root}", "uv_index=idx", "num_workers=1"]
+    assert run_script(*base, "frames_per_scene=3", cwd=tmp_path).returncode == 0
+    done = run_script(*base, "camera.far=3", cwd=tmp_path)
+    assert done.returncode == 1
+    assert (
+        "idx holds results of another configuration, which differs in camera.far: 20.0 there, 3.0 now. " in done.stderr
+    )
+    assert "resume=overwrite to do everything again" in done.stderr
+    done = run_script(*base, "camera.far=3", "frames_per_scene=1", "resume=overwrite", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2 frames to index, 0 there already" in done.stderr
+    assert len(list((tmp_path / "idx").glob("*/*"))) == 2
+    assert (
+        "2 frames to index"
+        in run_script(*base, "camera.far=3", "frames_per_scene=1", "resume=overwrite", cwd=tmp_path).stderr
+    )
+
+
 def test_a_bad_frame_of_the_index_is_listed_and_a_broken_file_of_it_is_named(run_cli, scans, tmp_path):
     (scans / "demo0000_00" / "pose" / "20.txt").unlink()
     done = run_script(f"data.root={scans}", "uv_index=idx", "num_workers=1", cwd=tmp_path)

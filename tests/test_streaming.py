@@ -1,7 +1,13 @@
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from conftest import CHECKOUT
 
 from clipfeat.streaming import prefetch, shares
 
@@ -61,3 +67,35 @@ def test_shares_are_all_of_it_in_order_and_small_at_the_end(count, size, workers
     for length in lengths:
         clock[clock.index(min(clock))] += length
     assert max(clock) - min(clock) <= 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_pool_s_processes_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "pool.py").write_text(
+        "import multiprocessing, os, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from clipfeat.streaming import end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    pool = ProcessPoolExecutor(1, context, end_with_parent)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    command, environment = [sys.executable, str(tmp_path / "pool.py")], {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    child = int(parent.stdout.readline())
+    os.kill(child, 0)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while _runs(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(child)
+
+
+def _runs(process):
+    """An orphan that has ended is a zombie until somebody asks for it."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

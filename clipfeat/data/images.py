@@ -1,5 +1,7 @@
 """Reading pictures, from files and from memory: every way one can be bad ends in a FrameError that names it."""
 
+import struct
+import zlib
 from collections.abc import Collection
 from contextlib import suppress
 from io import BytesIO
@@ -16,12 +18,21 @@ from clipfeat.types import Picture
 INVALID_DEPTH = (0, 65535)
 """Raw depth values that mean: nothing was measured."""
 
+MAX_PIXELS = 1 << 26
+"""Of one picture: 8192×8192, far above any real recording. Nothing is allocated for a header that says more."""
+
 # What Pillow raises on damaged files: OSError (truncated), SyntaxError and ValueError (broken PNG chunks),
 # DecompressionBombError (a header that lies about its size), and now and then struct.error or an EOFError.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, IndexError, KeyError)
+_DECODE_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, IndexError, KeyError, TypeError,
+    OverflowError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 _JPEG_START = b"\xff\xd8\xff"
+_JPEG_PIXELS_A_BYTE = 512
+"""At most: 8×8 pixels of a grey JPEG take a bit or more. Of a header that says more, libjpeg makes much grey memory."""
+
 _PICTURE = "a JPEG or PNG picture"
 
 
@@ -46,9 +57,12 @@ def picture_of(encoded: bytes, name: str) -> Picture:
         name: of its source, for messages.
 
     Raises:
-        FrameError: If it is no picture.
+        FrameError: If it is no picture, or its header claims more pixels than it can hold.
     """
-    return Picture(picture_size(BytesIO(encoded), name), encoded, lambda data: decode_color(data, name))
+    width, height = picture_size(BytesIO(encoded), name)
+    if encoded.startswith(_JPEG_START) and width * height > _JPEG_PIXELS_A_BYTE * len(encoded):
+        raise _too_large(name, f"{width}×{height} pixels in {len(encoded)} bytes", _PICTURE)
+    return Picture((width, height), encoded, lambda data: decode_color(data, name))
 
 
 def decode_color(encoded: bytes, name: str) -> NDArray[np.uint8]:
@@ -148,9 +162,18 @@ def _open(source: Path | BytesIO, name: str, expected: str) -> Image.Image:
 def _identify(source: Path | BytesIO, name: str, expected: str) -> Image.Image:
     """Opens without decoding: format, mode and size are known, the pixels are not."""
     try:
-        return Image.open(source)
+        image = Image.open(source, formats=("JPEG", "PNG"))  # of others, some start programs
     except _DECODE_ERRORS as error:
         raise _unreadable(name, expected, error) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(name, f"{image.width}×{image.height} pixels", expected)
+    return image
+
+
+def _too_large(name: str, size: str, expected: str) -> FrameError:
+    return FrameError(
+        f"{name}: damaged file (its header says {size}), {expected} was expected; copy or export it again"
+    )
 
 
 def _unreadable(name: str, expected: str, error: Exception) -> FrameError:

@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Camera
 
+_LARGEST_SIDE = 1 << 20
+"""Pixels. A picture that is said to be larger is none."""
+
+_FOCAL_LENGTHS = (0.01, 1000.0)
+"""The shortest and the longest, as shares of the picture's longer side: fields of view from 0.06 to 178 degrees."""
+
 
 def read_pose(path: Path, direction: str = "camera-to-world") -> NDArray[np.float64]:
     """Reads a 4×4 pose as it is written; ``direction`` says in messages which of the two was expected.
@@ -38,7 +44,12 @@ def check_pose(pose: NDArray[np.float64], where: str, direction: str = "camera-t
         raise FrameError(f"{where}: the pose holds inf or NaN, so tracking was lost in this frame")
     rotation = pose[:3, :3]
     # Real poses are off by some 1e-3; 0.05 still lets a careless export pass and stops scales and transposed blocks.
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 0.05 or np.linalg.det(rotation) < 0:
+    # Numbers above 2 are in no rotation, and may be too large for the product.
+    if (
+        np.abs(rotation).max() > 2
+        or np.abs(rotation @ rotation.T - np.eye(3)).max() > 0.05
+        or np.linalg.det(rotation) < 0
+    ):
         raise FrameError(f"{where}: the upper left 3×3 is no rotation (a scale, a mirrored axis, or another matrix?)")
     if np.abs(pose[3] - (0, 0, 0, 1)).max() > 1e-6:
         raise FrameError(f"{where}: the last row is {pose[3].tolist()}, expected 0 0 0 1 (transposed?)")
@@ -104,14 +115,15 @@ def read_calibration(path: Path) -> Calibration:
         else:
             k = pinhole(*(float(found[name]) for name in ("fx", "fy", "cx", "cy")))
         scale = found.get("scale")
-        return Calibration(
-            k, None if None in size else (int(size[0]), int(size[1])), None if scale is None else float(scale)
-        )
+        whole = None if None in size else (int(size[0]), int(size[1]))
+        if whole is not None and not 1 <= min(whole) <= max(whole) <= _LARGEST_SIDE:
+            raise ValueError(f"a picture of {whole[0]}×{whole[1]} pixels")
+        return Calibration(k, whole, None if scale is None else float(scale))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file, a JSON file with fx, fy, cx, cy was expected") from error
     except KeyError as error:
         raise DataError(f"{path}: has no {error}, expected fx, fy, cx, cy or intrinsic_matrix") from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # what damaged numbers and lists bring about
         raise DataError(f"{path}: not a calibration, expected JSON with fx, fy, cx, cy ({error})") from error
 
 
@@ -150,14 +162,21 @@ def camera_for(
         size_key: configuration key that sets ``k_size``, for messages; None if there is none.
 
     Raises:
-        DataError: If K is no camera matrix, or its principal point lies outside the picture, the mark of a K that
-            belongs to another resolution.
+        DataError: If K is no camera matrix or of no real camera, or its principal point lies outside the picture, the
+            mark of a K that belongs to another resolution.
     """
     width, height = k_size or picture_size
     try:
         camera = Camera(k, width, height)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
+    fx, fy, skew = camera.intrinsics[0, 0], camera.intrinsics[1, 1], camera.intrinsics[0, 1]
+    shortest, longest = (share * max(width, height) for share in _FOCAL_LENGTHS)
+    if not (shortest < min(fx, fy) and max(fx, fy) < longest and abs(skew) < fx):
+        raise DataError(
+            f"{where}: focal lengths {fx:g} and {fy:g} (skew {skew:g}) of a {width}×{height} picture; no camera has "
+            f"those, expected pixels"
+        )
     cx, cy = camera.intrinsics[0, 2], camera.intrinsics[1, 2]
     if not (0 <= cx <= width - 1 and 0 <= cy <= height - 1):
         hint = f"if K belongs to another resolution, say so by {size_key}=[width,height]"

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.data.base import check_scene_name
-from clipfeat.data.images import depth_in_metres, picture_of
+from clipfeat.data.images import MAX_PIXELS, depth_in_metres, picture_of
 from clipfeat.data.matrices import camera_for, check_pose
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Camera, Frame, Picture
@@ -45,8 +45,7 @@ _FRAME = struct.Struct("<64s16xQQ")
 # Far above any real recording. A number beyond them is damage, and nothing is allocated for it.
 _MAX_NAME = 4096
 _MAX_FRAMES = 1 << 22  # 38 hours at 30 Hz
-_MAX_PIXELS = 1 << 26  # 8192×8192
-_MAX_BLOB = 4 * _MAX_PIXELS
+_MAX_BLOB = 4 * MAX_PIXELS
 
 _AGAIN = "copy or download the file again"
 
@@ -418,7 +417,7 @@ def _read_header(fd: int, size: int, path: Path) -> tuple[SensHeader, int]:
     if depth_code not in DEPTH_KINDS:
         raise DataError(f"{path}: unknown depth compression {depth_code}, expected {_choices(DEPTH_KINDS)}; {_AGAIN}")
     for what, (width, height) in (("colour", color_size), ("depth", depth_size)):
-        if not 1 <= width * height <= _MAX_PIXELS:
+        if not 1 <= width * height <= MAX_PIXELS:
             raise DataError(f"{path}: damaged header: {what} of {width}×{height} pixels; {_AGAIN}")
     if not 0 < depth_scale < float("inf"):
         raise DataError(f"{path}: damaged header: depth_shift {depth_scale:g}, expected units in a metre; {_AGAIN}")

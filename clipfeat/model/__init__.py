@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clipfeat.config import ModelConfig
 from clipfeat.errors import ConfigError
 from clipfeat.model.encoder import Encoder, EncoderCard, load_encoder, state_hash
-from clipfeat.model.heads import Head, build_head
+from clipfeat.model.heads import Head, build_head, map_values, point_channels
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.model.windows import Windows
 from clipfeat.output.cache import MapCache
@@ -44,6 +44,14 @@ class Model(Protocol):
     @property
     def head_name(self) -> str:
         """The head's name in the configuration."""
+
+    @property
+    def channels(self) -> int:
+        """Numbers of a point's feature."""
+
+    @property
+    def map_values(self) -> int:
+        """Numbers of a feature map; about, where they depend on the picture's size."""
 
     @property
     def default_batch(self) -> int:
@@ -103,6 +111,16 @@ class ClipModel:
             FrameError: If the picture is damaged.
         """
         return self.preprocess.pixels(frame.image)
+
+    @property
+    def channels(self) -> int:
+        """Numbers of a point's feature."""
+        return point_channels(self.head, self.encoder.width)
+
+    @property
+    def map_values(self) -> int:
+        """Numbers of a feature map; about, where they depend on the picture's size."""
+        return map_values(self.head, self.encoder.width, self.preprocess.size // self.encoder.patch_size)
 
     @property
     def default_batch(self) -> int:

@@ -41,7 +41,7 @@ from clipfeat.model import (
     resolve_precision,
 )
 from clipfeat.model.encoder import EncoderCard, warn_of_random_weights, why_not_to_be_had
-from clipfeat.model.heads import build_head
+from clipfeat.model.heads import build_head, map_values, point_channels
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.output.cache import CacheEntry, MapCache, as_float16
 from clipfeat.types import FeatureMap, Frame
@@ -109,6 +109,16 @@ class CachedModel:
             cfg.arch, self._card, cfg.attention, cfg.head.name, self.head, self.preprocess, self._precision
         ) | {"map_dtype": "float16"}
         self.fingerprint = fingerprint(self._description, self.preprocess)
+
+    @property
+    def channels(self) -> int:
+        """See ``Model``."""
+        return point_channels(self.head, self._card.width)
+
+    @property
+    def map_values(self) -> int:
+        """See ``Model``."""
+        return map_values(self.head, self._card.width, self.preprocess.size // self._card.patch_size)
 
     @property
     def default_batch(self) -> int:

@@ -10,6 +10,9 @@ from torch import nn
 
 from clipfeat.errors import WeightsError
 
+_LARGEST_WEIGHT = 1e6
+"""Far above any of a trained head; with these, no feature can become infinite."""
+
 
 class Head(nn.Module):
     """Tokens as a map (B, D, h, w) to a feature map, and sampled features to point features. This one does nothing.
@@ -116,16 +119,35 @@ def build_head(name: str, width: int, weights: Path | None, seed: int) -> Head:
     return head.eval().requires_grad_(False)
 
 
+@torch.inference_mode()
+def point_channels(head: Head, width: int) -> int:
+    """Numbers of a point's feature, for tokens of ``width`` channels."""
+    device = next((p.device for p in head.parameters()), None)
+    feature_map = head.to_map(torch.zeros(1, width, 1, 1, device=device))
+    return head.to_points(feature_map[0, :, 0, :1].T).shape[1]
+
+
+@torch.inference_mode()
+def map_values(head: Head, width: int, grid: int) -> int:
+    """Numbers of the feature map of a square picture of ``grid`` × ``grid`` tokens of ``width`` channels."""
+    device = next((p.device for p in head.parameters()), None)
+    return head.to_map(torch.zeros(1, width, grid, grid, device=device)).numel()
+
+
 def load_head(head: Head, path: Path) -> None:
     """Loads a safetensors file into a head.
 
     Raises:
-        WeightsError: If it can't be read or does not fit.
+        WeightsError: If it can't be read, does not fit, or holds what is no weight.
     """
     try:
         head.load_state_dict(load_file(path))
     except FileNotFoundError as error:
         raise WeightsError(f"model.head.weights={path}: no such file") from error
     except Exception as error:  # safetensors raises its own type, torch RuntimeError; both mean the file
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise WeightsError(f"model.head.weights={path}: not a safetensors file of this head ({reason})") from error
+    if not all(bool((weights.abs() <= _LARGEST_WEIGHT).all()) for weights in head.state_dict().values()):
+        raise WeightsError(
+            f"model.head.weights={path}: holds inf, NaN or weights above {_LARGEST_WEIGHT:g}: damaged; copy it again"
+        )

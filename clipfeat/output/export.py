@@ -19,7 +19,7 @@ from clipfeat.config import ExportConfig
 from clipfeat.errors import DataError, OutputError
 from clipfeat.output.fused import write_openscene
 from clipfeat.output.grid import GridFrame
-from clipfeat.output.run_folder import claim_folder, different_keys, make_writable, read_config
+from clipfeat.output.run_folder import different_keys, make_writable, read_config, write_config
 from clipfeat.output.store import FeatureStore
 from clipfeat.sampling.merge import ViewMerger
 from clipfeat.sampling.point_files import read_points
@@ -235,7 +235,7 @@ def _claim(folder: Path, config: dict[str, Any], files: list[File], resume: str)
             f"{foreign}: is there already, and clipfeat-export did not write it; choose another output_dir, or "
             f"resume=overwrite to replace such files"
         )
-    claim_folder(folder, config)
+    write_config(folder, config)
 
 
 def _check_vertices(path: Path, features: PointFeatures, mesh: Path, vertices: NDArray[np.float64]) -> None:

@@ -1,8 +1,7 @@
 """The feature files of one frame: npz, h5 and grid, written whole or not at all, read back without pickle."""
 
 import json
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from clipfeat import arrays as array_files
 from clipfeat.atomic import atomic_file
 from clipfeat.direct import direct_file
 from clipfeat.errors import DamagedFileError, DataError
@@ -20,13 +20,47 @@ from clipfeat.output.npz import write_npz
 from clipfeat.types import PointFeatures
 
 SCHEMA_VERSION = 1
-_ARRAYS = ("pts_feat", "uv_idx", "conf_2d", "xyz", "pts_idx")
+_ARRAYS = {"pts_feat": (None,), "uv_idx": (2,), "conf_2d": (), "xyz": (3,), "pts_idx": ()}
+"""The arrays of every file, and the shape of their rows; None for any number."""
 
 
 def read_npz(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], str]:
     """Reads the arrays, if they are asked for, and the meta."""
-    with np.load(path, allow_pickle=False) as data:
-        return {key: data[key] for key in data.files if arrays and key != "meta"}, str(data["meta"])
+    found = array_files.read_npz(path, None if arrays else ["meta"])
+    meta = str(found.pop("meta"))
+    return found, meta
+
+
+@dataclass(frozen=True)
+class FrameSize:
+    """What the bytes of a frame's file depend on.
+
+    Attributes:
+        points: in it.
+        channels: of a point's feature.
+        dtype: of pts_feat on disk.
+        attribute_bytes: of what a point carries along (colour, label, …).
+        map_values: numbers of a feature map.
+    """
+
+    points: float
+    channels: int
+    dtype: str
+    attribute_bytes: float
+    map_values: int
+
+
+def arrays_bytes(size: FrameSize) -> float:
+    """Bytes of a file that holds a frame's arrays as they are; header and meta take some 8 kB."""
+    features = size.channels * np.dtype(size.dtype).itemsize
+    uv_conf_xyz_idx = 8 + 4 + 12 + 8
+    return size.points * (features + uv_conf_xyz_idx + size.attribute_bytes) + 8192
+
+
+def map_bytes(size: FrameSize) -> float:
+    """Bytes of a file that holds a frame's map in float16, and the places of its points."""
+    uv_z_conf_idx = 8 + 4 + 2 + 2
+    return 2 * size.map_values + size.points * (uv_z_conf_idx + size.attribute_bytes) + 8192
 
 
 @dataclass(frozen=True)
@@ -38,6 +72,7 @@ class FrameFormat:
         write: arrays and meta into an open file.
         read: the arrays, or none of them, and the meta, from a path.
         sequential: whether it is written from front to back, without looking back.
+        bytes_of: about how large a frame's file becomes.
         keeps_map: whether it holds a ``GridFrame`` instead of ``PointFeatures``.
         by_scene: whether the files of a scene's frames become one when all of them are done.
     """
@@ -46,15 +81,16 @@ class FrameFormat:
     write: Callable[[Any, dict[str, np.ndarray], str], None]
     read: Callable[..., tuple[dict[str, np.ndarray], str]]
     sequential: bool
+    bytes_of: Callable[[FrameSize], float]
     keeps_map: bool = False
     by_scene: bool = False
 
 
 FORMATS = {
-    "npz": FrameFormat(".npz", write_npz, read_npz, sequential=True),
-    "h5": FrameFormat(".h5", write_h5, read_h5, sequential=False),
-    "grid": FrameFormat(".safetensors", write_grid, read_grid, sequential=True, keeps_map=True),
-    "h5_scene": FrameFormat(".h5", write_h5, read_h5, sequential=False, by_scene=True),
+    "npz": FrameFormat(".npz", write_npz, read_npz, sequential=True, bytes_of=arrays_bytes),
+    "h5": FrameFormat(".h5", write_h5, read_h5, sequential=False, bytes_of=arrays_bytes),
+    "grid": FrameFormat(".safetensors", write_grid, read_grid, sequential=True, bytes_of=map_bytes, keeps_map=True),
+    "h5_scene": FrameFormat(".h5", write_h5, read_h5, sequential=False, bytes_of=arrays_bytes, by_scene=True),
 }
 
 
@@ -120,17 +156,35 @@ def point_features(path: Path, arrays: dict[str, np.ndarray]) -> PointFeatures:
     """The arrays of one frame as what they are; ``path`` is their file's.
 
     Raises:
-        DataError: If some are missing.
+        DataError: If some are missing, or of another shape than they should be.
     """
-    missing = [key for key in _ARRAYS if key not in arrays]
-    if missing:
-        raise DataError(
-            f"{path}: not a whole feature file (no {', '.join(missing)}); delete it and run the command again"
-        )
+    if why := wrong_rows(arrays, _ARRAYS):
+        raise DataError(f"{path}: not a whole feature file ({why}); delete it and run the same command again")
     attributes = {key: array for key, array in arrays.items() if key not in (*_ARRAYS, "clip_global")}
     return PointFeatures(
         **{key: arrays[key] for key in _ARRAYS}, attributes=attributes, clip_global=arrays.get("clip_global")
     )
+
+
+def wrong_rows(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int | None, ...]]) -> str:
+    """What keeps arrays from holding a row of numbers for each of the same N points; empty if nothing does.
+
+    Args:
+        arrays: by name.
+        expected: names of those that must be there, and the shape of their rows; None for any number.
+    """
+    missing = [key for key in expected if key not in arrays]
+    if missing:
+        return f"no {', '.join(missing)}"
+    count = next((len(arrays[key]) for key in expected if arrays[key].ndim), 0)
+    for key, shape in expected.items():
+        array = arrays[key]
+        fits = len(array.shape) == 1 + len(shape) and len(array) == count
+        if not fits or any(n not in (None, m) for n, m in zip(shape, array.shape[1:], strict=True)):
+            return f"{key} has the shape {array.shape}"
+        if array.dtype.kind not in "iuf":
+            return f"{key} is of {array.dtype}, not of numbers"
+    return ""
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -185,7 +239,9 @@ def damage_named(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DamagedFileError(f"{path}: no such file") from error
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+    except MemoryError:  # sizes are checked before anything is read: the file is whole and the memory too small
+        raise
+    except Exception as error:  # readers raise whatever their parsing meets; all of it means the file
         raise DamagedFileError(
             f"{path}: not a whole feature file ({error}); delete it and run the same command again"
         ) from error

@@ -77,15 +77,31 @@ class FrameFiles:
         """The file that holds a frame, if any does."""
         return self.frame_path(scene_id, frame_id)
 
+    def size(self, scene_id: str, frame_id: int) -> int:
+        """Bytes that a frame takes; of a file of several frames, each takes an equal share.
+
+        Raises:
+            OSError: If there is no such frame.
+        """
+        return self.path(scene_id, frame_id).stat().st_size
+
     def read(
         self, scene_id: str, frame_id: int, *, only_meta: bool = False
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays (none, if only the meta is asked for) and the meta of a frame.
 
         Raises:
-            DataError: If it is missing, damaged or of a newer schema.
+            DataError: If it is missing, damaged, of a newer schema, or another frame's file.
         """
-        return read_arrays(self.frame_path(scene_id, frame_id), only_meta=only_meta)
+        path = self.frame_path(scene_id, frame_id)
+        arrays, meta = read_arrays(path, only_meta=only_meta)
+        found = meta.get("scene_id", scene_id), meta.get("frame_id", frame_id)
+        if found != (scene_id, frame_id) or not isinstance(meta.get("model", {}), dict):
+            raise DataError(
+                f"{path}: holds {found[0]} frame {found[1]}, not this frame's features: copied to the wrong place? "
+                f"Delete it and run the same command again"
+            )
+        return arrays, meta
 
     def finish_scene(self, scene_id: str) -> None:
         """To be called when no frame of a scene is in work any more. Does nothing here."""
@@ -125,6 +141,12 @@ class SceneFiles(FrameFiles):
         """The file that holds a frame, if any does."""
         own, of_scene = self.frame_path(scene_id, frame_id), self.scene_path(scene_id)
         return own if own.is_file() or not of_scene.is_file() else of_scene
+
+    def size(self, scene_id: str, frame_id: int) -> int:
+        """Bytes that a frame takes, see ``FrameFiles``."""
+        path = self.path(scene_id, frame_id)
+        shared = path == self.scene_path(scene_id)
+        return path.stat().st_size // (len(group_names(path)) if shared else 1)
 
     def read(
         self, scene_id: str, frame_id: int, *, only_meta: bool = False

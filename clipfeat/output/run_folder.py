@@ -1,9 +1,13 @@
-"""The folder of one run: which frames are done in it, its configuration, and a line a frame."""
+"""The folder of one run: which frames are done in it, its configuration and model, and a line a frame."""
 
+import fcntl
 import json
+import logging
 import os
+import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +15,15 @@ import torch
 import yaml
 from safetensors.torch import save
 
-from clipfeat.atomic import TEMPORARY, atomic_file
+from clipfeat.atomic import atomic_file, remove_leftovers, temporary_path
 from clipfeat.errors import DataError, OutputError
 from clipfeat.output.files import FORMATS, write_features
 from clipfeat.output.frame_files import open_files
 from clipfeat.output.grid import GridFrame
+from clipfeat.output.summary import visible_share
 from clipfeat.types import PointFeatures
+
+log = logging.getLogger(__name__)
 
 # Keys that may change from one run to the next into the same folder: they say how and how much, not what is in a file.
 _FREE_KEYS = (
@@ -26,10 +33,17 @@ _FREE_KEYS = (
 )  # fmt: skip
 
 
+_ANOTHER_FOLDER = "Choose another folder, or resume=overwrite to do everything again"
+
+_FRAME_FILES = re.compile(rf"frame_\d+({'|'.join(re.escape(fmt.suffix) for fmt in FORMATS.values())})|vis_\d+\.png")
+"""What a run writes into the folder of a scene."""
+
+
 class RunFolder:
     """Everything that a run writes goes through here.
 
     A frame is done when its file has its name: files take their names whole, so no list can disagree with the disk.
+    ``frames.jsonl`` is a record and not asked what is done.
 
     Attributes:
         path: the folder.
@@ -62,21 +76,70 @@ class RunFolder:
         """Where a frame's picture goes."""
         return self.path / scene_id / f"vis_{frame_id}.png"
 
-    def missing(self, frames: list[tuple[str, int]], *, with_pictures: bool) -> list[tuple[str, int]]:
-        """The frames that are still to do.
-
-        The pictures of a scene share their colours and their embedding, so with pictures a scene is done as a whole:
-        if one of its frames is missing, or all of its pictures are, all of its frames are to do.
+    def done(self, frames: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those of the frames whose features are there, whole.
 
         Raises:
             DataError: If a scene's folder can't be listed, or holds files of another format.
         """
-        done = {scene_id: set(self.files.scan(scene_id)) for scene_id in {scene_id for scene_id, _ in frames}}
-        todo = {(scene_id, frame_id) for scene_id, frame_id in frames if frame_id not in done[scene_id]}
-        if with_pictures:
-            scenes = {scene_id for scene_id, _ in todo}
-            pictured = {scene_id for scene_id, frame_id in frames if self.picture_path(scene_id, frame_id).is_file()}
-            todo |= {key for key in frames if key[0] in scenes or key[0] not in pictured}
+        asked = set(frames)
+        return {(s, i) for s in {scene_id for scene_id, _ in asked} for i in self.files.scan(s) if (s, i) in asked}
+
+    def remove_leftovers(self, scenes: Iterable[str]) -> None:
+        """Removes the temporary files that killed processes left in the folder and in those of some scenes."""
+        count = remove_leftovers([self.path, *(self.path / scene_id for scene_id in scenes)])
+        if count:
+            log.info("%d unfinished files of a run that was killed are removed", count)
+
+    def done_before(self, frames: list[tuple[str, int]], config: dict[str, Any]) -> set[tuple[str, int]]:
+        """The frames that earlier runs have done; those that have no line in ``frames.jsonl`` get it.
+
+        A run may be killed between a file and its line.
+
+        Args:
+            frames: of this run.
+            config: of this run.
+
+        Raises:
+            OutputError: If they were done with another configuration; the differing keys are listed.
+        """
+        check_config(self.path, config)
+        done = self.done(frames)
+        if done and not (self.path / "config.yaml").is_file():
+            raise OutputError(
+                f"output_dir={self.path} holds {len(done)} of the frames, but no config.yaml that says how they were "
+                f"made. {_ANOTHER_FOLDER}"
+            )
+        known = {key for key, record in self._latest_lines().items() if record["status"] == "done"}
+        for key in [key for key in frames if key in done and key not in known]:
+            try:
+                meta = self.files.read(*key, only_meta=True)[1]
+                self.append_record(done_record(*key, meta, self.files.size(*key), {}))
+            except DataError as error:
+                log.warning("WARNING %s (it is done again now)", error)
+                done.remove(key)
+        return done
+
+    def missing(
+        self, frames: list[tuple[str, int]], done: Collection[tuple[str, int]], pictured: Collection[tuple[str, int]]
+    ) -> list[tuple[str, int]]:
+        """The frames that are still to do.
+
+        The pictures of a scene share their colours and their embedding, so with pictures a scene is done as a whole: if
+        one of its frames or pictures is missing, all of its frames are to do. Frames that failed are tried again
+        alone: in most cases they fail again.
+
+        Args:
+            frames: of this run.
+            done: those whose features are there.
+            pictured: those that are to have a picture, if they have features.
+        """
+        todo = {key for key in frames if key not in done}
+        if pictured:
+            failed = {key for key, record in self._latest_lines().items() if record["status"] == "failed"}
+            unpictured = {key for key in pictured if key in done and not self.picture_path(*key).is_file()}
+            again = {scene_id for scene_id, _ in (todo - failed) | unpictured}
+            todo |= {key for key in frames if key[0] in again}
         return [key for key in frames if key in todo]
 
     def write(self, scene_id: str, frame_id: int, features: PointFeatures | GridFrame, meta: dict[str, Any]) -> int:
@@ -113,36 +176,68 @@ class RunFolder:
             with atomic_file(self.path / f"head_{name}.safetensors") as file:
                 file.write(save({key: value.detach().cpu().contiguous() for key, value in weights.items()}))
 
-    def claim(self, config: dict[str, Any], *, overwrite: bool) -> None:
-        """Writes ``config.yaml``, unless the folder holds the results of another configuration.
-
-        Raises:
-            OutputError: If it does, and ``overwrite`` is false; the differing keys are listed.
-        """
-        claim_folder(self.path, config, overwrite=overwrite)
-
-    def check_model(self, done: Iterable[tuple[str, int]], model: dict[str, Any]) -> None:
-        """Refuses to add features of one model to those of another.
+    def claim(
+        self, config: dict[str, Any], model: dict[str, Any], frames: Collection[tuple[str, int]], *, overwrite: bool
+    ) -> None:
+        """Makes the folder this run's: writes ``config.yaml`` and ``model.json``.
 
         Args:
-            done: frames that are there already; the first readable one is looked at.
+            config: the configuration.
             model: ``ClipModel.describe()``.
+            frames: of this run.
+            overwrite: whether what ``replaced`` names is removed first. The two files go last: if the process is killed
+                before, they still tell whose results these are.
 
         Raises:
-            OutputError: If their model differs.
+            OutputError: If it holds results of another configuration or model, and ``overwrite`` is false; the
+                differing keys are listed.
         """
-        for scene_id, frame_id in done:
-            try:
-                before = self.files.read(scene_id, frame_id, only_meta=True)[1]["model"]
-            except DataError:
-                continue
-            differing = different_keys(before, model)
-            if differing:
-                raise OutputError(
-                    f"output_dir={self.path} holds features of another model, which differs in {'; '.join(differing)}. "
-                    f"Choose another output_dir, or resume=false to do everything again"
-                )
-            return
+        with locked(self.path):
+            if overwrite:
+                remove_files(self.replaced(config, model, frames))
+            else:
+                check_config(self.path, config)
+                differing = different_keys(self._model_before(frames) or model, model)
+                if differing:
+                    raise OutputError(
+                        f"output_dir={self.path} holds features of another model, which differs in "
+                        f"{'; '.join(differing)}. {_ANOTHER_FOLDER}"
+                    )
+            write_config(self.path, config)
+            with atomic_file(self.path / "model.json") as file:
+                file.write(json.dumps(model, indent=2, allow_nan=False).encode())
+
+    def replaced(
+        self, config: dict[str, Any], model: dict[str, Any], frames: Collection[tuple[str, int]]
+    ) -> list[Path]:
+        """The files that ``claim(…, overwrite=True)`` removes.
+
+        Those of the run's own frames; and if the folder holds results of another configuration or model, all that
+        clipfeat has written here. Other files stay.
+        """
+        own = [path for key in frames for path in (self.feature_path(*key), self.picture_path(*key))]
+        before = self._model_before(frames) or model
+        if not (holds_another(self.path, config) or different_keys(before, model)):
+            return [path for path in own if path.is_file()]
+        names = ["frames.jsonl", "summary.json", "model.json"]
+        names += ["check.json"] if config.get("check") == "no" else []  # or it is of this run already
+        records = [*self.path.glob("head_*.safetensors"), *(self.path / name for name in names)]
+        # Of files named after scenes only those of scenes that a run has worked on: others may be the user's own.
+        records += [self.path / f"{scene_id}.h5" for scene_id in {scene_id for scene_id, _ in self._latest_lines()}]
+        return [*scene_files(self.path, _FRAME_FILES), *(path for path in records if path.is_file())]
+
+    def read_model(self) -> dict[str, Any]:
+        """The content of ``model.json``: whose features these are; empty where there is none."""
+        return _read_json(self.path / "model.json")
+
+    def _model_before(self, frames: Iterable[tuple[str, int]]) -> dict[str, Any]:
+        """Whose features the folder holds; empty if it holds none."""
+        model = self.read_model()
+        if not model and (self.path / "config.yaml").is_file():
+            for key in frames:
+                with suppress(DataError, KeyError):
+                    return dict(self.files.read(*key, only_meta=True)[1]["model"])
+        return model
 
     def append_record(self, record: dict[str, Any]) -> None:
         """Adds a line to ``frames.jsonl``. Safe to call from several threads.
@@ -151,32 +246,43 @@ class RunFolder:
             OutputError: If that fails.
         """
         path = self.path / "frames.jsonl"
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
         try:
-            with self._appending, path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record, allow_nan=False) + "\n")
+            with self._appending, path.open("ab+") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(size - 1, 0))
+                # A process that was killed, or a full disk, may have left half a line: it must not swallow this one.
+                file.write(line if file.read(1) in (b"", b"\n") else b"\n" + line)
         except OSError as error:
             raise OutputError(f"{path}: can't be written ({error.strerror or error})") from error
 
     def records(self) -> list[dict[str, Any]]:
-        """The latest line of each frame; a line cut off by a crash is passed over."""
-        latest: dict[tuple[str, int], dict[str, Any]] = {}
+        """The latest line of each frame, and of each scene that could not be read.
+
+        Those of files that are gone are left out; a damaged line is passed over.
+        """
+        latest = self._latest_lines()
+        done = self.done((s, i) for (s, i), record in latest.items() if i is not None and record["status"] == "done")
+        return [record for key, record in latest.items() if record["status"] == "failed" or key in done]
+
+    def _latest_lines(self) -> dict[tuple[str, int | None], dict[str, Any]]:
+        latest: dict[tuple[str, int | None], dict[str, Any]] = {}
         path = self.path / "frames.jsonl"
         if path.is_file():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     record = json.loads(line)
-                    latest[record["scene_id"], record["frame_id"]] = record
-                except (ValueError, KeyError, TypeError):
+                    scene_id, frame_id = record["scene_id"], record["frame_id"]
+                    if _is_whole(record):
+                        latest.pop((scene_id, None), None)  # by now it can be read, or its reason is another
+                        latest[scene_id, frame_id] = record
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     continue
-        return list(latest.values())
+        return latest
 
     def read_summary(self) -> dict[str, Any]:
         """The content of ``summary.json``; empty where there is none, as after a crash."""
-        try:
-            summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return summary
+        return _read_json(self.path / "summary.json")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes ``summary.json``.
@@ -188,13 +294,46 @@ class RunFolder:
             file.write(json.dumps(summary, indent=2, allow_nan=False).encode())
 
 
+def done_record(
+    scene_id: str, frame_id: int, meta: dict[str, Any], size: int, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """The line of a frame that is done.
+
+    Args:
+        scene_id: scene.
+        frame_id: frame number.
+        meta: of its file.
+        size: bytes of its file.
+        seconds: spent on it, by stage; empty where nobody knows any more.
+    """
+    points = meta.get("points", {})
+    return {
+        "scene_id": scene_id,
+        "frame_id": frame_id,
+        "status": "done",
+        "points": points,
+        "visible_share": round(visible_share(points), 4),
+        "depth": meta.get("depth", True),
+        "bytes": size,
+        "seconds": seconds,
+    }
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    """Whether a line holds what the summary needs of it; may raise what damaged lines bring about."""
+    if record["status"] == "failed":
+        return isinstance(record["why"], str)
+    numbers = [record["frame_id"], record["bytes"], *record["points"].values()]
+    return record["status"] == "done" and all(isinstance(number, int) for number in numbers)
+
+
 def make_writable(path: Path, key: str) -> None:
     """Makes a folder and tries whether it can be written to; ``key`` names it in the message.
 
     Raises:
         OutputError: If it can't.
     """
-    probe = path / f".probe.{os.getpid()}{TEMPORARY}"
+    probe = temporary_path(path / "probe")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -203,21 +342,76 @@ def make_writable(path: Path, key: str) -> None:
         raise OutputError(f"{key}={path}: can't be written to ({error.strerror or error}); choose another") from error
 
 
-def claim_folder(folder: Path, config: dict[str, Any], *, overwrite: bool = False) -> None:
-    """Writes ``config.yaml``, unless the folder holds the results of another configuration.
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lets one process at a time into the block: shards that start together must not clear each other's files.
+
+    The lock goes with its process, however that ends.
 
     Raises:
-        OutputError: If it does, and ``overwrite`` is false; the differing keys are listed.
+        OutputError: If its file can't be made.
     """
-    path = folder / "config.yaml"
-    if path.is_file() and not overwrite:
+    path = folder / ".lock"
+    try:
+        file = path.open("wb")
+    except OSError as error:
+        raise OutputError(f"{path}: can't be written ({error.strerror or error})") from error
+    with file:
+        with suppress(OSError):  # some network disks have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def scene_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
+    """The files of all scenes in a run's folder whose whole name fits a pattern."""
+    return [path for path in sorted(folder.glob("*/*")) if names.fullmatch(path.name) and path.is_file()]
+
+
+def remove_files(paths: Iterable[Path]) -> None:
+    """Removes files one after another, and the folders of scenes that they leave empty.
+
+    Raises:
+        OutputError: If one can't be removed.
+    """
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{path}: can't be removed ({error.strerror or error}); choose another folder") from error
+        with suppress(OSError):
+            path.parent.rmdir()
+
+
+def check_config(folder: Path, config: dict[str, Any]) -> None:
+    """Refuses to add to the results of another configuration; a folder without ``config.yaml`` is nobody's.
+
+    Raises:
+        OutputError: If the folder holds such; the differing keys are listed.
+    """
+    if (folder / "config.yaml").is_file():
         differing = different_keys(read_config(folder), config)
         if differing:
             raise OutputError(
                 f"{folder} holds results of another configuration, which differs in {'; '.join(differing)}. "
-                f"Choose another folder, or resume=false to do everything again"
+                f"{_ANOTHER_FOLDER}"
             )
-    with atomic_file(path) as file:
+
+
+def holds_another(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether a folder holds what another configuration made; one without ``config.yaml`` is nobody's."""
+    try:
+        return (folder / "config.yaml").is_file() and bool(different_keys(read_config(folder), config))
+    except OutputError:
+        return True
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Writes ``config.yaml``.
+
+    Raises:
+        OutputError: If that fails.
+    """
+    with atomic_file(folder / "config.yaml") as file:
         file.write(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
 
 
@@ -230,10 +424,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise OutputError(f"{path}: can't be read ({error}); choose another folder or delete it") from error
+    except Exception as error:  # of damaged text, YAML raises its own errors and others
+        raise OutputError(f"{path}: can't be read ({error}). {_ANOTHER_FOLDER}") from error
     if not isinstance(config, dict):
-        raise OutputError(f"{path}: holds no configuration; choose another folder or delete it")
+        raise OutputError(f"{path}: holds no configuration. {_ANOTHER_FOLDER}")
     return config
 
 
@@ -247,3 +441,11 @@ def different_keys(before: Any, now: Any, prefix: str = "") -> list[str]:
             found += different_keys(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else str(key))
         return found
     return [] if before == now else [f"{prefix}: {before} there, {now} now"]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

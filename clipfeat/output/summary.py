@@ -77,7 +77,8 @@ def summarize(
         scenes[record["scene_id"]].update(record["points"])
     return {
         "frames": len(done),
-        "failed": len(failed),
+        "failed": sum(r["frame_id"] is not None for r in failed),
+        "scenes_left_out": sum(r["frame_id"] is None for r in failed),
         "failures": [{k: r[k] for k in ("scene_id", "frame_id", "why")} for r in failed],
         "frames_without_depth": sum(not r.get("depth", True) for r in done),
         "bytes": sum(r["bytes"] for r in done),
@@ -149,11 +150,12 @@ def summary_table(summary: dict[str, Any]) -> str:
     shown = list(dict.fromkeys(["visible", "occluded", "out_of_view", *shown]))
     shares = ", ".join(f"{100 * points.get(name, 0) / total:.1f} % {name.replace('_', ' ')}" for name in shown)
     stages = "  ".join(f"{name} {seconds:.1f}" for name, seconds in run["seconds_a_stage"].items())
+    left_out = f", {summary['scenes_left_out']} scenes left out" if summary["scenes_left_out"] else ""
     memory = f"{run['peak_memory_bytes'] / 2**30:.2f} GiB"
     if "peak_gpu_memory_bytes" in run:
         memory += f", GPU {run['peak_gpu_memory_bytes'] / 2**30:.2f} GiB"
     rows = [
-        ("frames", f"{summary['frames']} done ({run['frames']} now), {summary['failed']} failed"),
+        ("frames", f"{summary['frames']} done ({run['frames']} now), {summary['failed']} failed{left_out}"),
         ("speed", f"{run['frames_per_second']:.2f} frames/s, {run['seconds']:.1f} s in all"),
         ("seconds a stage", stages),
         ("peak memory", memory),
@@ -180,8 +182,14 @@ def warnings_of(summary: dict[str, Any]) -> list[str]:
             f"hide each other (camera.zbuffer), which is right for some nine in ten of them"
         )
     if summary["failures"]:
-        shown = [f"{f['scene_id']} frame {f['frame_id']}: {f['why']}" for f in summary["failures"][:5]]
+        shown = [f"{_name(f)}: {f['why']}" for f in summary["failures"][:5]]
         more = len(summary["failures"]) - len(shown)
         found += [f"failed: {line}" for line in shown]
         found += [f"… and {more} more failed frames, all listed in frames.jsonl"] if more else []
     return found
+
+
+def _name(failure: dict[str, Any]) -> str:
+    """A frame, or a scene that could not be read."""
+    scene_id, frame_id = failure["scene_id"], failure["frame_id"]
+    return scene_id if frame_id is None else f"{scene_id} frame {frame_id}"

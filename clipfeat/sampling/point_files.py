@@ -1,12 +1,12 @@
 """Reading meshes and point clouds: PLY by trimesh, and npz."""
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.arrays import read_npz
 from clipfeat.errors import DataError
 from clipfeat.types import Points
 
@@ -20,7 +20,7 @@ def read_points(path: Path) -> Points:
 
     PLY: red, green and blue become ``rgb`` (N, 3) uint8; every other number a vertex has (label, instance, …) becomes
     an attribute of its name. Faces and normals are passed over. npz: ``xyz`` (N, 3) (or points, vertices); every other
-    array of N rows becomes an attribute.
+    array of N rows of numbers becomes an attribute.
 
     Raises:
         DataError: If the file is missing or damaged, holds no vertices, or some are not finite.
@@ -56,54 +56,79 @@ def read_faces(path: Path) -> NDArray[np.int32] | None:
 
 
 def _read_ply(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    with path.open("rb") as file:
-        header = file.read(65536).split(b"end_header")[0].splitlines()
-    if not header or header[0].strip() != b"ply":
-        raise DataError(f"{path}: not a PLY file")
-    declared = [
-        int(line.split()[2]) for line in header if line.startswith(b"element vertex") and line.split()[2].isdigit()
-    ]
-    # A vertex takes three bytes or more: a count beyond that is a lie, and nothing is allocated for it.
-    if not declared or declared[0] == 0:
-        raise DataError(f"{path}: holds no vertices, expected a mesh or a point cloud")
-    if declared[0] > path.stat().st_size // 3:
-        raise DataError(f"{path}: declares {declared[0]} vertices, more than its {path.stat().st_size} bytes can hold")
-    vertex = _load_ply(path).metadata["_ply_raw"]["vertex"]["data"]
-    names = list(vertex.dtype.names) if hasattr(vertex, "dtype") and vertex.dtype.names else list(vertex)
-    columns = {name: np.asarray(vertex[name]).reshape(len(vertex[name]), -1)[:, 0] for name in names}
-    if len(columns["x"]) != declared[0]:
-        raise DataError(f"{path}: declares {declared[0]} vertices, holds {len(columns['x'])}; the file is cut off")
+    declared = _declared_vertices(path)
+    loaded = _load_ply(path)
+    try:
+        vertex = loaded.metadata["_ply_raw"]["vertex"]["data"]
+        names = list(vertex.dtype.names) if hasattr(vertex, "dtype") and vertex.dtype.names else list(vertex)
+        columns = {name: np.asarray(vertex[name]).reshape(len(vertex[name]), -1)[:, 0] for name in names}
+        xyz = np.stack([columns[name] for name in _PLY_COORDINATES], 1)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise _damaged_ply(path, error) from error
+    if len(xyz) != declared:
+        raise DataError(f"{path}: declares {declared} vertices, holds {len(xyz)}; the file is cut off")
     attributes = {}
     if set(_PLY_COLORS) <= set(columns):
         attributes["rgb"] = np.stack([columns[name] for name in _PLY_COLORS], 1)
     other = set(columns) - {*_PLY_COORDINATES, *_PLY_COLORS, "alpha", "nx", "ny", "nz"}
     attributes.update({name: columns[name] for name in sorted(other)})
-    return np.stack([columns[name] for name in _PLY_COORDINATES], 1), attributes
+    return xyz, attributes
+
+
+def _declared_vertices(path: Path) -> int:
+    """How many vertices the header declares, above 0; nothing in it is more than the file can hold."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(65536).split(b"end_header")[0].splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
+    if not header or header[0].strip() != b"ply":
+        raise DataError(f"{path}: not a PLY file")
+    size, vertices = path.stat().st_size, 0
+    for line in header:
+        words = line.split()
+        if len(words) != 3 or words[0] != b"element" or not words[2].isdigit():
+            continue
+        name, number = words[1].decode(errors="replace"), words[2].lstrip(b"0") or b"0"
+        # An element takes a byte or more: a count beyond that is a lie, and nothing is allocated for it.
+        if len(number) > len(str(size)) or int(number) > size:
+            what = f"{number.decode()} {'vertices' if name == 'vertex' else f'elements {name}'}"
+            raise DataError(f"{path}: declares {what}, more than its {size} bytes can hold; copy or export it again")
+        vertices = int(number) if name == "vertex" else vertices
+    if vertices == 0:
+        raise DataError(f"{path}: holds no vertices, expected a mesh or a point cloud")
+    return vertices
 
 
 def _load_ply(path: Path) -> Any:
     import trimesh
 
     try:
-        loaded = trimesh.load(path, process=False, force=None)
-        loaded.metadata["_ply_raw"]["vertex"]["data"]
+        with np.errstate(invalid="ignore"):  # what is no number is told by whoever reads it
+            return trimesh.load(path, process=False, force=None)
+    except MemoryError:  # counts were checked: the file is whole and the memory too small
+        raise
     except Exception as error:  # trimesh raises whatever its parsing meets; all of it means the file
-        raise DataError(
-            f"{path}: damaged PLY ({' '.join(str(error).split())[:120]}); copy or export it again"
-        ) from error
-    return loaded
+        raise _damaged_ply(path, error) from error
+
+
+def _damaged_ply(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: damaged PLY ({' '.join(str(error).split())[:120]}); copy or export it again")
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     try:
-        with np.load(path, allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a readable npz file ({error})") from error
+        arrays = read_npz(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable npz file ({error}); copy or make it again") from error
     name = next((n for n in _NPZ_COORDINATES if n in arrays), None)
     if name is None:
         raise DataError(
             f"{path}: holds none of the arrays {', '.join(_NPZ_COORDINATES)}, but {', '.join(arrays) or 'nothing'}"
         )
     xyz = arrays.pop(name)
-    return xyz, {key: value for key, value in arrays.items() if value.ndim >= 1 and len(value) == len(xyz)}
+    attributes = {key: value for key, value in arrays.items() if value.shape[:1] == xyz.shape[:1] != ()}
+    for key, values in {name: xyz, **attributes}.items():
+        if values.dtype.kind not in "biuf":
+            raise DataError(f"{path}: {key} is of {values.dtype}, expected numbers; leave it out or make it again")
+    return xyz, attributes

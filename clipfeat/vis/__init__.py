@@ -8,9 +8,11 @@ from functools import partial
 
 from clipfeat.errors import ConfigError
 from clipfeat.vis.painters import HeatmapPainter, PcaPainter, TsnePainter
-from clipfeat.vis.pictures import NoPictures, Painter, Pictures, ScenePictures
+from clipfeat.vis.pictures import PICTURE_BYTES, NoPictures, Painter, Pictures, ScenePictures, pictured_frames
 
-__all__ = ["KINDS", "NoPictures", "Painter", "Pictures", "ScenePictures", "build_pictures"]
+__all__ = [
+    "KINDS", "PICTURE_BYTES", "NoPictures", "Painter", "Pictures", "ScenePictures", "build_pictures", "pictured_frames",
+]  # fmt: skip
 
 KINDS = ("tsne", "pca", "heatmap", "none")
 

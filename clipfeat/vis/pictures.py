@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -22,11 +23,15 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from clipfeat.atomic import atomic_file
 from clipfeat.errors import OutputError
+from clipfeat.streaming import end_with_parent
 from clipfeat.types import PointFeatures, resize_affine
 from clipfeat.vis.directions import unit_directions
 
 THUMBNAIL_WIDTH = 720
 """Pixels. A panel of a picture at the default dpi is about 530 pixels wide."""
+
+PICTURE_BYTES = 55
+"""Of a PNG for each squared dot an inch: 670 kB at 110 dpi. The kinds differ by a third."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +240,7 @@ def draw_scene(painter: Painter, scene_id: str, frames: Sequence[SampledFrame]) 
 
 
 def _start_process() -> None:
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its processes
     os.nice(5)  # the pictures wait for the features, not the other way round
     threadpool_limits(1)
@@ -246,6 +252,14 @@ def spread_evenly(frame_ids: Sequence[int], count: int) -> list[int]:
     if n <= count:
         return list(frame_ids)
     return [frame_ids[(2 * i + 1) * n // (2 * count)] for i in range(count)]
+
+
+def pictured_frames(kind: str, frames: Sequence[tuple[str, int]], max_frames: int) -> set[tuple[str, int]]:
+    """Those of a run's frames, scene after scene, that get a picture if they get features; none for kind "none"."""
+    if kind == "none":
+        return set()
+    of_scenes = groupby(frames, lambda key: key[0])
+    return {(s, i) for s, keys in of_scenes for i in spread_evenly([i for _, i in keys], max_frames)}
 
 
 def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

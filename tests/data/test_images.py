@@ -1,4 +1,5 @@
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -46,6 +47,9 @@ def test_other_bad_pictures_are_named(tmp_path, picture):
     with pytest.raises(FrameError, match=r"none.jpg: no such file, a JPEG or PNG picture was expected"):
         read_picture(tmp_path / "none.jpg").pixels
     (tmp_path / "folder.jpg").mkdir()
+    Image.fromarray(picture).save(tmp_path / "bmp.png", "BMP")
+    with pytest.raises(FrameError, match="bmp.png: not a picture, a JPEG or PNG picture was expected"):
+        read_picture(tmp_path / "bmp.png")
     with pytest.raises(FrameError, match="folder.jpg: damaged file"):
         read_picture(tmp_path / "folder.jpg").pixels
     Image.fromarray(picture[..., 0].astype(np.uint16)).save(tmp_path / "deep.png")
@@ -58,14 +62,54 @@ def test_other_bad_pictures_are_named(tmp_path, picture):
         read_depth(tmp_path / "none.png", 1000.0)
 
 
+def lie_about_size(path, width, height):
+    """Another size in the header of a PNG, with the right checksum, or of a baseline JPEG."""
+    data = bytearray(path.read_bytes())
+    if path.suffix == ".png":
+        data[16:24] = struct.pack(">II", width, height)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    else:
+        at = data.index(b"\xff\xc0\x00\x11\x08")
+        data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    path.write_bytes(data)
+
+
 def test_a_header_that_lies_about_its_size_allocates_nothing(tmp_path, picture):
     path = tmp_path / "lie.png"
     Image.fromarray(picture).save(path)
-    data = bytearray(path.read_bytes())
-    data[16:24] = struct.pack(">II", 200_000, 200_000)
-    path.write_bytes(data)
+    lie_about_size(path, 200_000, 200_000)
     with pytest.raises(FrameError, match="lie.png"):
         read_picture(path).pixels
+
+
+@pytest.mark.filterwarnings("ignore:Image size")  # as the command line does
+@pytest.mark.parametrize("size", [(8193, 8192), (60_000, 2000), (65_500, 65_500)])
+@pytest.mark.parametrize("name", ["c.png", "c.jpg", "d.png"])
+def test_a_header_that_says_more_than_any_picture_has_is_named(tmp_path, picture, name, size):
+    path = tmp_path / name
+    Image.fromarray(picture[..., 0].astype(np.uint16) if name == "d.png" else picture).save(path)
+    lie_about_size(path, *size)
+    with pytest.raises(FrameError, match=rf"{name}: damaged file \(.*pixels"):
+        read_depth(path, 1000.0) if name == "d.png" else read_picture(path)
+
+
+def test_a_jpeg_that_is_too_short_for_its_pixels_is_named_before_it_is_decoded(tmp_path, picture):
+    path = tmp_path / "7.jpg"
+    Image.fromarray(picture).save(path)
+    size = path.stat().st_size
+    lie_about_size(path, 4000, 3000)
+    with pytest.raises(FrameError, match=rf"7.jpg: damaged file \(its header says 4000×3000 pixels in {size} bytes"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("options", [{"optimize": True}, {"progressive": True, "quality": 1}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_picture_of_one_colour_is_as_short_as_a_picture_can_be(tmp_path, mode, options):
+    Image.new(mode, (4096, 4096)).save(tmp_path / "0.jpg", **options)
+    assert 4096 * 4096 / (tmp_path / "0.jpg").stat().st_size < 512
+    assert read_picture(tmp_path / "0.jpg").pixels.max() <= 1
+    Image.new(mode, (4096, 4096)).save(tmp_path / "0.png")
+    assert not read_picture(tmp_path / "0.png").pixels.any()
 
 
 def test_a_picture_is_decoded_when_its_pixels_are_asked_for(tmp_path, picture):

@@ -27,10 +27,13 @@ def bad(change):
         (bad(lambda p: p.__setitem__((0, 3), np.nan)), "holds inf or NaN"),
         (np.eye(3), r"pose of shape \(3, 3\), expected 4×4 camera-to-world"),
         (bad(lambda p: p.__imul__(1.5)), "is no rotation"),
+        (bad(lambda p: p.__setitem__((0, 0), 1e300)), "is no rotation"),
+        (bad(lambda p: p.__setitem__((1, 2), -1e308)), "is no rotation"),
         (bad(lambda p: p.__setitem__((slice(3), 0), -p[:3, 0])), "is no rotation"),
         (random_pose(np.random.default_rng(0)).T, r"the last row is .* \(transposed\?\)"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_bad_poses_are_named(pose, message):
     with pytest.raises(FrameError, match=r"pose/9.txt: .*" + message):
         check_pose(pose, "pose/9.txt")
@@ -78,6 +81,18 @@ def test_a_k_of_another_resolution_is_refused_unless_it_is_said():
         camera_for(zero, None, (640, 480), "k.txt", "data.size")
 
 
+@pytest.mark.parametrize("at", [(0, 0), (1, 1), (0, 1)])
+@pytest.mark.parametrize("value", [1e-300, 3.0, 1e6, 1e308])
+def test_a_k_of_no_camera_is_refused(at, value):
+    k = K.copy()
+    k[at] = value
+    if at == (0, 1) and value < 577:  # some skew is possible
+        assert camera_for(k, None, (640, 480), "k.txt", None).intrinsics[at] == value
+        return
+    with pytest.raises(DataError, match=r"k.txt: focal lengths .* of a 640×480 picture; no camera has those"):
+        camera_for(k, None, (640, 480), "k.txt", None)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "size", "scale"),
     [
@@ -117,6 +132,11 @@ def test_calibrations_in_all_their_forms(tmp_path, name, text, size, scale):
         ("k.json", '{"fx": 1, "fy": 1, "cx": 1}', "has no 'cy', expected fx, fy, cx, cy or intrinsic_matrix"),
         ("k.json", '{"fx": null, "fy": 1, "cx": 1, "cy": 1}', "not a calibration"),
         ("k.json", '{"intrinsic_matrix": [1, 2]}', "not a calibration"),
+        ("k.json", "[" * 100_000, "not a calibration"),
+        ("k.json", '{"fx": %s, "fy": 1, "cx": 1, "cy": 1}' % ("9" * 400), "not a calibration"),
+        ("k.json", '{"w": 1e999, "h": 1, "fx": 1, "fy": 1, "cx": 1, "cy": 1}', "not a calibration"),
+        ("k.json", '{"w": 1e30, "h": 1, "fx": 1, "fy": 1, "cx": 1, "cy": 1}', "not a calibration.*pixels"),
+        ("k.json", '{"w": 0, "h": 1, "fx": 1, "fy": 1, "cx": 1, "cy": 1}', r"not a calibration.*0×1 pixels"),
     ],
 )
 def test_bad_calibrations_are_named(tmp_path, name, text, message):

@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import save_file
 
 from clipfeat.errors import WeightsError
-from clipfeat.model.heads import build_head
+from clipfeat.model.heads import HEADS, build_head, point_channels
 
 
 def test_pixelshuffle_places_four_channels_as_four_sub_cells():
@@ -35,6 +35,13 @@ def test_text_leaves_the_map_as_it_is_and_makes_unit_vectors_of_points():
     sampled = torch.tensor([[3.0, 4.0], [0.0, -2.0], [0.0, 0.0]])
     torch.testing.assert_close(head.to_points(sampled), torch.tensor([[0.6, 0.8], [0.0, -1.0], [0.0, 0.0]]))
     assert not head.state_dict()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_how_many_numbers_a_point_gets(name):
+    head = build_head(name, 64, None, 0)
+    feature_map = head.to_map(torch.randn(1, 64, 3, 3))
+    assert point_channels(head, 64) == head.to_points(feature_map[0].flatten(1).T).shape[1]
 
 
 def test_proj128_equals_its_slow_twin():
@@ -74,6 +81,16 @@ def test_seeding_a_head_leaves_the_global_generator_alone():
     before = torch.random.get_rng_state()
     build_head("proj128", 64, None, 5)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e30])
+def test_a_number_that_is_no_weight_is_named(tmp_path, value):
+    state = build_head("proj128", 64, None, 0).state_dict()
+    state["linear.bias"][3] = value
+    save_file(state, tmp_path / "head.safetensors")
+    message = r"head.safetensors: holds inf, NaN or weights above 1e\+06: damaged; copy it again"
+    with pytest.raises(WeightsError, match=message):
+        build_head("proj128", 64, tmp_path / "head.safetensors", 0)
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):

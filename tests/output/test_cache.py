@@ -308,6 +308,48 @@ def test_a_damaged_file_is_named(path, damage):
         assert cache.get("scene0000_00", 0, "fp", PICTURE) is None
 
 
+def test_no_byte_of_the_pages_that_lead_to_the_maps_can_kill_the_process(path):
+    """Each is changed; LMDB is asked only for what it can read without leaving the file."""
+    with MapCache.open(path) as cache:
+        cache.put("fp", [entry(i, shape=(4, 16, 16)) for i in range(120)])  # two leaves, and a branch above them
+        cache.put("fp", [entry(3, seed=1, shape=(4, 16, 16))])  # and pages that are free again
+    file = path / "data.mdb"
+    whole = file.read_bytes()
+    pages = [at for at in range(0, len(whole), 4096) if at < 8192 or whole[at + 10 : at + 12] in (b"\x01\0", b"\x02\0")]
+    assert len(pages) >= 6
+    refused = 0
+    for at in (at + k for at in pages for k in [*range(0, 200, 7), *range(200, 4096, 197)]):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            with MapCache.open(path) as cache:
+                for i in (0, 3, 119):
+                    cache.get("scene0000_00", i, "fp", PICTURE)
+                cache.put("fp", [entry(0, seed=2, shape=(4, 16, 16)), entry(130)])
+        except OutputError as error:
+            refused += "not a whole cache" in str(error)
+    assert refused > 50
+
+
+def test_a_cache_that_another_process_writes_to_is_opened(path, monkeypatch):
+    """Its pages are read while they change, and seem damaged."""
+    import lmdb.verify
+
+    with MapCache.open(path) as cache:
+        cache.put("fp", [entry()])
+
+    def in_between(folder):
+        with lmdb.open(folder) as other, other.begin(write=True) as transaction:
+            transaction.put(b"k", b"v")
+        return ["page 7 is reachable more than once"]
+
+    monkeypatch.setattr(lmdb.verify, "verify", in_between)
+    with MapCache.open(path) as cache:
+        assert is_entry(cache.get("scene0000_00", 0, "fp", PICTURE), entry())
+    monkeypatch.setattr(lmdb.verify, "verify", lambda _: ["page 7 is reachable more than once"])
+    with pytest.raises(OutputError, match=r"not a whole cache \(page 7 is reachable more than once\); delete it"):
+        MapCache.open(path)
+
+
 def test_places_that_can_not_be_used_are_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cache.path=.*file: a file, expected a folder"):
@@ -345,7 +387,9 @@ def test_a_disk_that_becomes_full_while_it_is_written_to_is_named(path, monkeypa
 
 def test_without_lmdb_it_says_what_to_install(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(ConfigError, match=r"cache=lmdb needs the package lmdb: pip install 'clipfeat\[cache\]'"):
+    with pytest.raises(
+        ConfigError, match=r"cache=lmdb needs the package lmdb, 3.0 or newer: pip install 'clipfeat\[cache\]'"
+    ):
         build_cache(CacheConfig("lmdb", str(path)))
     assert build_cache(CacheConfig()) is None
 

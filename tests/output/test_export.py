@@ -12,6 +12,7 @@ from clipfeat.cli import export_main
 from clipfeat.config import EXPORT_FORMATS, ExportConfig
 from clipfeat.errors import DataError, OutputError
 from clipfeat.output.export import EXPORTERS, export
+from clipfeat.output.run_folder import write_config
 from clipfeat.sampling import sample_img_feat
 from clipfeat.sampling.point_files import read_points
 from clipfeat.types import FeatureMap
@@ -40,7 +41,7 @@ FRAMES = {("s1", 0): at_vertices(0), ("s1", 5): at_vertices(1), ("s2", 0): at_ve
 def run(tmp_path, meshes):
     """A run with sampling=mesh, two scenes of three frames in all."""
     folder = write_store(tmp_path / "run", FRAMES, sampling="mesh")
-    folder.claim({"sampling": {"name": "mesh", "points_file": f"{meshes}/{{scene}}.npz"}}, overwrite=False)
+    write_config(folder.path, {"sampling": {"name": "mesh", "points_file": f"{meshes}/{{scene}}.npz"}})
     return folder.path
 
 

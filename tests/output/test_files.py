@@ -96,6 +96,32 @@ def test_other_files_are_named(tmp_path, features):
         read_features(tmp_path / "new.npz")
 
 
+@pytest.mark.parametrize("meta", ["[]", "7", '"x"', "null", "", "{", "[" * 100_000])
+def test_a_meta_that_is_none_is_named(tmp_path, features, meta):
+    arrays = {key: getattr(features, key) for key in ("pts_feat", "uv_idx", "conf_2d", "xyz", "pts_idx")}
+    np.savez(tmp_path / "f.npz", **arrays, meta=np.array(meta))
+    with pytest.raises(DataError, match=r"f.npz: not a whole feature file \(.*\); delete it and run the same command"):
+        read_features(tmp_path / "f.npz")
+
+
+@pytest.mark.parametrize(
+    ("key", "array", "why"),
+    [
+        ("uv_idx", np.zeros((50, 3)), r"uv_idx has the shape \(50, 3\)"),
+        ("xyz", np.zeros((49, 3)), r"xyz has the shape \(49, 3\)"),
+        ("conf_2d", np.zeros(()), r"conf_2d has the shape \(\)"),
+        ("pts_feat", np.zeros(50), r"pts_feat has the shape \(50,\)"),
+        ("pts_idx", np.full(50, "a"), "pts_idx is of <U1, not of numbers"),
+        ("xyz", np.zeros((50, 3), complex), "xyz is of complex128, not of numbers"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(tmp_path, features, key, array, why):
+    arrays = {key: getattr(features, key) for key in ("pts_feat", "uv_idx", "conf_2d", "xyz", "pts_idx")}
+    np.savez(tmp_path / "f.npz", **arrays | {key: array}, meta=np.array('{"schema_version": 1}'))
+    with pytest.raises(DataError, match=rf"f.npz: not a whole feature file \({why}\); delete it and run the same"):
+        read_features(tmp_path / "f.npz")
+
+
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, features, monkeypatch):
     def full(file, arrays, meta):

@@ -10,8 +10,9 @@ import pytest
 
 from clipfeat.errors import DataError, OutputError
 from clipfeat.output import frame_files
-from clipfeat.output.files import write_arrays
+from clipfeat.output.files import write_arrays, write_features
 from clipfeat.output.frame_files import FrameFiles, SceneFiles, detect_format, natural_key, open_files
+from clipfeat.types import PointFeatures
 
 
 @pytest.fixture
@@ -79,6 +80,21 @@ def test_folders_that_hold_nothing_are_named(tmp_path):
         detect_format(tmp_path / "file")
     with pytest.raises(DataError, match=r"file: can't be listed \(Not a directory\)"):
         FrameFiles(tmp_path, "npz").frames("file")
+
+
+def test_another_file_under_a_frame_s_name_is_named(tmp_path):
+    files, rows = FrameFiles(tmp_path, "npz"), np.zeros((2, 3))
+    features = PointFeatures(rows, rows[:, :2], rows[:, 0], rows, np.arange(2))
+    meta = {"scene_id": "s1", "frame_id": 3, "model": {"head": "none"}}
+    write_features(files.frame_path("s1", 3), "npz", features, meta)
+    assert files.read("s1", 3, only_meta=True)[1]["model"] == {"head": "none"}
+    copy = shutil.copy(files.frame_path("s1", 3), files.frame_path("s1", 4))
+    message = r"frame_4.npz: holds s1 frame 3, not this frame's features: copied to the wrong place\? Delete it and run"
+    with pytest.raises(DataError, match=message):
+        files.read("s1", 4)
+    write_features(copy, "npz", features, meta | {"frame_id": 4, "model": 3})
+    with pytest.raises(DataError, match="frame_4.npz: holds .*, not this frame's features"):
+        files.read("s1", 4, only_meta=True)
 
 
 def test_numbers_in_names_count_as_numbers():

@@ -55,6 +55,14 @@ def test_many_failures_are_cut_short_on_the_terminal_only():
     assert warnings_of(summary)[-1] == "… and 4 more failed frames, all listed in frames.jsonl"
 
 
+def test_scenes_that_could_not_be_read_are_counted_apart():
+    left_out = {"scene_id": "s", "frame_id": None, "status": "failed", "why": "s.sens: empty file"}
+    summary = summarize([record("a", 0, 9, 1), left_out], Stopwatch(), 1, ABOUT, interrupted=False)
+    assert (summary["frames"], summary["failed"], summary["scenes_left_out"]) == (1, 0, 1)
+    assert warnings_of(summary) == ["failed: s: s.sens: empty file"]
+    assert "1 done (1 now), 0 failed, 1 scenes left out" in summary_table(summary)
+
+
 def test_frames_without_depth_are_told():
     record_without = record("a", 0, 90, 10) | {"depth": False}
     summary = summarize([record_without, record("a", 1, 9, 1)], Stopwatch(), 2, ABOUT, interrupted=False)

@@ -77,14 +77,27 @@ COORDINATES = b"property float x\nproperty float y\nproperty float z\n"
             ply(b"element vertex 4000000000000\n" + COORDINATES, b"0" * 120),
             "declares 4000000000000 vertices, more than its",
         ),
+        (ply(b"element vertex " + b"9" * 5000 + b"\n" + COORDINATES), "more than its"),
+        (ply(b"element vertex\n" + COORDINATES), "holds no vertices"),
+        (ply(b"element vertex x\n" + COORDINATES), "holds no vertices"),
+        (
+            ply(b"element vertex 1\n" + COORDINATES + b"element face 3000000000\n", b"0" * 12),
+            "declares 3000000000 elements face, more than its",
+        ),
+        (ply(b"element vertex 2\nproperty float x\nproperty float y\n", b"0" * 16), "damaged PLY"),
         (ply(b"element vertex 40\n" + COORDINATES, b"0" * 120), "damaged PLY|declares 40 vertices, holds"),
         (ply(b"element vertex 10\nproperty float a\n", b"0" * 40), "damaged PLY .no field of name x"),
         (
             ply(b"element vertex 2\n" + COORDINATES, np.full(6, np.nan, "<f4").tobytes()),
             "2 of 2 vertices hold inf or NaN",
         ),
+        (
+            ply(b"element vertex 2\n" + COORDINATES, b"\x01\x00\xa0\x7f" * 6),  # NaN that signals
+            "2 of 2 vertices hold inf or NaN",
+        ),
     ],
 )
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_bad_ply_files_are_named(tmp_path, content, message):
     (tmp_path / "bad.ply").write_bytes(content)
     with pytest.raises(DataError, match=rf"bad.ply: .*({message})"):
@@ -99,6 +112,12 @@ def test_other_bad_files_are_named(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"junk")
     with pytest.raises(DataError, match="bad.npz: not a readable npz file"):
         read_points(tmp_path / "bad.npz")
+    np.savez(tmp_path / "text.npz", xyz=np.zeros((2, 3)), name=np.array(["a", "b"]))
+    with pytest.raises(DataError, match="text.npz: name is of <U1, expected numbers; leave it out or make it again"):
+        read_points(tmp_path / "text.npz")
+    np.savez(tmp_path / "scalar.npz", xyz=np.array(3.0))
+    with pytest.raises(DataError, match=r"scalar.npz: holds no vertices \(shape \(\)\)"):
+        read_points(tmp_path / "scalar.npz")
     np.savez(tmp_path / "none.npz", a=np.zeros(3))
     with pytest.raises(DataError, match="none.npz: holds none of the arrays xyz, points, vertices, but a"):
         read_points(tmp_path / "none.npz")

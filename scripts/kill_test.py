@@ -1,0 +1,416 @@
+"""Stops clipfeat-extract at random moments, resumes it, and compares the end with that of a run left in peace.
+
+    python scripts/kill_test.py                         kill -9, 50 times, in rendered rooms with a small random model
+    python scripts/kill_test.py --how int               Ctrl-C; or term, as kill and SLURM send it
+    python scripts/kill_test.py --how full              the disk fills up (a tmpfs in a namespace of its own; Linux)
+    python scripts/kill_test.py output=h5 vis=tsne      overrides as for clipfeat-extract
+
+After each stop every file under its final name must load whole, and no process may be left. Whenever a run comes to
+its end, its folder must hold what the run in peace wrote, array for array, and the record must count right; then the
+next begins in an empty folder. Exits with 1 at the first thing that is wrong.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+# What is slow to import is imported in warm_up: processes that draw import this file too.
+
+ARCH = "clipfeat-kill-ViT"
+SMALL = (
+    "data=demo", "data.num_scenes=3", "data.num_frames=12", "data.lost_poses=1", "data.mesh_spacing=0.2",
+    "data.color_size=[648,484]", "data.depth_size=[320,240]", f"model.arch={ARCH}", "model.pretrained=null",
+    "model/head=proj128", "sampling.num_points=4000", "vis=pca", "vis.max_frames=4", "vis.dpi=60", "num_workers=2",
+    "batch_size=1",  # or the last digit of a feature depends on which frames shared its batch
+)  # fmt: skip
+SIGNALS = {"kill": signal.SIGKILL, "int": signal.SIGINT, "term": signal.SIGTERM}
+TRUE_COMMAND = (
+    "import sys, open_clip; open_clip.add_model_config(sys.argv.pop(1)); "
+    "from clipfeat.cli import extract_main; extract_main()"
+)
+PATIENCE_S = 120.0
+
+
+class WrongError(Exception):
+    """Something that must not be."""
+
+
+@dataclass
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        seconds: that it took.
+        code: its exit code; negative for a signal.
+        text: what it printed.
+        stopped: whether it was stopped on purpose.
+    """
+
+    seconds: float
+    code: int
+    text: str
+    stopped: bool
+
+
+@dataclass
+class Bench:
+    """Starts runs and stops them.
+
+    Attributes:
+        work: folder for everything; the architecture is in arch/ below it.
+        arguments: overrides of every run.
+    """
+
+    work: Path
+    arguments: list[str]
+
+    def run(self, folder: Path, *, forked: bool, stop_after: float | None = None, stop: Callable[[int], None]) -> Ended:
+        """Runs clipfeat-extract into a folder, calls ``stop`` with its process id after some seconds, and waits.
+
+        Forked runs start in milliseconds: all that they import is here already. The others are the true command, whose
+        first seconds are Python's and torch's.
+
+        Raises:
+            WrongError: If it does not end, or leaves processes behind.
+        """
+        log = self.work / "log.txt"
+        begin = time.monotonic()
+        process = self._start(folder, log, forked=forked)
+        code, stopped = None, False
+        while code is None:
+            if not stopped and stop_after is not None and time.monotonic() - begin >= stop_after:
+                stop(process)
+                stopped = True
+            code = _exit_code(process)
+            if time.monotonic() - begin > PATIENCE_S:
+                os.killpg(process, signal.SIGKILL)
+                raise WrongError(f"the run did not end in {PATIENCE_S:.0f} s: {log.read_text()}")
+            time.sleep(0.002)
+        seconds = time.monotonic() - begin
+        _wait_for_group(process)
+        return Ended(seconds, code, log.read_text(encoding="utf-8", errors="replace"), stopped)
+
+    def _start(self, folder: Path, log: Path, *, forked: bool) -> int:
+        arguments = [*self.arguments, f"output_dir={folder}"]
+        process = os.fork()
+        if process:
+            return process
+        try:
+            os.setsid()
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where this script runs in the background
+            with log.open("wb") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            if not forked:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                os.execv(sys.executable, [sys.executable, "-c", TRUE_COMMAND, str(self.work / "arch"), *arguments])  # noqa: S606
+            _run_here(arguments)
+        except KeyboardInterrupt:
+            os._exit(130)  # before clipfeat began
+        except BaseException:  # noqa: BLE001 - whatever it is, it must not go on as a second kill_test
+            traceback.print_exc()
+            os._exit(70)
+
+
+def warm_up(work: Path) -> None:
+    """Imports what clipfeat-extract imports, and makes the small architecture known.
+
+    Nothing is computed here: torch's threads do not survive a fork.
+    """
+    import open_clip
+
+    import clipfeat.cli
+    import clipfeat.extract  # noqa: F401 - for the runs that are forked
+
+    (work / "arch").mkdir()
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 224, "layers": 12, "width": 192, "head_width": 64, "patch_size": 16},
+        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+    }
+    (work / "arch" / f"{ARCH}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(work / "arch")
+
+
+def _run_here(arguments: list[str]) -> NoReturn:
+    from clipfeat.cli import extract_main
+
+    sys.argv = ["clipfeat-extract", *arguments]
+    code: Any = 0
+    try:
+        extract_main()
+        sys.stderr.flush()
+    except SystemExit as end:
+        code = end.code
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def _exit_code(process: int) -> int | None:
+    ended, status = os.waitpid(process, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def _wait_for_group(group: int) -> None:
+    """Until the last of a run's processes has ended, such as those that draw."""
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        except PermissionError:
+            pass
+        time.sleep(0.01)
+    os.killpg(group, signal.SIGKILL)
+    raise WrongError("processes of the run were left behind")
+
+
+def check_whole(folder: Path, *, temporaries: bool) -> tuple[int, int]:
+    """Loads everything in the folder that has its final name, and counts the feature files and the pictures.
+
+    Args:
+        folder: of a run.
+        temporaries: whether unfinished files may lie there, under their hidden names.
+
+    Raises:
+        WrongError: If something is broken, or bears a name that nobody gave it.
+    """
+    import yaml
+    from PIL import Image
+    from safetensors.numpy import load_file
+
+    features = pictures = 0
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() or path.name == ".lock":
+            continue
+        try:
+            if path.name.startswith("."):
+                if not temporaries:
+                    raise ValueError("an unfinished file")
+            elif _is_features(path):
+                features += len(read_frames(path))
+            elif path.name.startswith("vis_"):
+                with Image.open(path) as picture:
+                    picture.load()
+                pictures += 1
+            elif path.name.startswith("head_"):
+                load_file(path)
+            elif path.name == "config.yaml":
+                dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+            elif path.suffix == ".json":
+                dict(json.loads(path.read_text(encoding="utf-8")))
+            elif path.name != "frames.jsonl":
+                raise ValueError("a name that nobody gave it")
+        except Exception as error:
+            raise WrongError(f"{path}: {error}") from error
+    return features, pictures
+
+
+def _is_features(path: Path) -> bool:
+    return path.name.startswith("frame_") or path.suffix == ".h5"
+
+
+def read_frames(path: Path) -> dict[str, Any]:
+    """The arrays and the meta of a file of one frame, or of all frames of a scene, by the frame's name."""
+    import h5py
+
+    from clipfeat.output.files import read_arrays
+
+    if path.name.startswith("frame_"):
+        arrays, meta = read_arrays(path)
+        return {path.stem: arrays | {"meta": json.dumps(meta)}}
+    with h5py.File(path) as scene:
+        return {
+            name: {key: values[()] for key, values in group.items()} | {"meta": group.attrs["meta"]}
+            for name, group in scene.items()
+        }
+
+
+def check_equal(folder: Path, peaceful: Path) -> None:
+    """Compares a folder with that of a run left in peace.
+
+    Raises:
+        WrongError: If they differ.
+    """
+    from clipfeat.output.run_folder import read_config
+
+    names, expected = _names(folder), _names(peaceful)
+    if names != expected:
+        raise WrongError(f"missing: {sorted(expected - names)}, too many: {sorted(names - expected)}")
+    for name in sorted(names - {"config.yaml", "summary.json", "frames.jsonl"}):
+        _check_equal_file(folder / name, peaceful / name)
+    first, second = ({**read_config(f), "output_dir": ""} for f in (folder, peaceful))
+    if first != second:
+        raise WrongError(f"config.yaml: {first} and not {second}")
+    if _counts(folder) != _counts(peaceful):
+        raise WrongError(f"summary.json or frames.jsonl count {_counts(folder)} and not {_counts(peaceful)}")
+
+
+def _check_equal_file(path: Path, expected: Path) -> None:
+    import numpy as np
+
+    if not _is_features(path):
+        if path.read_bytes() != expected.read_bytes():
+            raise WrongError(f"{path}: other bytes than {expected}")
+        return
+    frames, others = read_frames(path), read_frames(expected)
+    for name in frames.keys() | others.keys():
+        found, other = frames.get(name, {}), others.get(name, {})
+        for key in found.keys() | other.keys():
+            first, second = np.asarray(found.get(key)), np.asarray(other.get(key))
+            if first.dtype != second.dtype or not np.array_equal(first, second):
+                raise WrongError(f"{path}: {key} of {name} differs from that of {expected}")
+
+
+def _names(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def _counts(folder: Path) -> dict[str, Any]:
+    """What the record says of the frames, without times."""
+    from clipfeat.output import RunFolder
+    from clipfeat.output.run_folder import read_config
+
+    run_folder = RunFolder(folder, read_config(folder)["output"]["name"], "float32")
+    summary = run_folder.read_summary()
+    keys = ("frames", "failed", "frames_without_depth", "bytes", "points", "visible_share", "model")
+    lines = [{key: value for key, value in record.items() if key != "seconds"} for record in run_folder.records()]
+    return {key: summary[key] for key in keys} | {
+        "failures": sorted(json.dumps(failure, sort_keys=True) for failure in summary["failures"]),
+        "interrupted": summary["run"]["interrupted"],
+        "lines": sorted(json.dumps(line, sort_keys=True) for line in lines),
+    }
+
+
+def check_stop(ended: Ended, how: str) -> None:
+    """Looks whether a run that was stopped said so in one line, with how far it came.
+
+    Raises:
+        WrongError: If not.
+    """
+    expected = {"kill": -signal.SIGKILL, "int": 130, "term": 130, "full": 1}[how]
+    if ended.code != expected:
+        raise WrongError(f"exit code {ended.code}, expected {expected}: {ended.text}")
+    if how == "kill":
+        return
+    said = [line for line in ended.text.splitlines() if line.startswith("clipfeat: ")]
+    if "Traceback" in ended.text or len(said) != 1:
+        raise WrongError(f"expected one line that says why: {ended.text}")
+    if how == "full" and "No space left" not in said[0] and "that can't fit" not in said[0]:
+        raise WrongError(f"expected a line about the disk: {said[0]}")
+    began, summed_up = " to do, " in ended.text, "seconds a stage" in ended.text
+    if began and not summed_up and "frames are done in" not in said[0]:
+        raise WrongError(f"expected how many frames are done: {said[0]}")
+
+
+def stop_by(how: str, rng: random.Random, disk: Path) -> Callable[[int], None]:
+    """What stops a run: a signal to its process or, from a terminal or SLURM, to all of them; or a full disk."""
+    if how == "full":
+        return lambda _process: fill(disk, spare=rng.randrange(300_000))
+    to_all = how == "int" or (how == "term" and rng.random() < 0.5)
+    return lambda process: (os.killpg if to_all else os.kill)(process, SIGNALS[how])
+
+
+def fill(disk: Path, spare: int) -> None:
+    """Writes a file that leaves no more than ``spare`` bytes free."""
+    with (disk / "ballast").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(disk).free - spare))
+
+
+def stop_and_resume(bench: Bench, how: str, kills: int, seed: int, true_every: int, disk: Path) -> None:
+    """Stops runs until there were ``kills`` stops, and one more run comes to its end.
+
+    Raises:
+        WrongError: At the first thing that is wrong.
+    """
+    rng = random.Random(seed)  # noqa: S311 - not for secrets
+    peaceful, folder = bench.work / "peaceful", disk / "out"
+    seconds = {}
+    for forked in (True, True, False) if true_every else (True, True):  # the first renders the rooms
+        again = bench.work / "again"
+        shutil.rmtree(again, ignore_errors=True)
+        ended = bench.run(again if peaceful.exists() else peaceful, forked=forked, stop=lambda _process: None)
+        if ended.code:
+            raise WrongError(f"a run in peace ended with {ended.code}: {ended.text}")
+        seconds[forked] = ended.seconds
+        if again.exists():
+            check_equal(again, peaceful)
+    print(", ".join(f"{'forked' if forked else 'true command'} {s:.1f} s" for forked, s in seconds.items()), flush=True)
+    if how == "full":
+        size = 2 * sum(path.stat().st_size for path in peaceful.rglob("*"))
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "clipfeat", disk], check=True)  # noqa: S603, S607
+    stops = finished = runs = 0
+    while stops < kills or folder.exists():
+        runs += 1
+        forked = not true_every or runs % true_every != 0
+        moment = rng.uniform(0, seconds[forked]) if stops < kills else None
+        if how in ("int", "term") and moment is not None and not forked:
+            moment += 1.5  # before that Python itself is starting, and says what it likes
+        ended = bench.run(folder, forked=forked, stop_after=moment, stop=stop_by(how, rng, disk))
+        (disk / "ballast").unlink(missing_ok=True)
+        if ended.code == 0:
+            check_whole(folder, temporaries=False)
+            check_equal(folder, peaceful)
+            shutil.rmtree(folder)
+            finished += 1
+            print(f"run {runs}: came to its end and equals the run in peace", flush=True)
+            continue
+        if not ended.stopped:
+            raise WrongError(f"exit code {ended.code}: {ended.text}")
+        check_stop(ended, how)
+        stops += 1
+        features, pictures = check_whole(folder, temporaries=how in ("kill", "term")) if folder.exists() else (0, 0)
+        what = "forked" if forked else "true command"
+        print(f"stop {stops}: {what}, after {moment:.2f} s; {features} frames and {pictures} pictures, all whole")
+        if how != "kill":
+            print(f"    {ended.text.splitlines()[-1]}", flush=True)
+    print(f"{stops} stops ({how}), {finished} folders came to their end and equal that of the run in peace", flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parses the command line and runs the test."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--how", choices=("kill", "int", "term", "full"), default="kill")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--true-every", type=int, default=5, help="every how many-th run is the true command, 0 for none"
+    )
+    parser.add_argument("--work", type=Path, help="folder to work in; a temporary one by default")
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args(arguments)
+    if options.how == "full" and os.environ.get("CLIPFEAT_OWN_MOUNTS") != "1":
+        environment = {**os.environ, "CLIPFEAT_OWN_MOUNTS": "1"}
+        command = ["unshare", "--map-root-user", "--mount", sys.executable, __file__, *arguments]
+        return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603
+    work = Path(tempfile.mkdtemp(prefix="clipfeat-kill-", dir=options.work))
+    disk = work / "disk"
+    disk.mkdir()
+    warm_up(work)
+    bench = Bench(work, [*SMALL, f"data.root={work / 'scans'}", *options.overrides])
+    try:
+        stop_and_resume(bench, options.how, options.kills, options.seed, options.true_every, disk)
+    except WrongError as error:
+        print(f"WRONG: {error}\n(everything is kept in {work})", file=sys.stderr)
+        return 1
+    finally:
+        if options.how == "full":
+            subprocess.run(["umount", "--quiet", disk], check=False)  # noqa: S603, S607
+    shutil.rmtree(work)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
