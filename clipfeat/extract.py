@@ -71,10 +71,12 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     pictures = _build_pictures(cfg.vis, cfg.seed, model, plan, lanes)
     prepare = FramePreparer(dataset, locate, model.preprocess, model.network_input, stopwatch)
     writers = ThreadPoolExecutor(lanes, thread_name_prefix="clipfeat-write")
-    threads, buffers = max(1, default_lanes() // lanes), page_buffers(2 * lanes)
+    batch_size = cfg.batch_size or model.default_batch
+    # A lane samples all frames of its batch at once: as many may wait to be written, or it would wait for the disk.
+    threads, buffers = max(1, default_lanes() // lanes), page_buffers(batch_size + lanes)
     lane = Lane(prepare, model, folder, pictures, about, threads, writers, buffers, stopwatch)
     todo, total = plan.todo, len(plan.frames)
-    batches = shares(todo, cfg.batch_size or model.default_batch, lanes)
+    batches = shares(todo, batch_size, lanes)
     finished, finishing = 0, []
     log.info("%d frames to do, %d done already, into %s", len(todo), total - len(todo), folder.path)
     try:
