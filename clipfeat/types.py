@@ -125,9 +125,18 @@ class Picture:
         picture.pixels = pixels
         return picture
 
+    def decode(self) -> NDArray[np.uint8]:
+        """The pixels, for who looks at them once: they are not kept, and their memory serves the next picture.
+
+        Raises:
+            FrameError: If the picture is damaged.
+        """
+        kept: NDArray[np.uint8] | None = self.__dict__.get("pixels")
+        return self._decode(self._encoded) if kept is None else kept
+
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB.
+        """(H, W, 3) uint8 RGB, kept.
 
         Raises:
             FrameError: If the picture is damaged.

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from clipfeat.types import Camera, compose_affine, resize_affine
+from clipfeat.types import Camera, Picture, compose_affine, resize_affine
 
 K = np.array([[500.0, 0.0, 319.5], [0.0, 490.0, 239.5], [0.0, 0.0, 1.0]])
 
@@ -54,3 +54,18 @@ def test_affine_maps_compose_in_order():
     first, second = resize_affine((640, 480), (224, 224)), resize_affine((224, 224), (14, 14))
     direct = resize_affine((640, 480), (14, 14))
     np.testing.assert_allclose(compose_affine(second, first), direct, atol=1e-15)
+
+
+def test_a_picture_keeps_its_pixels_only_for_who_asks_for_that():
+    decoded = []
+
+    def decode(encoded):
+        decoded.append(encoded)
+        return np.zeros((2, 3, 3), np.uint8)
+
+    picture = Picture((3, 2), b"x", decode)
+    assert picture.decode().shape == (2, 3, 3)
+    picture.decode()
+    assert len(decoded) == 2
+    assert picture.pixels is picture.pixels is picture.decode()
+    assert len(decoded) == 3
