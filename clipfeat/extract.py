@@ -26,6 +26,7 @@ from clipfeat.output.files import FrameSize
 from clipfeat.output.space import DiskSpace
 from clipfeat.output.summary import Stopwatch, summarize, summary_table, visible_share, warnings_of
 from clipfeat.prepare import Failed, FramePreparer
+from clipfeat.report import try_report
 from clipfeat.streaming import prefetch, shares
 from clipfeat.uv_index import open_uv_index
 from clipfeat.vis import PICTURE_BYTES, Pictures, build_pictures, pictured_frames
@@ -63,7 +64,10 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     folder.finish_scenes(frames, todo)
     if not todo:
         log.info("all %d frames are done already in %s", len(frames), folder.path)
-        return _summary_of_nothing(folder, stopwatch, cfg.sampling.name)
+        summary = _summary_of_nothing(folder, stopwatch, cfg.sampling.name)
+        if cfg.report:
+            try_report(folder)
+        return summary
     if cfg.check == "yes":
         with stopwatch.stage("check"):
             check_scenes(cfg, dataset, frames)
@@ -135,6 +139,8 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     log.info("%s", summary_table(summary))
     for warning in warnings_of(summary):
         log.warning("WARNING %s", warning)
+    if cfg.report:
+        try_report(folder)
     if not summary["frames"]:
         raise DataError(f"all {summary['failed']} frames failed; {folder.path / 'frames.jsonl'} says why")
     return summary
