@@ -3,6 +3,7 @@
 Only what composing needs is imported at the top, so that ``--help`` and ``--cfg job`` answer at once.
 """
 
+import argparse
 import logging
 import os
 import re
@@ -73,6 +74,22 @@ def _export(cfg: ExportConfig) -> None:
     from clipfeat.output.export import export
 
     export(cfg)
+
+
+def report_main() -> None:
+    """Entry point of ``clipfeat-report``."""
+    parser = argparse.ArgumentParser(
+        prog="clipfeat-report", description="Writes report.html into the folder of a run of clipfeat-extract."
+    )
+    parser.add_argument("path", metavar="PATH", type=Path, help="the run's output_dir")
+    path = parser.parse_args().path
+    from clipfeat.report import open_run, write_report
+
+    try:
+        print(write_report(open_run(path)))
+    except ClipfeatError as error:
+        print(f"clipfeat: {error}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
 
 
 def run_command(config_name: str, work: Callable[[Any], None]) -> None:

@@ -592,6 +592,7 @@ class ExtractConfig:
             everything again, and first removes what another configuration or model has written there.
         on_bad_frame: skip (count and list it; also a scene that can't be read) or fail (stop the run).
         check: look first whether poses, K, depth and colour fit each other: no, yes (or true), only (and then stop).
+        report: whether the run ends with ``report.html``, one page with its numbers, failures and some pictures.
         shard: see ShardConfig.
     """
 
@@ -615,6 +616,7 @@ class ExtractConfig:
     resume: str = "true"
     on_bad_frame: str = "skip"
     check: str = "no"
+    report: bool = True
     shard: ShardConfig = field(default_factory=ShardConfig)
 
     def __post_init__(self) -> None:

@@ -7,14 +7,19 @@ _LONGEST = 1000
 """Characters that a message may have; of a longer one the middle is left out."""
 
 
+def one_line(text: str) -> str:
+    """A text as one printable line, whatever a damaged file or a library's own words brought into it."""
+    text = re.sub(r"\s*\n\s*", " ", text)
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 3 :]}"
+
+
 class ClipfeatError(Exception):
     """Anything wrong with the input, the configuration or the machine; the command line prints it in one line."""
 
     def __str__(self) -> str:
-        """The message as one printable line, whatever a damaged file or a library's own words brought into it."""
-        text = re.sub(r"\s*\n\s*", " ", super().__str__())
-        text = "".join(char if char.isprintable() else "?" for char in text)
-        return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 3 :]}"
+        """The message, see ``one_line``."""
+        return one_line(super().__str__())
 
 
 class ConfigError(ClipfeatError):

@@ -24,6 +24,7 @@ from clipfeat.output import RunFolder, build_cache
 from clipfeat.output.summary import Stopwatch, summarize, summary_table, visible_share, warnings_of
 from clipfeat.plan import Plan, check_space, plan_run
 from clipfeat.prepare import Failed, FramePreparer
+from clipfeat.report import try_report
 from clipfeat.streaming import prefetch, shares
 from clipfeat.uv_index import open_uv_index
 from clipfeat.vis import Pictures, build_pictures
@@ -54,7 +55,10 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     folder.finish_scenes(plan.frames, plan.todo)
     if not plan.todo:
         log.info("all %d frames are done already in %s", len(plan.frames), folder.path)
-        return _summary_of_nothing(folder, stopwatch, cfg.sampling.name)
+        summary = _summary_of_nothing(folder, stopwatch, cfg.sampling.name)
+        if cfg.report:
+            try_report(folder)
+        return summary
     if cfg.check == "yes":
         with stopwatch.stage("check"):
             check_scenes(cfg, dataset, plan.frames)
@@ -125,6 +129,8 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     log.info("%s", summary_table(summary))
     for warning in warnings_of(summary):
         log.warning("WARNING %s", warning)
+    if cfg.report:
+        try_report(folder)
     if not summary["frames"]:
         raise DataError(f"all {summary['failed']} frames failed; {folder.path / 'frames.jsonl'} says why")
     return summary

@@ -211,7 +211,7 @@ def check_whole(folder: Path, *, temporaries: bool) -> tuple[int, int]:
                 dict(yaml.safe_load(path.read_text(encoding="utf-8")))
             elif path.suffix == ".json":
                 dict(json.loads(path.read_text(encoding="utf-8")))
-            elif path.name != "frames.jsonl":
+            elif path.name not in ("frames.jsonl", "report.html"):
                 raise ValueError("a name that nobody gave it")
         except Exception as error:
             raise WrongError(f"{path}: {error}") from error
@@ -249,7 +249,7 @@ def check_equal(folder: Path, peaceful: Path) -> None:
     names, expected = _names(folder), _names(peaceful)
     if names != expected:
         raise WrongError(f"missing: {sorted(expected - names)}, too many: {sorted(names - expected)}")
-    for name in sorted(names - {"config.yaml", "summary.json", "frames.jsonl"}):
+    for name in sorted(names - {"config.yaml", "summary.json", "frames.jsonl", "report.html"}):
         _check_equal_file(folder / name, peaceful / name)
     first, second = ({**read_config(f), "output_dir": ""} for f in (folder, peaceful))
     if first != second:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _FREE_KEYS = (
     "output_dir", "resume", "device", "batch_size", "num_workers", "on_bad_frame", "shard", "vis", "check",
     "uv_index", "scenes_file", "frames_per_scene", "frame_stride", "frame_selection", "model.allow_random",
-    "cache", "map_dtype", "model.offload",
+    "cache", "map_dtype", "model.offload", "report",
 )  # fmt: skip
 
 
@@ -219,7 +219,7 @@ class RunFolder:
         before = self._model_before(frames) or model
         if not (holds_another(self.path, config) or different_keys(before, model)):
             return [path for path in own if path.is_file()]
-        names = ["frames.jsonl", "summary.json", "model.json"]
+        names = ["frames.jsonl", "summary.json", "model.json", "report.html"]
         names += ["check.json"] if config.get("check") == "no" else []  # or it is of this run already
         records = [*self.path.glob("head_*.safetensors"), *(self.path / name for name in names)]
         # Of files named after scenes only those of scenes that a run has worked on: others may be the user's own.
