@@ -29,6 +29,7 @@ from clipfeat.config import (
     EXPORT_FORMATS,
     ExportConfig,
     ExtractConfig,
+    FuseConfig,
     config_dir,
     register_schemas,
 )
@@ -73,6 +74,17 @@ def _export(cfg: ExportConfig) -> None:
     from clipfeat.output.export import export
 
     export(cfg)
+
+
+def fuse_main() -> None:
+    """Entry point of ``clipfeat-fuse``."""
+    run_command("fuse", _fuse)
+
+
+def _fuse(cfg: FuseConfig) -> None:
+    from clipfeat.fuse import fuse
+
+    fuse(cfg)
 
 
 def run_command(config_name: str, work: Callable[[Any], None]) -> None:
