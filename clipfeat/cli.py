@@ -30,6 +30,7 @@ from clipfeat.config import (
     EXPORT_FORMATS,
     ExportConfig,
     ExtractConfig,
+    FuseConfig,
     config_dir,
     register_schemas,
 )
@@ -90,6 +91,17 @@ def report_main() -> None:
     except ClipfeatError as error:
         print(f"clipfeat: {error}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
+
+
+def fuse_main() -> None:
+    """Entry point of ``clipfeat-fuse``."""
+    run_command("fuse", _fuse)
+
+
+def _fuse(cfg: FuseConfig) -> None:
+    from clipfeat.fuse import fuse
+
+    fuse(cfg)
 
 
 def run_command(config_name: str, work: Callable[[Any], None]) -> None:

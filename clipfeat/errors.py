@@ -50,22 +50,25 @@ class OutputError(ClipfeatError):
     """A place that cannot be written to, or that holds the results of another run."""
 
 
-def tell_how_far(error: BaseException, done: int, total: int, folder: Path, *, overwrite: bool) -> None:
+def tell_how_far(
+    error: BaseException, done: int, total: int, folder: Path, *, overwrite: bool, unit: str = "frames"
+) -> None:
     """Raises an error that stops a run again, with how far the run came; one that says nothing of the run is left.
 
     Args:
         error: that stops the run.
-        done: frames whose files are there.
-        total: frames of the run.
+        done: frames, or scenes, whose files are there.
+        total: those of the run.
         folder: where they are.
         overwrite: whether the same command would begin anew.
+        unit: what is counted.
 
     Raises:
         KeyboardInterrupt: In place of one.
         OutputError: In place of one, such as of a full disk.
     """
     same = "the same command with resume=true" if overwrite else "the same command"
-    how_far = f"{done} of {total} frames are done in {folder}, {same} goes on from there"
+    how_far = f"{done} of {total} {unit} are done in {folder}, {same} goes on from there"
     if isinstance(error, KeyboardInterrupt):
         raise KeyboardInterrupt(how_far) from error
     if isinstance(error, OutputError):

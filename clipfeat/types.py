@@ -231,6 +231,14 @@ class FeatureMap:
     image_to_map: NDArray[np.float64]
     clip_global: "torch.Tensor | None" = None
 
+    def covers(self, uv: FloatArray) -> NDArray[np.bool_]:
+        """(N,) which pixels (N, 2) of the picture the network saw: all of them, unless the picture was cropped."""
+        height, width = self.values.shape[1:]
+        u, v = uv.T.astype(np.float64)
+        x, y = (row[0] * u + row[1] * v + row[2] for row in self.image_to_map)
+        inside: NDArray[np.bool_] = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
+        return inside
+
 
 @dataclass(frozen=True, eq=False)
 class Projection:
