@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,14 @@ class PageBuffer:
             # The old memory goes when its last array does.
             self._memory = mmap.mmap(-1, -(-size * 9 // 8 // BLOCK) * BLOCK)
         return np.frombuffer(self._memory, np.float32)[: rows * columns].reshape(rows, columns)
+
+
+def page_buffers(count: int) -> "SimpleQueue[PageBuffer]":
+    """A queue of buffers, to take one and put it back: who finds none waits for one."""
+    buffers: SimpleQueue[PageBuffer] = SimpleQueue()
+    for _ in range(count):
+        buffers.put(PageBuffer())
+    return buffers
 
 
 @contextmanager

@@ -1,0 +1,108 @@
+"""What a run has to do: which frames are there, which are done, which are left, and whether they fit on the disk."""
+
+import dataclasses
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from itertools import groupby
+
+from clipfeat.config import ExtractConfig
+from clipfeat.data import Dataset
+from clipfeat.locate import FrameKey, Locator, list_frames, locate_some
+from clipfeat.model import Model
+from clipfeat.output import FORMATS, RunFolder
+from clipfeat.output.files import FrameSize
+from clipfeat.output.space import DiskSpace
+from clipfeat.vis import PICTURE_BYTES, pictured_frames
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The frames of a run, scene after scene.
+
+    Attributes:
+        frames: all that the configuration asks for.
+        bad_scenes: scenes that are left out because they can't be read, and why.
+        done_before: frames whose features are there.
+        todo: frames that the run works on; some of them again, for the sake of their scene's pictures.
+        pictured: frames that are to have a picture.
+    """
+
+    frames: list[FrameKey]
+    bad_scenes: dict[str, str]
+    done_before: set[FrameKey]
+    todo: list[FrameKey]
+    pictured: set[FrameKey]
+
+    @property
+    def scenes(self) -> list[str]:
+        """Its scenes, in order."""
+        return list(dict.fromkeys(scene_id for scene_id, _ in self.frames))
+
+    @property
+    def drawn(self) -> dict[str, list[int]]:
+        """The frames of the scenes that get pictures.
+
+        Frames that are tried again alone get none: it would not share the colours of their scene's others.
+        """
+        of_scenes = {scene_id: [i for _, i in keys] for scene_id, keys in groupby(self.frames, lambda key: key[0])}
+        still = Counter(scene_id for scene_id, _ in self.todo)
+        return {scene_id: ids for scene_id, ids in of_scenes.items() if still[scene_id] == len(ids)}
+
+
+def plan_run(cfg: ExtractConfig, folder: RunFolder, dataset: Dataset) -> Plan:
+    """Looks what there is and what is left to do. Scenes that can't be read are told of.
+
+    Raises:
+        DataError: If the scenes can't be listed.
+        OutputError: If the folder holds the results of another configuration, and ``resume`` is not overwrite.
+    """
+    bad_scenes: dict[str, str] = {}
+    frames = list_frames(cfg, dataset, bad_scenes)
+    for why in bad_scenes.values():
+        log.warning("WARNING a scene is left out: %s", why)
+    pictured = pictured_frames(cfg.vis.name, frames, cfg.vis.max_frames)
+    if cfg.resume == "overwrite":
+        return Plan(frames, bad_scenes, set(), frames, pictured)
+    done_before = folder.done_before(frames, dataclasses.asdict(cfg))
+    return Plan(frames, bad_scenes, done_before, folder.missing(frames, done_before, pictured), pictured)
+
+
+def check_space(
+    cfg: ExtractConfig, plan: Plan, folder: RunFolder, dataset: Dataset, locate: Locator, model: Model
+) -> DiskSpace:
+    """Looks whether the new files will fit on the disk; a few frames tell how many points they have.
+
+    Raises:
+        OutputError: If they can't, and that is certain.
+    """
+    # The other frames' files take the place of those that are there.
+    new = [key for key in plan.todo if key not in plan.done_before]
+    pictures = len(plan.pictured.intersection(plan.todo))
+    space = DiskSpace(folder.path, len(new), pictures * PICTURE_BYTES * cfg.vis.dpi**2)
+    some = locate_some(locate, dataset, new)
+    if new and not some:
+        log.info("how much there is to write can't be told: the frames that were tried can't be used")
+        return space
+    points = sum(len(located.uv_idx) for located in some)
+    carried = sum(values.nbytes for located in some for values in located.points.attributes.values())
+    size = FrameSize(
+        points=points / max(len(some), 1),
+        channels=model.channels,
+        dtype=cfg.output.dtype,
+        attribute_bytes=carried / max(points, 1),
+        map_values=model.map_values,
+    )
+    # Frames differ where a mesh, masks or a crop decide what is seen, or the depth how many points there are.
+    certain = cfg.sampling.name == "depth" and cfg.sampling.num_points is not None
+    certain &= cfg.data.masks is None and cfg.model.resize_mode != "crop"
+    # Nor is a map's size known where it depends on the picture's, or on a text space.
+    certain &= cfg.model.window is None and not model.head.projected
+    freed = 0
+    if cfg.resume == "overwrite":
+        replaced = folder.replaced(dataclasses.asdict(cfg), model.describe(), new)
+        freed = sum(path.stat().st_size for path in replaced if path.is_file())
+    space.check(FORMATS[cfg.output.name].bytes_of(size), certain=certain, freed=freed)
+    return space
