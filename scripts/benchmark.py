@@ -55,14 +55,7 @@ from clipfeat.fuse import fuse
 from clipfeat.lane import default_lanes
 from clipfeat.locate import FrameKey, build_locator, list_frames
 from clipfeat.model import ClipModel, load_model, resolve_device
-from clipfeat.output import (
-    FeatureDataset,
-    FeatureStore,
-    GridFrame,
-    RunFolder,
-    collate_points,
-    write_features,
-)
+from clipfeat.output import FeatureDataset, FeatureStore, GridFrame, RunFolder, collate_points, write_features
 from clipfeat.output.fused import read_fused
 from clipfeat.output.run_folder import write_config
 from clipfeat.output.summary import machine, peak_memory, versions
@@ -366,65 +359,6 @@ def benchmark_views(rounds: int, num_views: int = 100) -> str:
     )
 
 
-class PlainDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """What one writes first: np.load of the whole file, then random rows of it."""
-
-    def __init__(self, paths: list[Path], points: int):
-        self.paths = paths
-        self.points = points
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        with np.load(self.paths[index]) as file:
-            arrays = {name: file[name] for name in ("pts_feat", "xyz", "uv_idx", "conf_2d", "pts_idx")}
-        rows = np.random.default_rng(int(torch.randint(2**63 - 1, ()))).permutation(len(arrays["xyz"]))[: self.points]
-        return {name: torch.from_numpy(values[rows]) for name, values in arrays.items()}
-
-
-def benchmark_store(store: FeatureStore, limit: int, rounds: int, points: int = 2048, workers: int = 2) -> str:
-    """Random points of random frames as training reads them, against np.load of the same features in fp32 npz."""
-    dataset = FeatureDataset(store, points)
-    half = FeatureDataset(store, points, dtype=torch.float16)
-    keys = [(scene_id, frame_id) for scene_id in store.scenes for frame_id in store.frames(scene_id)][:limit]
-    scratch = Path(tempfile.mkdtemp(prefix="clipfeat-benchmark-", dir="."))
-    count = max(len(keys), 400)  # frames a round, some of them twice where the store has fewer
-    try:
-        paths = []
-        for scene_id, frame_id in tqdm(keys, unit="frame", desc="npz", disable=None):
-            paths.append(scratch / f"{scene_id}_{frame_id}.npz")
-            write_features(paths[-1], "npz", store.load(scene_id, frame_id), store.meta(scene_id, frame_id))
-
-        def reader(frames: torch.utils.data.Dataset[Any], collate: Callable[[list[Any]], Any]) -> Callable[[], object]:
-            sampler = RandomSampler(range(len(keys)), replacement=True, num_samples=count)
-            loader = DataLoader(
-                frames, 8, sampler=sampler, num_workers=workers, collate_fn=collate, persistent_workers=True
-            )
-            return lambda: deque(loader, maxlen=0)
-
-        rates = measure(
-            {
-                "FeatureDataset": reader(dataset, collate_points),
-                "in float16": reader(half, collate_points),
-                "plain npz": reader(PlainDataset(paths, points), default_collate),
-            },
-            lambda: None,
-            count,
-            rounds,
-        )
-        size, plain_size = (path.stat().st_size / 1e6 for path in (store.path(*keys[0]), paths[0]))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    ours, in_half, plain = (statistics.median(values) for values in rates.values())
-    channels = dataset[0]["pts_feat"].shape[1]
-    return (
-        f"{points} random points a frame, {channels} channels, {workers} workers, {len(keys)} frames: FeatureDataset "
-        f"from {store.format} ({size:.2f} MB a frame) {ours:.0f} frames/s, in float16 {in_half:.0f}; np.load of fp32 "
-        f"npz ({plain_size:.2f} MB) {plain:.0f}, so {ours / plain:.1f} × and {in_half / plain:.1f} ×"
-    )
-
-
 def make_maps(root: Path, num_views: int) -> Dataset:
     """A run of output=grid by hand: a demo room with depth in full size, and random maps of 192×28×28."""
     options = SceneOptions(num_frames=num_views, color_size=(324, 242), mesh_spacing=0.0447)
@@ -505,6 +439,65 @@ def benchmark_fuse(rounds: int, num_views: int = 100) -> str:
     )
 
 
+class PlainDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """What one writes first: np.load of the whole file, then random rows of it."""
+
+    def __init__(self, paths: list[Path], points: int):
+        self.paths = paths
+        self.points = points
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        with np.load(self.paths[index]) as file:
+            arrays = {name: file[name] for name in ("pts_feat", "xyz", "uv_idx", "conf_2d", "pts_idx")}
+        rows = np.random.default_rng(int(torch.randint(2**63 - 1, ()))).permutation(len(arrays["xyz"]))[: self.points]
+        return {name: torch.from_numpy(values[rows]) for name, values in arrays.items()}
+
+
+def benchmark_store(store: FeatureStore, limit: int, rounds: int, points: int = 2048, workers: int = 2) -> str:
+    """Random points of random frames as training reads them, against np.load of the same features in fp32 npz."""
+    dataset = FeatureDataset(store, points)
+    half = FeatureDataset(store, points, dtype=torch.float16)
+    keys = [(scene_id, frame_id) for scene_id in store.scenes for frame_id in store.frames(scene_id)][:limit]
+    scratch = Path(tempfile.mkdtemp(prefix="clipfeat-benchmark-", dir="."))
+    count = max(len(keys), 400)  # frames a round, some of them twice where the store has fewer
+    try:
+        paths = []
+        for scene_id, frame_id in tqdm(keys, unit="frame", desc="npz", disable=None):
+            paths.append(scratch / f"{scene_id}_{frame_id}.npz")
+            write_features(paths[-1], "npz", store.load(scene_id, frame_id), store.meta(scene_id, frame_id))
+
+        def reader(frames: torch.utils.data.Dataset[Any], collate: Callable[[list[Any]], Any]) -> Callable[[], object]:
+            sampler = RandomSampler(range(len(keys)), replacement=True, num_samples=count)
+            loader = DataLoader(
+                frames, 8, sampler=sampler, num_workers=workers, collate_fn=collate, persistent_workers=True
+            )
+            return lambda: deque(loader, maxlen=0)
+
+        rates = measure(
+            {
+                "FeatureDataset": reader(dataset, collate_points),
+                "in float16": reader(half, collate_points),
+                "plain npz": reader(PlainDataset(paths, points), default_collate),
+            },
+            lambda: None,
+            count,
+            rounds,
+        )
+        size, plain_size = (path.stat().st_size / 1e6 for path in (store.path(*keys[0]), paths[0]))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    ours, in_half, plain = (statistics.median(values) for values in rates.values())
+    channels = dataset[0]["pts_feat"].shape[1]
+    return (
+        f"{points} random points a frame, {channels} channels, {workers} workers, {len(keys)} frames: FeatureDataset "
+        f"from {store.format} ({size:.2f} MB a frame) {ours:.0f} frames/s, in float16 {in_half:.0f}; np.load of fp32 "
+        f"npz ({plain_size:.2f} MB) {plain:.0f}, so {ours / plain:.1f} × and {in_half / plain:.1f} ×"
+    )
+
+
 def markdown(result: dict[str, Any]) -> str:
     """The tables of benchmark.md."""
     what = result["machine"]["gpu"] or f"{result['machine']['cpu']}, {default_lanes()} cores"
@@ -550,8 +543,8 @@ def main() -> None:
         "--pictures", type=int, metavar="N", help="only t-SNE pictures, against N frames of a plain loop (minutes each)"
     )
     parser.add_argument("--views", action="store_true", help="only project a mesh into 100 views, against a plain loop")
-    parser.add_argument("--store", metavar="PATH", help="only read a run's features as training does, against fp32 npz")
     parser.add_argument("--fuse", action="store_true", help="only merge 100 views onto a mesh, against a plain loop")
+    parser.add_argument("--store", metavar="PATH", help="only read a run's features as training does, against fp32 npz")
     parser.add_argument("overrides", nargs="*", help="as for clipfeat-extract")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
@@ -559,10 +552,11 @@ def main() -> None:
     if arguments.views:
         print(benchmark_views(arguments.rounds))
         return
-    if arguments.store:
-        print(benchmark_store(FeatureStore(arguments.store), arguments.frames, arguments.rounds))
     if arguments.fuse:
         print(benchmark_fuse(arguments.rounds))
+        return
+    if arguments.store:
+        print(benchmark_store(FeatureStore(arguments.store), arguments.frames, arguments.rounds))
         return
     if arguments.pictures:
         print(benchmark_pictures(compose_config(arguments.overrides), arguments.frames, arguments.pictures))
