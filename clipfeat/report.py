@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from clipfeat.atomic import atomic_file
 from clipfeat.data.images import read_picture
-from clipfeat.errors import DataError, FrameError
+from clipfeat.errors import DataError, FrameError, one_line
 from clipfeat.output import FORMATS, RunFolder
 from clipfeat.output.frame_files import natural_key
 from clipfeat.output.run_folder import read_config
@@ -115,7 +115,7 @@ def try_report(folder: RunFolder) -> None:
     try:
         log.info("report: %s", write_report(folder))
     except Exception as error:  # noqa: BLE001 - the features are there; no picture of them is worth failing for
-        log.warning("WARNING no report is written: %s", error)
+        log.warning("WARNING no report is written (%s: %s)", type(error).__name__, one_line(str(error)))
 
 
 def write_report(folder: RunFolder) -> Path:

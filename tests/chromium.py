@@ -13,16 +13,19 @@ import pytest
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
-SEEN = """(() => ({
-  title: document.title,
-  text: document.body.innerText,
-  images: document.images.length,
-  broken: [...document.images].filter(i => !i.complete || i.naturalWidth === 0).map(i => i.alt),
-  too_wide: [...document.querySelectorAll('body *')]
-    .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.wide'))
-    .map(e => e.outerHTML.slice(0, 99)),
-  scroll_width: document.documentElement.scrollWidth,
-}))()"""
+SEEN = """(() => {
+  for (const folded of document.querySelectorAll('details')) folded.open = true;
+  return {
+    title: document.title,
+    text: document.body.innerText,
+    images: document.images.length,
+    broken: [...document.images].filter(i => !i.complete || i.naturalWidth === 0).map(i => i.alt),
+    too_wide: [...document.querySelectorAll('body *')]
+      .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.wide'))
+      .map(e => e.outerHTML.slice(0, 99)),
+    scroll_width: document.documentElement.scrollWidth,
+  };
+})()"""
 
 
 @dataclass
@@ -37,7 +40,7 @@ class Sight:
         too_wide: what reaches over the right edge.
         scroll_width: pixels that it takes from left to right.
         complaints: errors and warnings of the console, and addresses other than the file's own that it asked for.
-        screenshot: PNG of the whole page.
+        screenshot: PNG of the whole page, before anything is unfolded.
     """
 
     title: str
@@ -89,7 +92,7 @@ class Chromium:
         self._profile.cleanup()
 
     def look(self, path, width, height=900, *, dark=False):
-        """Opens a file in a window of its own and returns what is to be seen, once everything is loaded."""
+        """Opens a file in a window of its own and returns what is to be seen, with all that is folded open."""
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
         session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -105,8 +108,8 @@ class Chromium:
         self._ask("Page.navigate", session, url=path.resolve().as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._events.append(self._read())
-        seen = self._ask("Runtime.evaluate", session, expression=SEEN, returnByValue=True)["result"]["value"]
         picture = self._ask("Page.captureScreenshot", session, captureBeyondViewport=True)["data"]
+        seen = self._ask("Runtime.evaluate", session, expression=SEEN, returnByValue=True)["result"]["value"]
         complaints = [said for event in self._events if (said := _complaint(event, path))]
         self._ask("Target.closeTarget", targetId=target)
         return Sight(**seen, complaints=complaints, screenshot=base64.b64decode(picture))

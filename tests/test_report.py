@@ -1,5 +1,6 @@
 import json
 import re
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -209,7 +210,8 @@ def test_an_error_in_it_is_one_warning(small, monkeypatch, caplog):
 
     monkeypatch.setattr(clipfeat.report, "page", broken)
     try_report(small)
-    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == ["WARNING no report is written: oh"]
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warned == ["WARNING no report is written (ZeroDivisionError: oh)"]
     assert not (small.path / "report.html").exists()
 
 
@@ -222,8 +224,10 @@ def test_a_run_ends_with_its_report_unless_told_otherwise(run_cli, demo_root, tm
     assert not (tmp_path / "without" / "report.html").exists()
     assert "<b>weights=random</b>" in (out / "report.html").read_text(encoding="utf-8")
     (out / "report.html").unlink()
-    run_cli(f"data.root={demo_root}", "output_dir=out", "frames_per_scene=1")
-    assert (out / "report.html").is_file()
+    for more, there in ((["report=false"], False), ([], True)):  # the same run, also with all frames done
+        code, err = run_cli(f"data.root={demo_root}", "output_dir=out", "frames_per_scene=1", *more)
+        assert code == 0, err
+        assert (out / "report.html").is_file() == there
 
 
 def test_overwrite_by_another_run_leaves_no_old_report(small):
@@ -261,6 +265,15 @@ def test_a_browser_shows_all_of_it_and_has_nothing_to_complain_about(small, larg
                 assert seen.too_wide == []
                 assert seen.scroll_width <= width
                 assert "Seconds a stage" in seen.text
+
+
+def test_the_page_is_light_or_dark_as_the_reader_likes_it(small):
+    path = write_report(small)
+    with Chromium() as browser:
+        for dark in (False, True):
+            corner = Image.open(BytesIO(browser.look(path, 390, dark=dark).screenshot)).convert("L").getpixel((2, 2))
+            assert (corner < 50) == dark
+            assert (corner > 200) != dark
 
 
 def test_the_browser_would_see_what_is_wrong(tmp_path):

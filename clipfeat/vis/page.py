@@ -160,7 +160,9 @@ def histogram(shares: Sequence[float], *, bins: int, low: float) -> Markup:
         )
         if count:
             columns.append(tag("text", count, x=f"{middle:.2f}%", y=f"{90 - height:.2f}%", dy="-4"))
-        columns.append(tag("text", f"{i * width:.0f}", x=f"{i * width:.2f}%", y="100%", dy="-1", class_="start"))
+        if i % 2 == 0:  # on a phone there is no room for all
+            columns.append(tag("text", f"{i * width:.0f}", x=f"{i * width:.2f}%", y="100%", dy="-1", class_="start"))
+    columns.append(tag("rect", y="90%", width="100%", height="1", class_="axis"))
     columns.append(tag("text", "100 %", x="100%", y="100%", dy="-1", class_="end"))
     said = ", ".join(f"{count} from {i * width:.0f} %" for i, count in enumerate(counts) if count)
     return tag("svg", joined(columns), role="img", aria_label=said or "empty", class_="histogram")
