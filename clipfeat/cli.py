@@ -104,6 +104,29 @@ def _fuse(cfg: FuseConfig) -> None:
     fuse(cfg)
 
 
+def inspect_main() -> None:
+    """Entry point of ``clipfeat-inspect``, which has no configuration."""
+    parser = argparse.ArgumentParser(
+        prog="clipfeat-inspect",
+        description="Tells what is in a folder: the output_dir of clipfeat-extract, a cache of maps, or a uv index.",
+        epilog="Ends with code 1 if something is broken. Changes nothing.",
+    )
+    parser.add_argument("path", type=Path, help="the folder")
+    parser.add_argument("--verify", action="store_true", help="read every file, and list those that are damaged")
+    arguments = parser.parse_args()
+    from clipfeat.output.inspect import inspect_folder
+
+    try:
+        found = inspect_folder(arguments.path, verify=arguments.verify)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except ClipfeatError as error:
+        print(f"clipfeat: {error}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+    print(found.text())
+    sys.exit(EXIT_ERROR if found.broken else 0)
+
+
 def run_command(config_name: str, work: Callable[[Any], None]) -> None:
     """Composes ``config_name`` with the command line, calls ``work`` and turns what goes wrong into an exit code."""
     register_schemas()

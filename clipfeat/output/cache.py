@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import load, save
 
 from clipfeat.config import CacheConfig
-from clipfeat.errors import ConfigError, OutputError
+from clipfeat.errors import ConfigError, DataError, OutputError
 from clipfeat.types import FeatureMap
 
 if TYPE_CHECKING:
@@ -154,6 +154,33 @@ class MapCache:
         self._write(items)
         with self._guard:
             self.counts.stored += len(items)
+
+    def maps(self) -> list[tuple[str, str]]:
+        """Fingerprint and ``<scene>/<frame>`` of all maps that are kept.
+
+        Raises:
+            OutputError: If the cache can't be opened or read.
+        """
+        lmdb = _import_lmdb()
+        try:
+            keys = [key.decode(errors="replace") for key in self._shared().all_keys()]
+        except lmdb.Error as error:
+            raise OutputError(f"cache.path={self.path}: can't be read ({error})") from error
+        return [(kind, rest) for kind, _, rest in (key.partition("/") for key in keys) if kind != "card"]
+
+    def check(self, fingerprint: str, frame: str) -> None:
+        """Reads a map that ``maps`` named, to find whether it is damaged.
+
+        Raises:
+            DataError: If it is.
+            OutputError: If the cache can't be opened.
+        """
+        try:
+            _decode(self._read(f"{fingerprint}/{frame}".encode()) or b"", picture="")
+        except Exception as error:  # a damaged header may raise anything
+            raise DataError(
+                f"cache.path={self.path}: the map of {frame} is damaged ({error}); runs pass it over and make it again"
+            ) from error
 
     def get_card(self, key: str) -> dict[str, Any] | None:
         """What was kept under a key by ``put_card``; None where there is nothing, or nothing readable.
@@ -322,6 +349,10 @@ class _Environment:
         with self.lock, self._begin(write=False) as transaction:
             value = transaction.get(key)
             return None if value is None else bytes(value)
+
+    def all_keys(self) -> list[bytes]:
+        with self.lock, self._begin(write=False) as transaction:
+            return [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
 
     def write(self, items: list[tuple[bytes, bytes]]) -> None:
         import lmdb

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from clipfeat.atomic import atomic_file
+from clipfeat.atomic import atomic_file, remove_leftovers
 from clipfeat.config import ExportConfig
 from clipfeat.errors import DataError, OutputError
 from clipfeat.output.fused import write_openscene
@@ -185,6 +185,7 @@ def export(cfg: ExportConfig) -> dict[str, int]:
     files = exporter.files()
     make_writable(exporter.folder, "output_dir")
     _claim(exporter.folder, _run_config(store) | {"format": cfg.format, "features": store.model}, files, cfg.resume)
+    remove_leftovers({path.parent for path, _ in files})
     todo = [write for path, write in files if cfg.resume == "overwrite" or not path.is_file()]
     workers = cfg.num_workers or usable_cores()
     written = 0

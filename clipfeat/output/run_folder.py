@@ -111,7 +111,7 @@ class RunFolder:
                 f"output_dir={self.path} holds {len(done)} of the frames, but no config.yaml that says how they were "
                 f"made. {_ANOTHER_FOLDER}"
             )
-        known = {key for key, record in self._latest_lines().items() if record["status"] == "done"}
+        known = {key for key, record in latest_lines(self.path).items() if record["status"] == "done"}
         for key in [key for key in frames if key in done and key not in known]:
             try:
                 meta = self.files.read(*key, only_meta=True)[1]
@@ -137,7 +137,7 @@ class RunFolder:
         """
         todo = {key for key in frames if key not in done}
         if pictured:
-            failed = {key for key, record in self._latest_lines().items() if record["status"] == "failed"}
+            failed = {key for key, record in latest_lines(self.path).items() if record["status"] == "failed"}
             unpictured = {key for key in pictured if key in done and not self.picture_path(*key).is_file()}
             again = {scene_id for scene_id, _ in (todo - failed) | unpictured}
             todo |= {key for key in frames if key[0] in again}
@@ -224,12 +224,12 @@ class RunFolder:
         names += ["check.json"] if config.get("check") == "no" else []  # or it is of this run already
         records = [*self.path.glob("head_*.safetensors"), *(self.path / name for name in names)]
         # Of files named after scenes only those of scenes that a run has worked on: others may be the user's own.
-        records += [self.path / f"{scene_id}.h5" for scene_id in {scene_id for scene_id, _ in self._latest_lines()}]
+        records += [self.path / f"{scene_id}.h5" for scene_id in {scene_id for scene_id, _ in latest_lines(self.path)}]
         return [*scene_files(self.path, _FRAME_FILES), *(path for path in records if path.is_file())]
 
     def read_model(self) -> dict[str, Any]:
         """The content of ``model.json``: whose features these are; empty where there is none."""
-        return _read_json(self.path / "model.json")
+        return read_json(self.path / "model.json")
 
     def _model_before(self, frames: Iterable[tuple[str, int]]) -> dict[str, Any]:
         """Whose features the folder holds; empty if it holds none."""
@@ -262,28 +262,13 @@ class RunFolder:
 
         Those of files that are gone are left out; a damaged line is passed over.
         """
-        latest = self._latest_lines()
+        latest = latest_lines(self.path)
         done = self.done((s, i) for (s, i), record in latest.items() if i is not None and record["status"] == "done")
         return [record for key, record in latest.items() if record["status"] == "failed" or key in done]
 
-    def _latest_lines(self) -> dict[tuple[str, int | None], dict[str, Any]]:
-        latest: dict[tuple[str, int | None], dict[str, Any]] = {}
-        path = self.path / "frames.jsonl"
-        if path.is_file():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    record = json.loads(line)
-                    scene_id, frame_id = record["scene_id"], record["frame_id"]
-                    if _is_whole(record):
-                        latest.pop((scene_id, None), None)  # by now it can be read, or its reason is another
-                        latest[scene_id, frame_id] = record
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                    continue
-        return latest
-
     def read_summary(self) -> dict[str, Any]:
         """The content of ``summary.json``; empty where there is none, as after a crash."""
-        return _read_json(self.path / "summary.json")
+        return read_json(self.path / "summary.json")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes ``summary.json``.
@@ -293,6 +278,26 @@ class RunFolder:
         """
         with atomic_file(self.path / "summary.json") as file:
             file.write(json.dumps(summary, indent=2, allow_nan=False).encode())
+
+
+def latest_lines(folder: Path) -> dict[tuple[str, int | None], dict[str, Any]]:
+    """The latest line in ``frames.jsonl`` of each frame, and of each scene (frame None) that could not be read.
+
+    A damaged line is passed over.
+    """
+    latest: dict[tuple[str, int | None], dict[str, Any]] = {}
+    path = folder / "frames.jsonl"
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+                scene_id, frame_id = record["scene_id"], record["frame_id"]
+                if _is_whole(record):
+                    latest.pop((scene_id, None), None)  # by now it can be read, or its reason is another
+                    latest[scene_id, frame_id] = record
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                continue
+    return latest
 
 
 def done_record(
@@ -475,7 +480,8 @@ def different_keys(before: Any, now: Any, prefix: str = "") -> list[str]:
     return [] if before == now else [f"{prefix}: {before} there, {now} now"]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The dictionary that a JSON file holds; empty where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

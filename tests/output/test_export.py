@@ -1,5 +1,6 @@
 import dataclasses
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -99,10 +100,14 @@ def test_what_is_there_is_left_unless_it_is_to_be_overwritten(run, grids, tmp_pa
     files = sorted((tmp_path / "out").rglob("*.pt"))
     content = [path.read_bytes() for path in files]
     files[0].unlink()
+    left = files[0].with_name(f".{files[0].name}.elsewhere.1-1.tmp")
+    left.touch()
+    os.utime(left, (1, 1))
     for path in files[1:]:
         path.write_bytes(b"kept")
     assert export(cfg)["there"] == len(files) - 1
     assert files[0].read_bytes() == content[0]
+    assert not left.exists()
     assert all(path.read_bytes() == b"kept" for path in files[1:])
     unit = "scenes" if name == "openscene" else "frames"
     assert f"1 {unit} written, 0.0 MB; {len(files) - 1} were there already; in {tmp_path}/out" in caplog.text
