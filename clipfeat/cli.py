@@ -30,6 +30,7 @@ from clipfeat.config import (
     EXPORT_FORMATS,
     ExportConfig,
     ExtractConfig,
+    FuseConfig,
     config_dir,
     register_schemas,
 )
@@ -97,6 +98,33 @@ def inspect_main() -> None:
         sys.exit(EXIT_ERROR)
     print(found.text())
     sys.exit(EXIT_ERROR if found.broken else 0)
+
+
+def report_main() -> None:
+    """Entry point of ``clipfeat-report``."""
+    parser = argparse.ArgumentParser(
+        prog="clipfeat-report", description="Writes report.html into the folder of a run of clipfeat-extract."
+    )
+    parser.add_argument("path", metavar="PATH", type=Path, help="the run's output_dir")
+    path = parser.parse_args().path
+    from clipfeat.report import open_run, write_report
+
+    try:
+        print(write_report(open_run(path)))
+    except ClipfeatError as error:
+        print(f"clipfeat: {error}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+
+
+def fuse_main() -> None:
+    """Entry point of ``clipfeat-fuse``."""
+    run_command("fuse", _fuse)
+
+
+def _fuse(cfg: FuseConfig) -> None:
+    from clipfeat.fuse import fuse
+
+    fuse(cfg)
 
 
 def run_command(config_name: str, work: Callable[[Any], None]) -> None:

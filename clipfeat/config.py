@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from clipfeat.errors import ConfigError
 from clipfeat.patterns import check_pattern
@@ -51,6 +52,18 @@ def _must_say(key: str, value: str | None, choices: Collection[str]) -> None:
 def _check_size(key: str, size: list[int] | None) -> None:
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ConfigError(f"{key}={size}: expected [width,height] in pixels, such as [1296,968]")
+
+
+def _resume(value: str) -> str:
+    """A boolean, in text (true; in files also yes) or not, and overwrite, as one of the two words."""
+    word = {"false": "overwrite"}.get(str(value).lower(), str(value).lower())
+    _one_of("resume", word, ("true", "overwrite"))
+    return word
+
+
+def _check_points_file(key: str, pattern: str | None) -> None:
+    if pattern is not None and not pattern.lower().endswith((".ply", ".npz")):
+        raise ConfigError(f"{key}={pattern}: expected a .ply or .npz file")
 
 
 @dataclass
@@ -467,9 +480,7 @@ class MeshSamplingConfig(SamplingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for key in ("points_file", "labels_file"):
-            value = getattr(self, key)
-            if value is not None and not value.lower().endswith((".ply", ".npz")):
-                raise ConfigError(f"sampling.{key}={value}: expected a .ply or .npz file")
+            _check_points_file(f"sampling.{key}", getattr(self, key))
 
 
 DTYPES = ("float32", "float16")
@@ -592,6 +603,7 @@ class ExtractConfig:
             everything again, and first removes what another configuration or model has written there.
         on_bad_frame: skip (count and list it; also a scene that can't be read) or fail (stop the run).
         check: look first whether poses, K, depth and colour fit each other: no, yes (or true), only (and then stop).
+        report: whether the run ends with ``report.html``, one page with its numbers, failures and some pictures.
         shard: see ShardConfig.
     """
 
@@ -615,6 +627,7 @@ class ExtractConfig:
     resume: str = "true"
     on_bad_frame: str = "skip"
     check: str = "no"
+    report: bool = True
     shard: ShardConfig = field(default_factory=ShardConfig)
 
     def __post_init__(self) -> None:
@@ -625,9 +638,8 @@ class ExtractConfig:
         _at_least("seed", self.seed, 0)
         _one_of("frame_selection", self.frame_selection, FRAME_SELECTIONS)
         _one_of("on_bad_frame", self.on_bad_frame, ("skip", "fail"))
+        self.resume = _resume(self.resume)
         # A boolean (true; in files also yes) arrives as the text of one.
-        self.resume = {"false": "overwrite"}.get(str(self.resume).lower(), str(self.resume).lower())
-        _one_of("resume", self.resume, ("true", "overwrite"))
         self.check = {"true": "yes", "false": "no"}.get(self.check.lower(), self.check)
         _one_of("check", self.check, ("no", "yes", "only"))
         if not self.output_dir:
@@ -662,16 +674,76 @@ class ExportConfig:
         if self.format != MISSING:
             _one_of("format", self.format, EXPORT_FORMATS)
         _at_least("num_workers", self.num_workers, 1)
-        # A boolean arrives as the text of one.
-        self.resume = {"false": "overwrite"}.get(self.resume.lower(), self.resume.lower())
-        _one_of("resume", self.resume, ("true", "overwrite"))
+        self.resume = _resume(self.resume)
         if not self.output_dir:
             raise ConfigError("output_dir is empty: give a folder for the results")
-        if self.points_file is not None and not self.points_file.lower().endswith((".ply", ".npz")):
-            raise ConfigError(f"points_file={self.points_file}: expected a .ply or .npz file")
+        _check_points_file("points_file", self.points_file)
 
 
-COMMANDS: dict[str, type[Any]] = {"extract": ExtractConfig, "export": ExportConfig}
+FUSED_POINTS = ("mesh", "voxel")
+FUSED_FORMATS = ("openscene", "ply")
+
+
+@dataclass
+class FuseConfig:
+    """All of ``clipfeat-fuse``.
+
+    Attributes:
+        store: output_dir of clipfeat-extract.
+        output_dir: folder for everything that is written; null is ``<store>/fused``.
+        points: mesh (the vertices of a scene's mesh, or any stored cloud) or voxel (what the frames measured, a point a
+            voxel).
+        points_file: PLY or npz of the mesh, with {scene} in it; null is that of the run, or ScanNet's own name below
+            the data set's root.
+        labels_file: a second PLY of the same vertices that carries their labels, with {scene} in it; null is that of
+            the run, if any.
+        voxel_size: edge of a voxel in metres. With points=mesh, how far a stored point may be from the vertex that
+            takes its feature, where the run stored features at other points than the vertices.
+        best_views: how many views of each point are taken, those of the highest confidence; null takes all.
+        dtype: of the features on disk: float32 or float16.
+        formats: what is written beside the npz of each scene: openscene (.pt), ply (PCA colours).
+        data_root: where the scans are now, if they moved since the run; null is where they were.
+        scenes_file: text file with a scene a line; null takes every scene of the store.
+        num_workers: threads that read and project frames; null is one a core.
+        resume: true does only the scenes that are missing, and refuses a folder of another configuration; overwrite
+            does everything again, and first removes the scenes that are there.
+        on_bad_frame: skip (count and list it; also a scene that can't be fused) or fail (stop the run).
+    """
+
+    store: str = MISSING
+    output_dir: str | None = None
+    points: str = "mesh"
+    points_file: str | None = None
+    labels_file: str | None = None
+    voxel_size: float = 0.05
+    best_views: int | None = None
+    dtype: str = "float32"
+    formats: list[str] = field(default_factory=lambda: ["ply"])
+    data_root: str | None = None
+    scenes_file: str | None = None
+    num_workers: int | None = None
+    resume: str = "true"
+    on_bad_frame: str = "skip"
+
+    def __post_init__(self) -> None:
+        self.output_dir = self.output_dir or f"{self.store}/fused"
+        _one_of("points", self.points, FUSED_POINTS)
+        _at_least("voxel_size", self.voxel_size, 0, above=True)
+        _at_least("best_views", self.best_views, 1)
+        _at_least("num_workers", self.num_workers, 1)
+        _one_of("dtype", self.dtype, DTYPES)
+        self.resume = _resume(self.resume)
+        for name in self.formats:
+            _one_of("formats", name, FUSED_FORMATS)
+        _one_of("on_bad_frame", self.on_bad_frame, ("skip", "fail"))
+        for key in ("points_file", "labels_file"):
+            value = getattr(self, key)
+            _check_points_file(key, value)
+            if value is not None and self.points != "mesh":
+                raise ConfigError(f"{key}={value}: has no meaning with points={self.points}, leave it out")
+
+
+COMMANDS: dict[str, type[Any]] = {"extract": ExtractConfig, "export": ExportConfig, "fuse": FuseConfig}
 """What each command of ``clipfeat-<name>`` is told."""
 
 
@@ -683,3 +755,23 @@ def register_schemas() -> None:
     for layout in DATA_CONFIGS:
         store.store(group="data", name=f"{layout.name}_schema", node=layout)
     store.store(group="sampling", name="mesh_schema", node=MeshSamplingConfig)
+
+
+def extract_config(plain: dict[str, Any]) -> ExtractConfig:
+    """The configuration of ``clipfeat-extract`` that a ``config.yaml`` holds.
+
+    Raises:
+        ConfigError: If it holds unknown keys or values.
+    """
+    layouts = {layout.name: layout for layout in DATA_CONFIGS}
+    schema = OmegaConf.structured(ExtractConfig)
+    try:
+        schema.data = layouts[plain["data"]["name"]]
+        if plain["sampling"]["name"] == MeshSamplingConfig.name:
+            schema.sampling = MeshSamplingConfig
+        config = OmegaConf.to_object(OmegaConf.merge(schema, plain))
+    except (KeyError, TypeError, OmegaConfBaseException) as error:
+        raise ConfigError(f"no configuration of clipfeat-extract ({str(error).splitlines()[0]})") from error
+    if not isinstance(config, ExtractConfig):
+        raise ConfigError("no configuration of clipfeat-extract")
+    return config

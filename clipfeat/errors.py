@@ -7,14 +7,19 @@ _LONGEST = 1000
 """Characters that a message may have; of a longer one the middle is left out."""
 
 
+def one_line(text: str) -> str:
+    """A text as one printable line, whatever a damaged file or a library's own words brought into it."""
+    text = re.sub(r"\s*\n\s*", " ", text)
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 3 :]}"
+
+
 class ClipfeatError(Exception):
     """Anything wrong with the input, the configuration or the machine; the command line prints it in one line."""
 
     def __str__(self) -> str:
-        """The message as one printable line, whatever a damaged file or a library's own words brought into it."""
-        text = re.sub(r"\s*\n\s*", " ", super().__str__())
-        text = "".join(char if char.isprintable() else "?" for char in text)
-        return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 3 :]}"
+        """The message, see ``one_line``."""
+        return one_line(super().__str__())
 
 
 class ConfigError(ClipfeatError):
@@ -45,22 +50,25 @@ class OutputError(ClipfeatError):
     """A place that cannot be written to, or that holds the results of another run."""
 
 
-def tell_how_far(error: BaseException, done: int, total: int, folder: Path, *, overwrite: bool) -> None:
+def tell_how_far(
+    error: BaseException, done: int, total: int, folder: Path, *, overwrite: bool, unit: str = "frames"
+) -> None:
     """Raises an error that stops a run again, with how far the run came; one that says nothing of the run is left.
 
     Args:
         error: that stops the run.
-        done: frames whose files are there.
-        total: frames of the run.
+        done: frames, or scenes, whose files are there.
+        total: those of the run.
         folder: where they are.
         overwrite: whether the same command would begin anew.
+        unit: what is counted.
 
     Raises:
         KeyboardInterrupt: In place of one.
         OutputError: In place of one, such as of a full disk.
     """
     same = "the same command with resume=true" if overwrite else "the same command"
-    how_far = f"{done} of {total} frames are done in {folder}, {same} goes on from there"
+    how_far = f"{done} of {total} {unit} are done in {folder}, {same} goes on from there"
     if isinstance(error, KeyboardInterrupt):
         raise KeyboardInterrupt(how_far) from error
     if isinstance(error, OutputError):

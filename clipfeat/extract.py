@@ -24,6 +24,7 @@ from clipfeat.output import RunFolder, build_cache
 from clipfeat.output.summary import Stopwatch, summarize, summary_table, visible_share, warnings_of
 from clipfeat.plan import Plan, check_space, plan_run
 from clipfeat.prepare import Failed, FramePreparer
+from clipfeat.report import try_report
 from clipfeat.streaming import prefetch, shares
 from clipfeat.uv_index import open_uv_index
 from clipfeat.vis import Pictures, build_pictures
@@ -54,7 +55,10 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     folder.finish_scenes(plan.frames, plan.todo)
     if not plan.todo:
         log.info("all %d frames are done already in %s", len(plan.frames), folder.path)
-        return _summary_of_nothing(folder, stopwatch, cfg.sampling.name)
+        summary = _summary_of_nothing(folder, stopwatch, cfg.sampling.name)
+        if cfg.report:
+            try_report(folder)
+        return summary
     if cfg.check == "yes":
         with stopwatch.stage("check"):
             check_scenes(cfg, dataset, plan.frames)
@@ -71,10 +75,12 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     pictures = _build_pictures(cfg.vis, cfg.seed, model, plan, lanes)
     prepare = FramePreparer(dataset, locate, model.preprocess, model.network_input, stopwatch)
     writers = ThreadPoolExecutor(lanes, thread_name_prefix="clipfeat-write")
-    threads, buffers = max(1, default_lanes() // lanes), page_buffers(2 * lanes)
+    batch_size = cfg.batch_size or model.default_batch
+    # A lane samples all frames of its batch at once: as many may wait to be written, or it would wait for the disk.
+    threads, buffers = max(1, default_lanes() // lanes), page_buffers(batch_size + lanes)
     lane = Lane(prepare, model, folder, pictures, about, threads, writers, buffers, stopwatch)
     todo, total = plan.todo, len(plan.frames)
-    batches = shares(todo, cfg.batch_size or model.default_batch, lanes)
+    batches = shares(todo, batch_size, lanes)
     finished, finishing = 0, []
     log.info("%d frames to do, %d done already, into %s", len(todo), total - len(todo), folder.path)
     try:
@@ -123,6 +129,8 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     log.info("%s", summary_table(summary))
     for warning in warnings_of(summary):
         log.warning("WARNING %s", warning)
+    if cfg.report:
+        try_report(folder)
     if not summary["frames"]:
         raise DataError(f"all {summary['failed']} frames failed; {folder.path / 'frames.jsonl'} says why")
     return summary

@@ -125,9 +125,18 @@ class Picture:
         picture.pixels = pixels
         return picture
 
+    def decode(self) -> NDArray[np.uint8]:
+        """The pixels, for who looks at them once: they are not kept, and their memory serves the next picture.
+
+        Raises:
+            FrameError: If the picture is damaged.
+        """
+        kept: NDArray[np.uint8] | None = self.__dict__.get("pixels")
+        return self._decode(self._encoded) if kept is None else kept
+
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB.
+        """(H, W, 3) uint8 RGB, kept.
 
         Raises:
             FrameError: If the picture is damaged.
@@ -221,6 +230,14 @@ class FeatureMap:
     values: "torch.Tensor"
     image_to_map: NDArray[np.float64]
     clip_global: "torch.Tensor | None" = None
+
+    def covers(self, uv: FloatArray) -> NDArray[np.bool_]:
+        """(N,) which pixels (N, 2) of the picture the network saw: all of them, unless the picture was cropped."""
+        height, width = self.values.shape[1:]
+        u, v = uv.T.astype(np.float64)
+        x, y = (row[0] * u + row[1] * v + row[2] for row in self.image_to_map)
+        inside: NDArray[np.bool_] = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
+        return inside
 
 
 @dataclass(frozen=True, eq=False)

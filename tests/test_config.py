@@ -1,9 +1,19 @@
+import dataclasses
+
 import pytest
 from conftest import CHECKOUT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from clipfeat.config import DemoConfig, ExtractConfig, ScanNetConfig, config_dir, register_schemas
+from clipfeat.config import (
+    DemoConfig,
+    ExtractConfig,
+    FuseConfig,
+    ScanNetConfig,
+    config_dir,
+    extract_config,
+    register_schemas,
+)
 from clipfeat.data import DATASETS
 from clipfeat.errors import ConfigError
 from clipfeat.model.heads import HEADS
@@ -42,6 +52,7 @@ NEEDS = {
 def test_every_option_of_every_group_composes_and_is_known_to_its_table(group, option):
     cfg = composed(f"{group}={option}", "data.root=x", *NEEDS.get((group, option), []))
     assert isinstance(cfg, ExtractConfig)
+    assert extract_config(dataclasses.asdict(cfg)) == cfg  # what config.yaml holds
     tables = {
         "data": DATASETS, "model/head": HEADS, "output": FORMATS, "cache": CACHES, "sampling": POINT_SOURCES,
         "vis": KINDS,
@@ -113,6 +124,51 @@ def test_what_is_given_on_the_command_line_wins_over_an_experiment():
 def test_values_out_of_range_are_named(override, message):
     with pytest.raises(ConfigError, match=message):
         composed("data.root=x", override)
+
+
+@pytest.mark.parametrize(
+    "plain", [{}, {"data": {"name": "new"}}, {"data": 3}, {"data": {"name": "demo"}, "sampling": []}]
+)
+def test_what_is_no_configuration_of_a_run_is_refused(plain):
+    with pytest.raises(ConfigError, match=r"no configuration of clipfeat-extract \("):
+        extract_config(plain)
+    whole = dataclasses.asdict(composed("data.root=x"))
+    with pytest.raises(ConfigError, match=r"no configuration of clipfeat-extract \(.*new_key"):
+        extract_config(whole | {"new_key": 1})
+    with pytest.raises(ConfigError, match="frame_stride=0: expected a number of at least 1"):
+        extract_config(whole | {"frame_stride": 0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"points": "cloud"}, "points=cloud: expected one of mesh, voxel"),
+        ({"voxel_size": 0.0}, "voxel_size=0.0: expected a number above 0"),
+        ({"best_views": 0}, "best_views=0: expected a number of at least 1"),
+        ({"num_workers": 0}, "num_workers=0: expected a number of at least 1"),
+        ({"dtype": "int8"}, "dtype=int8: expected one of float32, float16"),
+        ({"formats": ["ply", "obj"]}, "formats=obj: expected one of openscene, ply"),
+        ({"resume": "maybe"}, "resume=maybe: expected one of true, overwrite"),
+        ({"on_bad_frame": "ignore"}, "on_bad_frame=ignore: expected one of skip, fail"),
+        ({"points_file": "a.obj"}, r"points_file=a.obj: expected a .ply or .npz file"),
+        ({"labels_file": "a.ply", "points": "voxel"}, "labels_file=a.ply: has no meaning with points=voxel, leave it"),
+    ],
+)
+def test_values_of_a_fusion_out_of_range_are_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        FuseConfig("store", **changes)
+
+
+def test_a_fusion_s_folder_is_in_its_store():
+    assert FuseConfig("a/b").output_dir == "a/b/fused"
+    assert FuseConfig("a/b", "c").output_dir == "c"
+    register_schemas()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = OmegaConf.to_object(compose("fuse", ["store=a/b", "resume=false"]))
+    assert cfg == FuseConfig("a/b", resume="overwrite")
+    help_text = (CONF / "hydra/help/fuse.yaml").read_text()
+    for key in dataclasses.fields(FuseConfig):
+        assert key.name in help_text
 
 
 def test_demo_values_out_of_range_are_named():

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
-from clipfeat.types import Camera, compose_affine, resize_affine
+from clipfeat.types import Camera, FeatureMap, Picture, compose_affine, resize_affine
 
 K = np.array([[500.0, 0.0, 319.5], [0.0, 490.0, 239.5], [0.0, 0.0, 1.0]])
 
@@ -54,3 +55,29 @@ def test_affine_maps_compose_in_order():
     first, second = resize_affine((640, 480), (224, 224)), resize_affine((224, 224), (14, 14))
     direct = resize_affine((640, 480), (14, 14))
     np.testing.assert_allclose(compose_affine(second, first), direct, atol=1e-15)
+
+
+def test_a_picture_keeps_its_pixels_only_for_who_asks_for_that():
+    decoded = []
+
+    def decode(encoded):
+        decoded.append(encoded)
+        return np.zeros((2, 3, 3), np.uint8)
+
+    picture = Picture((3, 2), b"x", decode)
+    assert picture.decode().shape == (2, 3, 3)
+    picture.decode()
+    assert len(decoded) == 2
+    assert picture.pixels is picture.pixels is picture.decode()
+    assert len(decoded) == 3
+
+
+def test_a_map_covers_what_the_network_saw():
+    whole = FeatureMap(torch.zeros(1, 14, 14), resize_affine((640, 480), (14, 14)))
+    corners = np.array([[-0.5, -0.5], [639.5, 479.5], [639.5, -0.5]])
+    assert whole.covers(corners.astype(np.float32)).all()
+    assert not whole.covers(corners * 1.01).any()
+    # The middle 480 columns: a centre crop.
+    cut = compose_affine(resize_affine((480, 480), (14, 14)), np.array([[1.0, 0, -80], [0, 1, 0]]))
+    pixels = np.array([[79.0, 240], [80, 240], [559, 240], [560, 240], [300, 480]])
+    assert FeatureMap(torch.zeros(1, 14, 14), cut).covers(pixels).tolist() == [False, True, True, False, False]

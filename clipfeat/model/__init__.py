@@ -110,7 +110,7 @@ class ClipModel:
         Raises:
             FrameError: If the picture is damaged.
         """
-        return self.preprocess.pixels(frame.image)
+        return self.preprocess.pixels(frame.picture.decode())
 
     @property
     def channels(self) -> int:

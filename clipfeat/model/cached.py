@@ -138,7 +138,7 @@ class CachedModel:
         """
         digest = frame.picture.digest
         stored = self._cache.get(frame.scene_id, frame.frame_id, self.fingerprint, digest)
-        pixels = None if stored is not None else self.preprocess.pixels(frame.image)
+        pixels = None if stored is not None else self.preprocess.pixels(frame.picture.decode())
         return CachedInput(frame.scene_id, frame.frame_id, digest, stored, pixels)
 
     def feature_maps(self, inputs: Sequence[CachedInput], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:

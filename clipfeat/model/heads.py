@@ -20,10 +20,12 @@ class Head(nn.Module):
     Attributes:
         scale: cells of the feature map along one side of a token.
         projected: whether it takes tokens in text space (``Encoder.project``) and not in the encoder's own.
+        affine: whether ``to_points`` is affine: weighted means may then be taken before it.
     """
 
     scale = 1
     projected = False
+    affine = True
 
     def to_map(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, D, h, w) to (B, C, scale·h, scale·w)."""
@@ -85,6 +87,7 @@ class TextHead(Head):
     """
 
     projected = True
+    affine = False
 
     def to_points(self, sampled: torch.Tensor) -> torch.Tensor:
         """(N, D) to (N, D) of length 1."""

@@ -25,23 +25,20 @@ def write_ply(
         xyz: (N, 3) metres; kept as float32.
         rgb: (N, 3).
         faces: (F, 3) rows of xyz; None for a cloud.
-        comments: lines for the header.
+        comments: lines for the header; what is not ASCII becomes a question mark.
 
     Raises:
         OutputError: If it can't be written.
-        ValueError: If a comment is not one line of ASCII.
     """
     import trimesh
 
-    if not all(comment.isascii() and comment.isprintable() for comment in comments):
-        raise ValueError(f"comments must be lines of ASCII, got {list(comments)}")
     if faces is None:
         shape: Any = trimesh.PointCloud(xyz, colors=rgb)
     else:
         shape = trimesh.Trimesh(xyz, faces, vertex_colors=rgb, process=False)
     # trimesh has no way to hand comments over. They may stand anywhere after the line of the format.
     beginning, rest = shape.export(file_type="ply").split(b"element vertex", 1)
-    lines = "".join(f"comment {comment}\n" for comment in comments).encode()
+    lines = "".join(f"comment {' '.join(comment.split())}\n" for comment in comments).encode("ascii", "replace")
     with atomic_file(path) as file:
         file.write(beginning + lines + b"element vertex" + rest)
     return path.stat().st_size

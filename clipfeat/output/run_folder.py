@@ -16,7 +16,8 @@ import yaml
 from safetensors.torch import save
 
 from clipfeat.atomic import atomic_file, remove_leftovers, temporary_path
-from clipfeat.errors import DataError, OutputError
+from clipfeat.config import ExtractConfig, extract_config
+from clipfeat.errors import ConfigError, DataError, OutputError
 from clipfeat.output.files import FORMATS, write_features
 from clipfeat.output.frame_files import open_files
 from clipfeat.output.grid import GridFrame
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 _FREE_KEYS = (
     "output_dir", "resume", "device", "batch_size", "num_workers", "on_bad_frame", "shard", "vis", "check",
     "uv_index", "scenes_file", "frames_per_scene", "frame_stride", "frame_selection", "model.allow_random",
-    "cache", "map_dtype", "model.offload",
+    "cache", "map_dtype", "model.offload", "report", "store", "data_root", "formats",
 )  # fmt: skip
 
 
@@ -219,7 +220,7 @@ class RunFolder:
         before = self._model_before(frames) or model
         if not (holds_another(self.path, config) or different_keys(before, model)):
             return [path for path in own if path.is_file()]
-        names = ["frames.jsonl", "summary.json", "model.json"]
+        names = ["frames.jsonl", "summary.json", "model.json", "report.html"]
         names += ["check.json"] if config.get("check") == "no" else []  # or it is of this run already
         records = [*self.path.glob("head_*.safetensors"), *(self.path / name for name in names)]
         # Of files named after scenes only those of scenes that a run has worked on: others may be the user's own.
@@ -434,6 +435,37 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise OutputError(f"{path}: holds no configuration. {_ANOTHER_FOLDER}")
     return config
+
+
+def read_run_config(folder: Path, data_root: str | None = None) -> ExtractConfig:
+    """The configuration of the run of clipfeat-extract whose results a folder holds.
+
+    Args:
+        folder: the run's output_dir.
+        data_root: where the scans are now, if they moved: it takes the old root's place in all paths.
+
+    Raises:
+        DataError: If there is none, or it can't be read.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise DataError(f"{path}: no such file, the configuration of the run; give the output_dir of clipfeat-extract")
+    try:
+        config = read_config(folder)
+        if data_root is not None:
+            config = _moved(config, config["data"]["root"], data_root)
+        return extract_config(config)
+    except (KeyError, TypeError, OutputError, ConfigError) as error:
+        raise DataError(f"{path}: not the configuration of a run of this clipfeat ({error})") from error
+
+
+def _moved(node: Any, before: str, now: str) -> Any:
+    """The same, with the paths below a folder below another one."""
+    if isinstance(node, dict):
+        return {key: _moved(value, before, now) for key, value in node.items()}
+    if isinstance(node, str) and (node + "/").startswith(before.rstrip("/") + "/"):
+        return now + node[len(before.rstrip("/")) :]
+    return node
 
 
 def different_keys(before: Any, now: Any, prefix: str = "") -> list[str]:

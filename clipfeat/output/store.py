@@ -70,6 +70,11 @@ class FeatureStore:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_head": None}  # each process reads its own
 
+    @property
+    def keeps_maps(self) -> bool:
+        """Whether the frames hold maps (``map``, ``sample``) and not features at points."""
+        return FORMATS[self.format].keeps_map
+
     def frames(self, scene_id: str) -> list[int]:
         """The numbers of a scene's frames that are done now, ascending.
 
@@ -110,7 +115,7 @@ class FeatureStore:
         Raises:
             DataError: If it, or the head's weights, are missing, damaged, or of another model or schema.
         """
-        if FORMATS[self.format].keeps_map:
+        if self.keeps_maps:
             grid = self.map(scene_id, frame_id)
             grid = grid if choose is None else grid.take(choose(len(grid.pts_idx)))
             return self._sampled(grid)
@@ -126,7 +131,7 @@ class FeatureStore:
         Raises:
             DataError: If the store keeps no maps, or the frame is missing, damaged, or of another model or schema.
         """
-        if not FORMATS[self.format].keeps_map:
+        if not self.keeps_maps:
             raise DataError(
                 f"{self.folder}: output={self.format} keeps features at points and no maps; extract with output=grid"
             )
@@ -152,7 +157,7 @@ class FeatureStore:
         channels, height, width = feature_map.values.shape
         cells = feature_map.values.permute(1, 2, 0).reshape(height * width, channels).float()
         with torch.inference_mode():
-            values = self._head_for(feature_map).to_points(cells).T.reshape(-1, height, width)
+            values = self.head_for(feature_map).to_points(cells).T.reshape(-1, height, width)
         return dataclasses.replace(feature_map, values=values)
 
     def sample(
@@ -194,7 +199,7 @@ class FeatureStore:
                 raise ValueError(f"frame is {given}, expected {(scene_id, frame_id, size)}")
             seen = project_frame(world, frame, rule)
         rows = np.flatnonzero(seen.visible)
-        rows = rows[_in_map(seen.uv[rows], grid.feature_map)]
+        rows = rows[grid.feature_map.covers(seen.uv[rows])]
         placed = dataclasses.replace(
             grid,
             uv_idx=seen.uv[rows],
@@ -209,7 +214,7 @@ class FeatureStore:
         """The features at all of its points."""
         feature_map, clip_global = grid.feature_map, grid.feature_map.clip_global
         with torch.inference_mode():
-            pts_feat = self._head_for(feature_map).to_points(sample_img_feat(feature_map, grid.uv_idx)).numpy()
+            pts_feat = self.head_for(feature_map).to_points(sample_img_feat(feature_map, grid.uv_idx)).numpy()
         return PointFeatures(
             pts_feat=pts_feat,
             uv_idx=grid.uv_idx,
@@ -220,8 +225,15 @@ class FeatureStore:
             clip_global=None if clip_global is None else clip_global.numpy(),
         )
 
-    def _head_for(self, feature_map: FeatureMap) -> Head:
-        """The head of the run, with the weights that lie in its folder."""
+    def head_for(self, feature_map: FeatureMap) -> Head:
+        """The head of the run, which makes features of what is sampled off its maps; its weights lie in the folder.
+
+        Args:
+            feature_map: one of the store's.
+
+        Raises:
+            DataError: If the weights are missing or others.
+        """
         if self._head is None:
             name, expected = self.model["head"], self.model["head_sha256"]
             path = self.folder / f"head_{name}.safetensors" if expected else None
@@ -261,11 +273,3 @@ class FeatureStore:
                 f"{self.path(scene_id, frame_id)}: features of another model than the rest of {self.folder}, which "
                 f"differs in {'; '.join(differing)}; give each model a folder of its own"
             )
-
-
-def _in_map(uv: NDArray[np.float32], feature_map: FeatureMap) -> NDArray[np.bool_]:
-    """Which pixels (N, 2) the network saw: all of them, unless the picture was cropped."""
-    affine, (height, width) = feature_map.image_to_map, feature_map.values.shape[1:]
-    cell = uv @ affine[:, :2].T + affine[:, 2]
-    inside: NDArray[np.bool_] = (cell >= -0.5) & (cell <= (width - 0.5, height - 0.5))
-    return np.logical_and(inside[:, 0], inside[:, 1])

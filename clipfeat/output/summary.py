@@ -1,6 +1,7 @@
 """What a run did: seconds a stage, points by status, bytes, memory; as a dictionary and as a short table."""
 
 import platform
+import re
 import resource
 import sys
 import threading
@@ -168,13 +169,10 @@ def summary_table(summary: dict[str, Any]) -> str:
 
 def warnings_of(summary: dict[str, Any]) -> list[str]:
     """What a user should look at before trusting the features."""
-    # Points that come from the frame itself are seen in it. Of a whole scene's mesh, no frame sees much.
-    own_points = summary["sampling"] != "mesh"
-    low = {s: share for s, share in summary["visible_share"].items() if own_points and share < LOW_VISIBLE_SHARE}
     found = [
         f"{scene}: only {share:.0%} of its points are visible; a wrong pose direction, "
         f"a K of another resolution or a wrong depth scale look like this"
-        for scene, share in low.items()
+        for scene, share in low_shares(summary).items()
     ]
     if summary["frames_without_depth"]:
         found.append(
@@ -182,14 +180,34 @@ def warnings_of(summary: dict[str, Any]) -> list[str]:
             f"hide each other (camera.zbuffer), which is right for some nine in ten of them"
         )
     if summary["failures"]:
-        shown = [f"{_name(f)}: {f['why']}" for f in summary["failures"][:5]]
+        shown = [f"{name_of(f)}: {f['why']}" for f in summary["failures"][:5]]
         more = len(summary["failures"]) - len(shown)
         found += [f"failed: {line}" for line in shown]
         found += [f"… and {more} more failed frames, all listed in frames.jsonl"] if more else []
     return found
 
 
-def _name(failure: dict[str, Any]) -> str:
+def low_shares(summary: dict[str, Any]) -> dict[str, float]:
+    """The visible shares of the scenes in which suspiciously few points are visible."""
+    # Points that come from the frame itself are seen in it. Of a whole scene's mesh, no frame sees much.
+    own_points = summary["sampling"] != "mesh"
+    return {s: share for s, share in summary["visible_share"].items() if own_points and share < LOW_VISIBLE_SHARE}
+
+
+def name_of(failure: dict[str, Any]) -> str:
     """A frame, or a scene that could not be read."""
     scene_id, frame_id = failure["scene_id"], failure["frame_id"]
     return scene_id if frame_id is None else f"{scene_id} frame {frame_id}"
+
+
+def reason_of(failure: Mapping[str, Any]) -> str:
+    """Why a frame failed, without what differs from one to the next: files, the scene's name, numbers.
+
+    ``/d/s1/pose/20.txt: 3 values, expected 16`` is ``# values, expected #``.
+    """
+    why: str = failure["why"]
+    head, separator, tail = why.partition(": ")
+    if separator and ("/" in head or str(failure["scene_id"]) in head):
+        why = tail
+    why = re.sub(r"\S*/\S*", "…", why.replace(str(failure["scene_id"]), "…"))
+    return re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "#", why).strip()

@@ -52,13 +52,14 @@ class ViewMerger:
         self._check(rows, weight, channels)
         if uv.shape != (len(rows), 2):
             raise ValueError(f"uv must be ({len(rows)}, 2), got {uv.shape}")
-        cells = values.detach().permute(1, 2, 0).reshape(height * width, channels).float().contiguous().numpy()
-        affine = np.ascontiguousarray(feature_map.image_to_map, np.float64)
-        position = np.asarray(uv, np.float64) @ affine[:, :2].T + affine[:, 2]
-        if not np.isfinite(position).all():
+        rows_of_cells = values.detach().permute(1, 2, 0).reshape(height * width, channels).numpy()
+        # By NumPy: torch would wake its threads for this, and on a busy machine wait for them many times as long.
+        cells = np.ascontiguousarray(rows_of_cells, np.float32)
+        if not np.isfinite(uv).all():
             raise ValueError("uv holds NaN or inf: points behind the camera have no pixel, leave them out")
-        own = np.ascontiguousarray(weight, np.float64)
-        _add_map(cells, width, height, rows, position, own, self.mean, self.weight, self.views)
+        affine = np.ascontiguousarray(feature_map.image_to_map, np.float64)
+        places, own = np.ascontiguousarray(uv, np.float64), np.ascontiguousarray(weight, np.float64)
+        _add_map(cells, width, height, affine, rows, places, own, self.mean, self.weight, self.views)
 
     def add_points(self, features: NDArray[np.floating], rows: NDArray[np.int64], weight: NDArray[np.floating]) -> None:
         """Adds features that are known at the points.
@@ -117,18 +118,22 @@ def _add_map(
     cells: NDArray[np.float32],
     width: int,
     height: int,
+    image_to_map: NDArray[np.float64],
     rows: NDArray[np.int64],
-    position: NDArray[np.float64],
+    uv: NDArray[np.float64],
     weight: NDArray[np.float64],
     mean: NDArray[np.float32],
     total: NDArray[np.float64],
     views: NDArray[np.int32],
 ) -> None:  # pragma: no cover - compiled
     """Straight into the mean: the samples are never written down."""
+    m = image_to_map
     for i in range(len(rows)):
         if not weight[i] > 0:
             continue
-        (a, b, c, d), (wa, wb, wc, wd) = four_cells(position[i, 0], position[i, 1], width, height)
+        x = m[0, 0] * uv[i, 0] + m[0, 1] * uv[i, 1] + m[0, 2]
+        y = m[1, 0] * uv[i, 0] + m[1, 1] * uv[i, 1] + m[1, 2]
+        (a, b, c, d), (wa, wb, wc, wd) = four_cells(x, y, width, height)
         n = rows[i]
         total[n] += weight[i]
         views[n] += 1

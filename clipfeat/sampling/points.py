@@ -81,16 +81,31 @@ class ScenePoints:
         return self._points(frame.scene_id)
 
     def _read(self, scene_id: str) -> Points:
-        path = Path(self.pattern.replace("{scene}", scene_id))
-        points = read_points(path)
-        if self.labels is not None:
-            second_path = Path(self.labels.replace("{scene}", scene_id))
-            second = read_points(second_path)
-            if len(second.idx) != len(points.idx):
-                raise DataError(
-                    f"{second_path}: {len(second.idx)} vertices, but {path} has {len(points.idx)}; "
-                    f"they must be those of the same mesh"
-                )
-            points.attributes.update({k: v for k, v in second.attributes.items() if k not in points.attributes})
+        points = scene_points(scene_id, self.pattern, self.labels)
         rng = np.random.default_rng(self.seed)
         return points.take(choose(points.idx, self.count, rng))
+
+
+def scene_points(scene_id: str, pattern: str, labels: str | None) -> Points:
+    """All points of a scene.
+
+    Args:
+        scene_id: the scene.
+        pattern: see ``ScenePoints``.
+        labels: see ``ScenePoints``.
+
+    Raises:
+        DataError: If they can't be read, or the labels are those of another mesh.
+    """
+    path = Path(pattern.replace("{scene}", scene_id))
+    points = read_points(path)
+    if labels is not None:
+        second_path = Path(labels.replace("{scene}", scene_id))
+        second = read_points(second_path)
+        if len(second.idx) != len(points.idx):
+            raise DataError(
+                f"{second_path}: {len(second.idx)} vertices, but {path} has {len(points.idx)}; "
+                f"they must be those of the same mesh"
+            )
+        points.attributes.update({k: v for k, v in second.attributes.items() if k not in points.attributes})
+    return points

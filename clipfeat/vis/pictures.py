@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from clipfeat.errors import OutputError
 from clipfeat.streaming import end_with_parent
 from clipfeat.types import PointFeatures, resize_affine
 from clipfeat.vis.directions import unit_directions
+
+T = TypeVar("T")
 
 THUMBNAIL_WIDTH = 720
 """Pixels. A panel of a picture at the default dpi is about 530 pixels wide."""
@@ -246,12 +248,12 @@ def _start_process() -> None:
     threadpool_limits(1)
 
 
-def spread_evenly(frame_ids: Sequence[int], count: int) -> list[int]:
-    """At most ``count`` of the ids, the middle ones of as many equal stretches: 2 of (0, 1, 2, 3, 4, 5) are 1 and 4."""
-    n = len(frame_ids)
+def spread_evenly(items: Sequence[T], count: int) -> list[T]:
+    """At most ``count`` of some, the middle ones of as many equal stretches: 2 of (0, 1, 2, 3, 4, 5) are 1 and 4."""
+    n = len(items)
     if n <= count:
-        return list(frame_ids)
-    return [frame_ids[(2 * i + 1) * n // (2 * count)] for i in range(count)]
+        return list(items)
+    return [items[(2 * i + 1) * n // (2 * count)] for i in range(count)]
 
 
 def pictured_frames(kind: str, frames: Sequence[tuple[str, int]], max_frames: int) -> set[tuple[str, int]]:

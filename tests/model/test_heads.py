@@ -44,6 +44,15 @@ def test_how_many_numbers_a_point_gets(name):
     assert point_channels(head, 64) == head.to_points(feature_map[0].flatten(1).T).shape[1]
 
 
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_say_whether_means_may_be_taken_before_them(name):
+    head = build_head(name, 64, None, 0)
+    sampled = torch.randn(2, 256)
+    mean = 0.3 * sampled[:1] + 0.7 * sampled[1:]
+    after = 0.3 * head.to_points(sampled[:1]) + 0.7 * head.to_points(sampled[1:])
+    assert torch.allclose(head.to_points(mean), after, atol=1e-5) == head.affine
+
+
 def test_proj128_equals_its_slow_twin():
     rng = np.random.default_rng(0)
     head = build_head("proj128", 16, None, 3)
