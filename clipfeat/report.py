@@ -23,6 +23,7 @@ from clipfeat.output.summary import (
     Stopwatch,
     low_shares,
     name_of,
+    reason_of,
     summarize,
     visible_share,
     warnings_of,
@@ -271,19 +272,6 @@ def _failures(failures: Sequence[dict[str, Any]]) -> Markup:
     more = sum(len(of_reason) for _, of_reason in largest_first[_MAX_REASONS:])
     note = f"{f'… and {more} for other reasons. ' if more else ''}All are listed in frames.jsonl."
     return joined([tag("ul", joined(items), class_="failures"), tag("p", note, class_="faint")])
-
-
-def reason_of(failure: dict[str, Any]) -> str:
-    """Why a frame failed, without what differs from one to the next: files, the scene's name, numbers.
-
-    ``/d/s1/pose/20.txt: 3 values, expected 16`` is ``# values, expected #``.
-    """
-    why = failure["why"]
-    head, separator, tail = why.partition(": ")
-    if separator and ("/" in head or str(failure["scene_id"]) in head):
-        why = tail
-    why = re.sub(r"\S*/\S*", "…", why.replace(str(failure["scene_id"]), "…"))
-    return re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "#", why).strip()
 
 
 def _stages(run: Run) -> Markup:

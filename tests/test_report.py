@@ -11,7 +11,7 @@ import clipfeat.report
 from clipfeat.cli import report_main
 from clipfeat.errors import DataError
 from clipfeat.output import RunFolder
-from clipfeat.report import MAX_PICTURES, open_run, reason_of, try_report, write_report
+from clipfeat.report import MAX_PICTURES, open_run, try_report, write_report
 
 CONFIG = {
     "data": {"name": "scannet", "root": "/data/scans"},
@@ -155,16 +155,6 @@ def test_pictures_are_spread_over_the_scenes(large, tmp_path):
     shown = [alt for _, alt in images(text_of(few))]
     assert len(shown) == MAX_PICTURES
     assert [sum(alt.startswith(f"{scene} ·") for alt in shown) for scene in "ab"] == [12, 12]
-
-
-def test_failures_are_grouped_by_reason():
-    whys = [
-        ("s1", "/d/s1/pose/20.txt: 3 values, expected 16"), ("s22", "/my scans/s22/pose/9.txt: 15 values, expected 16"),
-        ("s1", "s1: 3 values, expected 1e-6"), ("7", "7.sens, frame 7: -0.3 values, expected 2.5"),
-    ]  # fmt: skip
-    assert {reason_of({"scene_id": s, "frame_id": 0, "why": why}) for s, why in whys} == {"# values, expected #"}
-    why = "pose is lost; see /d/s1/log.txt of s1"
-    assert reason_of({"scene_id": "s1", "frame_id": 0, "why": why}) == "pose is lost; see … of …"
 
 
 def test_the_largest_group_of_failures_is_first(small):

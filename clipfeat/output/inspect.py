@@ -19,7 +19,7 @@ from clipfeat.output.frame_files import FrameFiles, detect_format, natural_key, 
 from clipfeat.output.grid import GridFrame, grid_frame
 from clipfeat.output.run_folder import different_keys, latest_lines, read_config, read_json
 from clipfeat.output.store import FeatureStore
-from clipfeat.output.summary import visible_share
+from clipfeat.output.summary import reason_of, visible_share
 from clipfeat.streaming import prefetch, usable_cores
 
 Item = TypeVar("Item")
@@ -245,8 +245,7 @@ def _failures(failed: Sequence[Mapping[str, Any]]) -> str:
     """Failures by their reason, without what differs from frame to frame."""
     reasons: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for line in failed:
-        why = line["why"].replace(str(line["scene_id"]), "<scene>")
-        reasons[why.replace(str(line["frame_id"]), "<frame>")].append(line)
+        reasons[reason_of(line)].append(line)
     common = sorted(reasons.values(), key=len, reverse=True)
     shown = [f"{len(lines)} × such as: {lines[0]['why']}" for lines in common[:_SHOWN]]
     more = [f"… and {len(common) - _SHOWN} more reasons, in frames.jsonl"] if len(common) > _SHOWN else []

@@ -1,6 +1,7 @@
 """What a run did: seconds a stage, points by status, bytes, memory; as a dictionary and as a short table."""
 
 import platform
+import re
 import resource
 import sys
 import threading
@@ -197,3 +198,16 @@ def name_of(failure: dict[str, Any]) -> str:
     """A frame, or a scene that could not be read."""
     scene_id, frame_id = failure["scene_id"], failure["frame_id"]
     return scene_id if frame_id is None else f"{scene_id} frame {frame_id}"
+
+
+def reason_of(failure: Mapping[str, Any]) -> str:
+    """Why a frame failed, without what differs from one to the next: files, the scene's name, numbers.
+
+    ``/d/s1/pose/20.txt: 3 values, expected 16`` is ``# values, expected #``.
+    """
+    why: str = failure["why"]
+    head, separator, tail = why.partition(": ")
+    if separator and ("/" in head or str(failure["scene_id"]) in head):
+        why = tail
+    why = re.sub(r"\S*/\S*", "…", why.replace(str(failure["scene_id"]), "…"))
+    return re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "#", why).strip()

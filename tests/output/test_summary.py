@@ -3,7 +3,7 @@ import time
 
 import numpy as np
 
-from clipfeat.output.summary import Stopwatch, status_counts, summarize, summary_table, warnings_of
+from clipfeat.output.summary import Stopwatch, reason_of, status_counts, summarize, summary_table, warnings_of
 
 ABOUT = {"model": {"weights": "random", "weights_sha256": "0", "head": "none"}, "sampling": "depth"}
 
@@ -70,3 +70,13 @@ def test_frames_without_depth_are_told():
     assert any(w.startswith("1 of 2 frames have no depth file") for w in warnings_of(summary))
     summary = summarize([record("a", 1, 9, 1)], Stopwatch(), 1, ABOUT, interrupted=False)
     assert not warnings_of(summary)
+
+
+def test_failures_are_grouped_by_reason():
+    whys = [
+        ("s1", "/d/s1/pose/20.txt: 3 values, expected 16"), ("s22", "/my scans/s22/pose/9.txt: 15 values, expected 16"),
+        ("s1", "s1: 3 values, expected 1e-6"), ("7", "7.sens, frame 7: -0.3 values, expected 2.5"),
+    ]  # fmt: skip
+    assert {reason_of({"scene_id": s, "frame_id": 0, "why": why}) for s, why in whys} == {"# values, expected #"}
+    why = "pose is lost; see /d/s1/log.txt of s1"
+    assert reason_of({"scene_id": "s1", "frame_id": 0, "why": why}) == "pose is lost; see … of …"
