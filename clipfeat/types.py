@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.floating]
 
+FARTHEST_M = 1e9
+"""No coordinate is larger, in metres: what is comes of damage, and its products may be too large for a float."""
+
 
 class PointStatus(IntEnum):
     """Why a point has, or has no, pixel in a frame."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.errors import DataError, FrameError
-from clipfeat.types import Camera
+from clipfeat.types import FARTHEST_M, Camera
 
 _LARGEST_SIDE = 1 << 20
 """Pixels. A picture that is said to be larger is none."""
@@ -53,6 +53,8 @@ def check_pose(pose: NDArray[np.float64], where: str, direction: str = "camera-t
         raise FrameError(f"{where}: the upper left 3×3 is no rotation (a scale, a mirrored axis, or another matrix?)")
     if np.abs(pose[3] - (0, 0, 0, 1)).max() > 1e-6:
         raise FrameError(f"{where}: the last row is {pose[3].tolist()}, expected 0 0 0 1 (transposed?)")
+    if np.abs(pose[:3, 3]).max() > FARTHEST_M:
+        raise FrameError(f"{where}: a translation by {np.abs(pose[:3, 3]).max():g} m; the pose is damaged")
     return pose
 
 

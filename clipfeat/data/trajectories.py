@@ -1,5 +1,6 @@
 """Reading files that hold the poses, or the names, of many frames: one pass, each bad line named by its number."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -76,7 +77,7 @@ def rotation_from_quaternion(xyzw: NDArray[np.float64], where: str) -> NDArray[n
     Raises:
         FrameError: If it is not finite, zero, or off from unit length by more than 0.01.
     """
-    length = float(np.linalg.norm(xyzw))
+    length = math.hypot(*xyzw.tolist())  # which does not overflow in between
     if not np.isfinite(length):
         raise FrameError(f"{where}: the quaternion holds inf or NaN, so tracking was lost in this frame")
     if length == 0:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from clipfeat.arrays import read_npz
 from clipfeat.errors import DataError
-from clipfeat.types import Points
+from clipfeat.types import FARTHEST_M, Points
 
 _PLY_COORDINATES = ("x", "y", "z")
 _PLY_COLORS = ("red", "green", "blue")
@@ -23,7 +23,7 @@ def read_points(path: Path) -> Points:
     array of N rows of numbers becomes an attribute.
 
     Raises:
-        DataError: If the file is missing or damaged, holds no vertices, or some are not finite.
+        DataError: If the file is missing or damaged, holds no vertices, or some are not finite or nowhere near.
     """
     readers = {".ply": _read_ply, ".npz": _read_npz}
     if path.suffix.lower() not in readers:
@@ -35,7 +35,11 @@ def read_points(path: Path) -> Points:
         raise DataError(f"{path}: holds no vertices (shape {xyz.shape}), expected (N, 3) with N above 0")
     if not np.isfinite(xyz).all():
         raise DataError(f"{path}: {int((~np.isfinite(xyz).all(1)).sum())} of {len(xyz)} vertices hold inf or NaN")
-    return Points(xyz.astype(np.float64), np.arange(len(xyz)), attributes)
+    xyz = xyz.astype(np.float64)
+    far = int((np.abs(xyz) > FARTHEST_M).any(1).sum())
+    if far:
+        raise DataError(f"{path}: {far} of {len(xyz)} vertices are farther than {FARTHEST_M:g} m away; damaged?")
+    return Points(xyz, np.arange(len(xyz)), attributes)
 
 
 def read_faces(path: Path) -> NDArray[np.int32] | None:

@@ -30,6 +30,7 @@ def bad(change):
         (bad(lambda p: p.__setitem__((0, 0), 1e300)), "is no rotation"),
         (bad(lambda p: p.__setitem__((1, 2), -1e308)), "is no rotation"),
         (bad(lambda p: p.__setitem__((slice(3), 0), -p[:3, 0])), "is no rotation"),
+        (bad(lambda p: p.__setitem__((1, 3), -1e300)), r"a translation by 1e\+300 m; the pose is damaged"),
         (random_pose(np.random.default_rng(0)).T, r"the last row is .* \(transposed\?\)"),
     ],
 )

@@ -29,9 +29,11 @@ def test_quaternions_agree_with_scipy():
         ([0, 0, np.nan, 1], "holds inf or NaN"),
         ([0, 0, np.inf, 1], "holds inf or NaN"),
         ([0, 0, 0, 2], "has length 2, expected 1"),
+        ([0, 1e300, 1e300, 0], r"has length 1.414e\+300, expected 1"),
         ([0.5, 0.5, 0.5, 0.45], "has length 0.976, expected 1"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_bad_quaternions_are_named(q, message):
     with pytest.raises(FrameError, match="groundtruth.txt: the quaternion " + message):
         rotation_from_quaternion(np.array(q, float), "groundtruth.txt")

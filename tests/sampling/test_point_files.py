@@ -118,6 +118,9 @@ def test_other_bad_files_are_named(tmp_path):
     np.savez(tmp_path / "scalar.npz", xyz=np.array(3.0))
     with pytest.raises(DataError, match=r"scalar.npz: holds no vertices \(shape \(\)\)"):
         read_points(tmp_path / "scalar.npz")
+    np.savez(tmp_path / "far.npz", xyz=np.array([[0, 0, 0], [0, -1e300, 0]]))
+    with pytest.raises(DataError, match=r"far.npz: 1 of 2 vertices are farther than 1e\+09 m away; damaged\?"):
+        read_points(tmp_path / "far.npz")
     np.savez(tmp_path / "none.npz", a=np.zeros(3))
     with pytest.raises(DataError, match="none.npz: holds none of the arrays xyz, points, vertices, but a"):
         read_points(tmp_path / "none.npz")
