@@ -50,7 +50,7 @@ LOW_SEEN_SHARE = 0.5
 UNSEEN = 128
 """Grey of the points that no frame sees."""
 
-_COLORED = 20_000
+_COLORED = 10_000
 """Points that colours are fitted to, and that are coloured at a time: of all points at once, the float64 copies would
 take more memory than the fusion."""
 
@@ -84,10 +84,9 @@ def fuse(cfg: FuseConfig) -> dict[str, Any]:
     written = 0
     try:
         written += sum(_write_formats(folder, scene_id, cfg.formats) for scene_id in done)
-        for scene_id, fused in _fused_scenes(cfg, store, run, {s: frames[s] for s in todo}, failed):
-            fused.meta.update(how)
-            written += _write_scene(folder, fused, cfg.formats)
-            done[scene_id] = fused.meta
+        if todo:  # or the scans need not be there
+            fuser = SceneFuser(cfg, store, run)
+            written += _fuse_scenes(fuser, {scene_id: frames[scene_id] for scene_id in todo}, folder, how, done, failed)
     except BaseException as error:
         tell_how_far(error, len(done), len(scenes), folder, overwrite=cfg.resume == "overwrite", unit="scenes")
         raise
@@ -101,13 +100,16 @@ def fuse(cfg: FuseConfig) -> dict[str, Any]:
     return summary
 
 
-def _fused_scenes(
-    cfg: FuseConfig, store: FeatureStore, run: ExtractConfig, frames: dict[str, list[int]], failed: dict[str, str]
-) -> Iterator[tuple[str, FusedScene]]:
-    """The scenes one after another; bad ones are put into ``failed``, with why, or stop the run."""
-    if not frames:  # and the scans need not be there
-        return
-    fuser = SceneFuser(cfg, store, run)
+def _fuse_scenes(
+    fuser: "SceneFuser",
+    frames: dict[str, list[int]],
+    folder: Path,
+    how: dict[str, Any],
+    done: dict[str, dict[str, Any]],
+    failed: dict[str, str],
+) -> int:
+    """Fuses and writes scene after scene, puts the meta of each into ``done`` or why not into ``failed``; the bytes."""
+    written = 0
     total = fuser.passes * sum(map(len, frames.values()))
     with logging_redirect_tqdm(), tqdm(total=total, unit="frame", disable=None) as bar:
         for scene_id, frame_ids in frames.items():
@@ -115,13 +117,17 @@ def _fused_scenes(
             try:
                 fused = fuser(scene_id, frame_ids, bar.update)
             except DataError as error:
-                if cfg.on_bad_frame == "fail":
+                if fuser.cfg.on_bad_frame == "fail":
                     raise
                 failed[scene_id] = str(error)
                 continue
+            fused.meta.update(how)
+            written += _write_scene(folder, fused, fuser.cfg.formats)
+            done[scene_id] = fused.meta
+            del fused  # or two scenes would be in memory
             if bar.disable:
-                log.info("%s: %s", scene_id, _in_short(fused.meta))
-            yield scene_id, fused
+                log.info("%s: %s", scene_id, _in_short(done[scene_id]))
+    return written
 
 
 class SceneFuser:
@@ -133,6 +139,7 @@ class SceneFuser:
         run: the configuration that they were extracted with.
 
     Attributes:
+        cfg: how.
         passes: how often it goes through the frames of a scene.
 
     Raises:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -235,6 +236,39 @@ def test_every_format_is_written_and_says_whose_features_it_shows(store_of, run_
         half = torch.load(tmp_path / "out" / f"{scene_id}_0.pt", weights_only=True)
         assert half["mask_full"].tolist() == found.seen.tolist()
         np.testing.assert_array_equal(half["feat"].numpy(), found.pts_feat[found.seen].astype(np.float16))
+
+
+@pytest.mark.parametrize("options", [{}, {"best_views": 2, "formats": ["ply", "openscene"]}])
+def test_memory_is_needed_for_the_points_and_not_for_the_views(store_of, demo_root, tmp_path, options):
+    xyz = read_points(mesh_path(demo_root, SCENES[0])).xyz
+    many = np.concatenate([xyz + 1e-3 * offset for offset in range(3)])
+    np.savez(tmp_path / "many.npz", xyz=many)
+    (tmp_path / "scenes.txt").write_text(SCENES[0])
+    files = {"points_file": str(tmp_path / "many.npz"), "scenes_file": str(tmp_path / "scenes.txt")}
+    options = {"formats": [], **options, **files}
+    cfg = FuseConfig(str(store_of("grid")), str(tmp_path), resume="overwrite", **options)
+    fuse(cfg)  # what is imported and compiled is not counted
+    tracemalloc.start()
+    fuse(cfg)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * read_fused(tmp_path / f"{SCENES[0]}.npz").pts_feat.nbytes
+
+
+def test_voxels_of_a_real_recording(office, run_cli, run_fuse, tmp_path):
+    (tmp_path / "scenes.txt").write_text("scene9000_00\n")
+    base = [f"data.root={office}", "scenes_file=scenes.txt", "output_dir=run", "output=grid", "frames_per_scene=8"]
+    assert run_cli(*base)[0] == 0
+    code, err = run_fuse("store=run", "points=voxel")
+    assert code == 0, err
+    found = read_fused(tmp_path / "run" / "fused" / "scene9000_00.npz")
+    assert found.seen.mean() > 0.9
+    assert (found.views > 1).mean() > 0.3  # neighbours overlap by half; with wrong poses next to nothing would
+    # The floor is one flat layer of voxels: their heights differ by less than the voxels are high.
+    heights, counts = np.unique(np.floor(found.points.xyz[:, 1] / 0.05), return_counts=True)
+    floor = heights[counts.argmax()]
+    near = found.points.xyz[np.abs(found.points.xyz[:, 1] / 0.05 - floor - 0.5) < 2, 1]
+    assert np.percentile(np.abs(near - np.median(near)), 50) < 0.02
 
 
 def times(folder):
