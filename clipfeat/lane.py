@@ -26,7 +26,7 @@ from clipfeat.model import Model
 from clipfeat.output import GridFrame, RunFolder
 from clipfeat.output.run_folder import done_record
 from clipfeat.output.summary import Stopwatch
-from clipfeat.prepare import Failed, FramePreparer, Prepared
+from clipfeat.prepare import Failed, Prepared
 from clipfeat.sampling import sample_img_feat
 from clipfeat.streaming import usable_cores
 from clipfeat.types import FeatureMap, PointFeatures
@@ -63,7 +63,6 @@ class Lane:
     """Works through batches; safe to call from several threads.
 
     Attributes:
-        prepare: all of a frame's work that needs no network.
         model: the network.
         folder: where the files go.
         pictures: what they need is taken here, while the features are at hand.
@@ -75,7 +74,6 @@ class Lane:
         stopwatch: of the run; lanes add up, so its stages may exceed the wall clock's time.
     """
 
-    prepare: FramePreparer
     model: Model
     folder: RunFolder
     pictures: Pictures
@@ -86,12 +84,11 @@ class Lane:
     stopwatch: Stopwatch
     _local: threading.local = field(default_factory=threading.local)
 
-    def __call__(self, keys: Sequence[FrameKey]) -> list["Failed | Future[Done]"]:
+    def __call__(self, frames: Sequence[Prepared | Failed]) -> list["Failed | Future[Done]"]:
         """Does a batch; the files may still be on their way. Bad frames are recorded, any other error is raised."""
         if not hasattr(self._local, "ready"):
             torch.set_num_threads(self.threads)  # OpenMP keeps this number a thread
             self._local.ready = True
-        frames = [self.prepare(key) for key in keys]
         ready = [frame for frame in frames if isinstance(frame, Prepared)]
         with self.model.stream():
             with self.stopwatch.stage("model"):
