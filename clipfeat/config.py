@@ -743,8 +743,25 @@ class FuseConfig:
                 raise ConfigError(f"{key}={value}: has no meaning with points={self.points}, leave it out")
 
 
-COMMANDS: dict[str, type[Any]] = {"extract": ExtractConfig, "export": ExportConfig, "fuse": FuseConfig}
-"""What each command of ``clipfeat-<name>`` is told."""
+@dataclass
+class ComposerConfig(ExtractConfig):
+    """All of ``clipfeat-extract --config-name composer``: an extraction, and what is made of it.
+
+    Attributes:
+        uv_index: as for the extraction, but filled here where it is of use, which is for sampling=mesh; null for none.
+        fuse: see FuseConfig; its ``store`` is the ``output_dir`` of the extraction.
+    """
+
+    fuse: FuseConfig = field(default_factory=FuseConfig)
+
+
+COMMANDS: dict[str, type[Any]] = {
+    "extract": ExtractConfig,
+    "composer": ComposerConfig,
+    "export": ExportConfig,
+    "fuse": FuseConfig,
+}
+"""What each primary configuration holds: those of ``clipfeat-<name>``, and composer's."""
 
 
 def register_schemas() -> None:

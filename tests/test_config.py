@@ -6,6 +6,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from clipfeat.config import (
+    ComposerConfig,
     DemoConfig,
     ExtractConfig,
     FuseConfig,
@@ -30,10 +31,10 @@ OPTIONS = sorted(
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
-def composed(*overrides):
+def composed(*overrides, name="extract"):
     register_schemas()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return OmegaConf.to_object(compose("extract", list(overrides)))
+        return OmegaConf.to_object(compose(name, list(overrides)))
 
 
 # Layouts that are YAML alone bear the name of the reader behind them.
@@ -169,6 +170,21 @@ def test_a_fusion_s_folder_is_in_its_store():
     help_text = (CONF / "hydra/help/fuse.yaml").read_text()
     for key in dataclasses.fields(FuseConfig):
         assert key.name in help_text
+
+
+def test_the_composer_s_extraction_is_that_of_the_command():
+    overrides = ["experiment=demo", "model=vit_b32", "sampling=mesh", "output_dir=a/b", "num_workers=3"]
+    overrides += ["resume=overwrite", "on_bad_frame=fail"]
+    cfg, extraction = composed(*overrides, "fuse.best_views=4", name="composer"), composed(*overrides)
+    assert cfg.fuse == FuseConfig("a/b", best_views=4, num_workers=3, resume="overwrite", on_bad_frame="fail")
+    assert (cfg.uv_index, extraction.uv_index) == ("a/b/uv_index", None)
+    extraction.uv_index = cfg.uv_index
+    assert cfg == ComposerConfig(**vars(extraction), fuse=cfg.fuse)
+    defaults = [
+        [line for line in (CONF / f"{name}.yaml").read_text().splitlines() if line.startswith("  - ")]
+        for name in ("extract", "composer")
+    ]
+    assert [line.replace("extract", "composer").replace("clipfeat", "composer") for line in defaults[0]] == defaults[1]
 
 
 def test_demo_values_out_of_range_are_named():
