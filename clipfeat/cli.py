@@ -32,6 +32,8 @@ from clipfeat.config import (
     ExportConfig,
     ExtractConfig,
     FuseConfig,
+    PicturesConfig,
+    QueryConfig,
     config_dir,
     register_schemas,
 )
@@ -136,6 +138,28 @@ def inspect_main() -> None:
     sys.exit(EXIT_ERROR if found.broken else 0)
 
 
+def query_main() -> None:
+    """Entry point of ``clipfeat-query``."""
+    run_command("query", _query)
+
+
+def _query(cfg: QueryConfig) -> None:
+    from clipfeat.query import query
+
+    query(cfg)
+
+
+def vis_main() -> None:
+    """Entry point of ``clipfeat-vis``."""
+    run_command("vis", _draw)
+
+
+def _draw(cfg: PicturesConfig) -> None:
+    from clipfeat.draw import draw
+
+    draw(cfg)
+
+
 def run_command(config_name: str, work: Callable[[Any], None]) -> None:
     """Composes ``config_name`` with the command line, calls ``work`` and turns what goes wrong into an exit code."""
     register_schemas()
@@ -230,6 +254,9 @@ def explain(error: Exception, config_name: str) -> str:
         return f"{group}={choice} sets {key}, which the chosen {key.split('.')[0]} has not, or has of another type"
     if match := re.search(r"Error parsing override '([^']*)'", text):
         return f"cannot read the override '{match.group(1)}': expected key=value"
+    if match := re.search(r"Ambiguous value for argument '([^=]*)=(.*?)' 1\.", text):
+        key, value = match.groups()
+        return f"{key}={value}: a list is written {key}=[…,…], and a text with a comma \"{key}='{value}'\""
     if match := re.search(r"Could not override '([^']+)'.*?(?:is not in struct|not in '|not a)", text):
         return _unknown_key(match.group(1), config_name)
     if match := re.search(

@@ -22,7 +22,7 @@ from clipfeat.locate import FrameKey
 from clipfeat.output import FeatureStore
 from clipfeat.output.files import read_meta
 from clipfeat.output.fused import FusedScene, read_fused, write_fused, write_openscene
-from clipfeat.output.ply import write_ply
+from clipfeat.output.ply import UNSEEN, write_ply
 from clipfeat.output.run_folder import (
     check_config,
     different_keys,
@@ -46,9 +46,6 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 LOW_SEEN_SHARE = 0.5
-
-UNSEEN = 128
-"""Grey of the points that no frame sees."""
 
 _COLORED = 10_000
 """Points that colours are fitted to, and that are coloured at a time: of all points at once, the float64 copies would

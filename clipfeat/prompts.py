@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,11 @@ class Prompts:
     def kind(self) -> str:
         """What a score is: cosine or softmax."""
         return "softmax" if len(self.others) else "cosine"
+
+    def describe(self) -> dict[str, Any]:
+        """How scores are made, for a file that holds some."""
+        against = list(self.other_names)
+        return {"score": self.kind, "against": against, "temperature": self.temperature if against else None}
 
     def scores(self, features: FloatArray) -> NDArray[np.float32]:
         """How much each feature looks like each prompt.

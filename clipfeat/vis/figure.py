@@ -136,7 +136,7 @@ def mark(ax: "Axes", corners: FloatArray) -> None:
     for color, width in (("black", 3.5), ("white", 1.5)):
         if len(corners) == 1:
             u, v = corners[0]
-            style = {"markerfacecolor": "none", "markeredgecolor": color, "markeredgewidth": width}
+            style: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": color, "markeredgewidth": width}
             ax.plot(u, v, "o", markersize=13, scalex=False, scaley=False, **style)
         elif len(corners) == 2:
             size = corners[1] - corners[0]
