@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -158,6 +159,34 @@ def _draw(cfg: PicturesConfig) -> None:
     from clipfeat.draw import draw
 
     draw(cfg)
+
+
+def view_main() -> None:
+    """Entry point of ``clipfeat-view``, which has no configuration."""
+    parser = argparse.ArgumentParser(
+        prog="clipfeat-view",
+        description="Shows fused scenes in a browser: points, cameras, and a box to colour the points by a text.",
+        epilog="Ctrl-C ends it.",
+    )
+    parser.add_argument("path", type=Path, help="folder of clipfeat-fuse, a file of it, or a run that was fused")
+    parser.add_argument("--port", type=int, default=8080, help="if it is taken, the next free one (default 8080)")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines look (default 127.0.0.1)")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        from clipfeat.view import Viewer
+
+        viewer = Viewer(arguments.path, arguments.host, arguments.port)
+        print(f"clipfeat: {arguments.path} is shown at {viewer.url} until Ctrl-C", flush=True)
+        try:
+            threading.Event().wait()
+        finally:
+            viewer.close()
+    except KeyboardInterrupt:
+        print("clipfeat: the viewer has ended")
+    except ClipfeatError as error:
+        print(f"clipfeat: {error}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
 
 
 def run_command(config_name: str, work: Callable[[Any], None]) -> None:

@@ -3,16 +3,17 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from clipfeat.config import ComposerConfig, ExtractConfig
+from clipfeat.config import ComposerConfig, ExtractConfig, PicturesConfig
 from clipfeat.data import build_dataset
+from clipfeat.draw import draw
 from clipfeat.errors import ConfigError, DataError
 from clipfeat.extract import extract
 from clipfeat.fuse import fuse, mesh_pattern, remove_fused
 from clipfeat.locate import FrameKey, list_frames
-from clipfeat.output import RunFolder
+from clipfeat.output import FeatureStore, RunFolder
 from clipfeat.output.summary import visible_share
 from clipfeat.report import open_run, write_report
 from clipfeat.uv_index import write_uv_index
@@ -34,7 +35,7 @@ class Step:
 
 
 def compose(cfg: ComposerConfig) -> None:
-    """Runs uv index, extraction with pictures, fusion and report, one after another, and says what each has done.
+    """Runs uv index, extraction, fusion, pictures and report, one after another, and says what each has done.
 
     Every step does what is missing and looks at the disk for that, so whatever stopped the steps, the same call goes on
     from there.
@@ -65,6 +66,8 @@ def compose(cfg: ComposerConfig) -> None:
     ]
     if extraction.uv_index is not None:
         steps.insert(0, Step("uv index", lambda: _index(extraction)))
+    if cfg.vis.name != "none":
+        steps.append(Step("pictures", lambda: _draw(cfg, scenes)))
     if cfg.report:
         steps.append(Step("report", lambda: f"written into {write_report(open_run(Path(cfg.output_dir)))}"))
     for number, step in enumerate(steps, 1):
@@ -76,13 +79,13 @@ def compose(cfg: ComposerConfig) -> None:
 
 
 def extraction_of(cfg: ComposerConfig) -> ExtractConfig:
-    """What the extraction is told; the report has a step of its own.
+    """What the extraction is told; pictures and report have steps of their own.
 
     The uv index is left out where it costs more than it saves: own depth pixels are projected in no time.
     """
     own = {key.name: getattr(cfg, key.name) for key in fields(ExtractConfig)}
     uv_index = cfg.uv_index if cfg.sampling.name == "mesh" else None
-    return ExtractConfig(**own | {"uv_index": uv_index, "report": False})
+    return ExtractConfig(**own | {"uv_index": uv_index, "report": False, "vis": replace(cfg.vis, name="none")})
 
 
 def _check_meshes(cfg: ComposerConfig, extraction: ExtractConfig, scenes: Sequence[str]) -> None:
@@ -120,6 +123,20 @@ def _extract(extraction: ExtractConfig, frames: Sequence[FrameKey]) -> str:
 def _fuse(cfg: ComposerConfig, scenes: Sequence[str]) -> str:
     summary = fuse(cfg.fuse, scenes)
     return _counted("scene", summary["fused"], len(summary["scenes"]), len(summary["failed"]))
+
+
+def _draw(cfg: ComposerConfig, scenes: Sequence[str]) -> str:
+    there = FeatureStore(cfg.output_dir).scenes
+    pictures = PicturesConfig(
+        store=cfg.output_dir,
+        vis=cfg.vis,
+        scenes=[scene_id for scene_id in scenes if scene_id in there],
+        num_workers=cfg.num_workers,
+        resume=cfg.resume,
+        on_bad_frame=cfg.on_bad_frame,
+    )
+    summary = draw(pictures)
+    return _counted("picture", summary["drawn"], summary["drawn"] + summary["kept"], len(summary["failed"]))
 
 
 def _counted(noun: str, now: int, total: int, failed: int) -> str:

@@ -101,7 +101,7 @@ def text_prompts(cfg: QueryConfig, source: Source, texts: Texts | None = None) -
             f"text={cfg.text}: the features of {cfg.store} are of model/head={model['head']}, which texts can't be "
             f"compared to; extract with model/head=text, or ask by example"
         )
-    texts = texts or _load_texts(source)
+    texts = texts or load_texts(source)
     if texts.weights_sha256 != model["weights_sha256"]:
         raise WeightsError(
             f"{cfg.store}: features of weights {model['weights']} ({model['weights_sha256']}), but the text tower is "
@@ -112,7 +112,7 @@ def text_prompts(cfg: QueryConfig, source: Source, texts: Texts | None = None) -
     return Prompts(tuple(cfg.text), vectors[:count], vectors[count:], tuple(cfg.against), cfg.temperature)
 
 
-def _load_texts(source: Source) -> Texts:
+def load_texts(source: Source) -> Texts:
     """The text tower of the model that made the features, with the weights that the run's configuration names."""
     model, run = source.model, read_run_config(source.run.folder)
     return load_text_encoder(

@@ -8,14 +8,17 @@ import pytest
 import yaml
 
 import clipfeat.compose
+import clipfeat.draw
 import clipfeat.fuse
 import clipfeat.lane
 import clipfeat.uv_index
+import clipfeat.vis.pictures
 from clipfeat.cli import fuse_main
 from clipfeat.config import ComposerConfig, ExtractConfig, MeshSamplingConfig, ScanNetConfig
 from clipfeat.errors import ConfigError
+from clipfeat.vis import build_pictures
 
-STEPS = ["uv index", "extraction", "fusion", "report"]
+STEPS = ["uv index", "extraction", "fusion", "pictures", "report"]
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def contents(folder):
             with np.load(path) as arrays:
                 found |= {f"{name} {key}": arrays[key].tobytes() for key in arrays if key != "meta"}
         elif path.is_file():
-            found[name] = path.read_bytes() if path.suffix == ".ply" else None
+            found[name] = path.read_bytes() if path.suffix in (".ply", ".png") else None
     return found
 
 
@@ -52,12 +55,16 @@ def test_all_steps_are_done_and_the_next_time_none(composer, run_main, tmp_path)
     assert code == 0, err
     steps = steps_of(err)
     assert [name for _, name, _ in steps] == STEPS
-    assert {count for count, _, _ in steps} == {"4"}
+    assert {count for count, _, _ in steps} == {"5"}
     told = [said for _, _, said in steps]
     assert told[0] == "8 frames done, 8 of them now"
     assert told[1].startswith("8 frames done, 8 of them now; ")
     assert told[1].endswith("head none, weights=random")
-    assert told[2:] == ["2 scenes done, 2 of them now", "written into out/report.html"]
+    assert told[2:] == [
+        "2 scenes done, 2 of them now",
+        "8 pictures done, 8 of them now",
+        "written into out/report.html",
+    ]
     places = "report out/report.html, fused scenes out/fused/*.ply, pictures out/*/vis_*.png"
     assert re.search(rf"all done in [\d.]+ s: {re.escape(places)}$", err.strip())
     out = tmp_path / "out"
@@ -71,7 +78,7 @@ def test_all_steps_are_done_and_the_next_time_none(composer, run_main, tmp_path)
     told = [said for _, _, said in steps_of(err)]
     assert told[0] == "8 frames done before"
     assert told[1].startswith("8 frames done before; ")
-    assert told[2] == "2 scenes done before"
+    assert told[2:4] == ["2 scenes done before", "8 pictures done before"]
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")} == before
 
     # The commands one by one go on in what the composer has written, and find nothing to do.
@@ -99,31 +106,35 @@ def stop_after(count, call):
         (0, clipfeat.uv_index, "write_located", "3 of 8 frames are done in out/uv_index"),
         (1, clipfeat.lane.Lane, "__call__", "3 of 8 frames are done in out"),
         (2, clipfeat.fuse.SceneFuser, "__call__", "1 of 2 scenes are done in out/fused"),
-        (3, clipfeat.compose, "write_report", "what was finished is kept"),
+        (3, clipfeat.vis.pictures, "save_png", "what was finished is kept"),
+        (4, clipfeat.compose, "write_report", "what was finished is kept"),
     ],
 )
 def test_a_stop_in_any_step_is_made_up_for(composer, tmp_path, monkeypatch, step, place, name, how_far):
-    calls = {0: 3, 1: 3, 2: 1, 3: 0}[step]
+    calls = [3, 3, 1, 3, 0][step]
+    # Pictures are drawn here, and not in processes of their own, where no call could be counted.
+    monkeypatch.setattr(clipfeat.draw, "build_pictures", lambda *a, **kw: build_pictures(*a, **kw | {"processes": 0}))
     with monkeypatch.context() as patch:
         patch.setattr(place, name, stop_after(calls, getattr(place, name)))
-        code, err = composer("vis=none")
+        code, err = composer()
     assert code == 130, err
     assert f"clipfeat: interrupted; {how_far}, the same command goes on from there" in err
     assert [done for _, done, _ in steps_of(err)] == STEPS[:step]
-    code, err = composer("vis=none")
+    code, err = composer()
     assert code == 0, err
     told = [said for _, _, said in steps_of(err)]
     assert all("done before" in said for said in told[:step])
-    rest = {
-        0: "8 frames done, 5 of them now",
-        1: "8 frames done, 5 of",
-        2: "2 scenes done, 1 of them now",
-        3: "written",
-    }
+    rest = [
+        "8 frames done, 5 of them",
+        "8 frames done, 5 of",
+        "2 scenes done, 1 of",
+        "8 pictures done, 5 of",
+        "written",
+    ]
     assert told[step].startswith(rest[step])
     stopped = contents(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
-    assert composer("vis=none")[0] == 0
+    assert composer()[0] == 0
     assert stopped == contents(tmp_path / "out")
 
 
@@ -204,6 +215,7 @@ def test_an_extraction_is_told_all_but_the_other_steps():
     alone = clipfeat.compose.extraction_of(cfg)
     assert type(alone) is ExtractConfig
     assert (alone.output_dir, alone.seed, alone.uv_index, alone.report) == ("a", 7, None, False)
+    assert (alone.vis.name, cfg.vis.name) == ("none", "tsne")
     cfg.sampling = MeshSamplingConfig(points_file="c.ply")
     assert clipfeat.compose.extraction_of(cfg).uv_index == "b"
     with pytest.raises(ConfigError, match=r"fuse.store=\?\?\?: the extraction's own features are fused"):
