@@ -18,9 +18,10 @@ from clipfeat.cli import fuse_main
 from clipfeat.config import FUSED_FORMATS, FuseConfig, config_dir, register_schemas
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.extract import extract
-from clipfeat.fuse import FORMATS, UNSEEN, fuse, pca_rgb
+from clipfeat.fuse import FORMATS, fuse, pca_rgb
 from clipfeat.output import FeatureStore
 from clipfeat.output.fused import read_fused
+from clipfeat.output.ply import UNSEEN
 from clipfeat.sampling.point_files import read_faces, read_points
 
 SCENES = ["demo0000_00", "demo0001_00"]
@@ -293,7 +294,7 @@ def test_the_same_command_again_does_only_what_is_missing(store_of, run_fuse, tm
     (out / "demo0001_00.npz").unlink()
     code, err = run_fuse(*base)
     assert code == 1
-    assert f"clipfeat: data_root={scans}: no such folder, the depth of the frames was expected there" in err
+    assert f"clipfeat: data_root={scans}: no such folder, the scans of {store} were expected there" in err
     code, err = run_fuse(f"store={store}", f"data_root={moved}")
     assert code == 0, err
     assert "1 scenes to fuse, 1 done already" in err
