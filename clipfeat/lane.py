@@ -102,7 +102,8 @@ class Lane:
         # Of the map and not of the samples: it is 25 times smaller, and bilinear weights make nothing infinite.
         if self.folder.keeps_map:
             feature_map = dataclasses.replace(feature_map, values=feature_map.values.half())
-        if not torch.isfinite(feature_map.values).all():
+        # The least and the largest value tell it in one pass: NaN is both of them.
+        if not torch.isfinite(torch.stack(feature_map.values.aminmax())).all():
             other = " or output=npz: a grid is float16" if self.folder.keeps_map else ""
             why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32{other}"
             return self._fail(Failed(frame.key, FrameError(why)))
