@@ -120,7 +120,7 @@ def inspect_main() -> None:
     """Entry point of ``clipfeat-inspect``, which has no configuration."""
     parser = argparse.ArgumentParser(
         prog="clipfeat-inspect",
-        description="Tells what is in a folder: the output_dir of clipfeat-extract, a cache of maps, or a uv index.",
+        description="Tells what is in a folder: a run, scenes of clipfeat-fuse, a cache of maps, or a uv index.",
         epilog="Ends with code 1 if something is broken. Changes nothing.",
     )
     parser.add_argument("path", type=Path, help="the folder")

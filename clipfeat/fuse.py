@@ -181,7 +181,9 @@ class SceneFuser:
         """
         begin = time.perf_counter()
         good = _GoodFrames(self.cfg, [(scene_id, frame_id) for frame_id in frames], progress)
-        points, faces = self._mesh(scene_id) if self.cfg.points == "mesh" else (self._voxels(good), None)
+        points, faces = (
+            self._mesh(scene_id) if self.cfg.points == "mesh" else (self._voxels(scene_id, frames, good), None)
+        )
         view_of = self._views.of(points)
         best = None if self.cfg.best_views is None else BestViews(len(points.xyz), self.cfg.best_views)
         if best is not None:
@@ -223,10 +225,13 @@ class SceneFuser:
             )
         return scene_points(scene_id, self._points_file, self._labels_file), read_faces(path)
 
-    def _voxels(self, good: "_GoodFrames") -> Points:
+    def _voxels(self, scene_id: str, frames: Sequence[int], good: "_GoodFrames") -> Points:
         cloud = VoxelCloud(self.cfg.voxel_size)
-        for _, xyz in good.each(self._views.measured):
-            cloud.add(xyz)
+        for number, (xyz, rgb) in good.each(self._views.measured):
+            try:
+                cloud.add(xyz, rgb)
+            except ValueError as error:
+                raise DataError(f"{scene_id} frame {frames[number]}: {error}; take a larger voxel_size") from error
         return cloud.points()
 
 
