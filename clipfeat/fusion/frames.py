@@ -160,7 +160,7 @@ class LabelledFrames:
             own: dict[str, Any] = {
                 "map": grid.feature_map,
                 "size": (grid.camera.width, grid.camera.height),
-                "intrinsics": torch.from_numpy(grid.camera.intrinsics),
+                "intrinsics": torch.tensor(grid.camera.intrinsics),
             }
         else:
             found = self.store.load(*key, chooser)

@@ -64,8 +64,8 @@ def train(cfg: TrainConfig) -> dict[str, Any]:
     store, folder = FeatureStore(cfg.store), Path(cfg.output_dir)
     train_scenes, val_scenes = split_scenes(cfg, store.scenes)
     how = asdict(cfg) | {"model": store.model, "train_scenes": train_scenes, "val_scenes": val_scenes}
-    _claim(folder, how, overwrite=cfg.resume == "overwrite")
     training = Training(cfg, store, train_scenes, val_scenes, device)
+    _claim(folder, how, overwrite=cfg.resume == "overwrite")
     path = folder / NAME
     if path.is_file():
         training.resume(path)
@@ -223,7 +223,9 @@ class Training:
         self.step += 1
         seconds = round(time.perf_counter() - begin, 4)
         numbers = {"loss": loss, "gradient": gradient, **parts}
-        record = {"step": self.step, "seconds": seconds} | {name: float(value) for name, value in numbers.items()}
+        record = {"step": self.step, "seconds": seconds} | {
+            name: float(value.detach()) for name, value in numbers.items()
+        }
         self.history.append(record)
         return record
 
