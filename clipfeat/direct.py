@@ -5,12 +5,13 @@ of a core for 16 MB, and writing past it 0.6 ms. But the disk then fetches the b
 beginning of a page, to a whole block of the file.
 """
 
+import ctypes
 import errno
 import mmap
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -22,6 +23,9 @@ from clipfeat.atomic import temporary_file
 
 BLOCK = 4096
 """Bytes of a page of memory, and of a block of a disk: what is written past the cache begins and ends at one."""
+
+# From malloc.h of glibc.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
@@ -45,6 +49,19 @@ class PageBuffer:
             # The old memory goes when its last array does.
             self._memory = mmap.mmap(-1, -(-size * 9 // 8 // BLOCK) * BLOCK)
         return np.frombuffer(self._memory, np.float32)[: rows * columns].reshape(rows, columns)
+
+
+def reuse_memory() -> None:
+    """Tells the C library to keep what is freed, for all threads together. Does nothing where that library isn't glibc.
+
+    By default it hands large arrays back to the system and keeps a heap a thread: a network's layers in several threads
+    then clear up to 20,000 fresh pages a picture, 20 ms, and without that none. The process keeps its peak of memory.
+    """
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_TRIM_THRESHOLD, -1)
+        mallopt(_M_MMAP_THRESHOLD, 2**25)  # the largest that it takes
 
 
 def page_buffers(count: int) -> "SimpleQueue[PageBuffer]":

@@ -15,7 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from clipfeat.check import check_scenes
 from clipfeat.config import ExtractConfig, VisConfig
 from clipfeat.data import build_dataset
-from clipfeat.direct import page_buffers
+from clipfeat.direct import page_buffers, reuse_memory
 from clipfeat.errors import DataError, OutputError, tell_how_far
 from clipfeat.lane import Lane, default_lanes
 from clipfeat.locate import build_locator
@@ -70,6 +70,7 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         folder.append_record({"scene_id": scene_id, "frame_id": None, "status": "failed", "why": why})
     folder.write_head(model.head_name, model.head.state_dict())
 
+    reuse_memory()
     lanes = cfg.num_workers or default_lanes()
     about = {"model": model.describe(), "sampling": cfg.sampling.name}
     pictures = _build_pictures(cfg.vis, cfg.seed, model, plan, lanes)
@@ -78,14 +79,17 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     batch_size = cfg.batch_size or model.default_batch
     # A lane samples all frames of its batch at once: as many may wait to be written, or it would wait for the disk.
     threads, buffers = max(1, default_lanes() // lanes), page_buffers(batch_size + lanes)
-    lane = Lane(prepare, model, folder, pictures, about, threads, writers, buffers, stopwatch)
+    lane = Lane(model, folder, pictures, about, threads, writers, buffers, stopwatch)
     todo, total = plan.todo, len(plan.frames)
     batches = shares(todo, batch_size, lanes)
+    # Ahead of the lanes, or they would wait where a disk or a network is slow.
+    prepared = prefetch(lambda keys: [prepare(key) for key in keys], batches, lanes, ahead=lanes + 1)
     finished, finishing = 0, []
     log.info("%d frames to do, %d done already, into %s", len(todo), total - len(todo), folder.path)
     try:
         with (
-            closing(prefetch(lane, batches, lanes, ahead=lanes + 1)) as done,  # an error ends the lanes' work too
+            closing(prepared),
+            closing(prefetch(lane, prepared, lanes, ahead=lanes + 1)) as done,  # an error ends the lanes' work too
             logging_redirect_tqdm(),
             tqdm(total=len(todo), unit="frame", disable=None) as bar,
         ):

@@ -26,7 +26,7 @@ from clipfeat.model import Model
 from clipfeat.output import GridFrame, RunFolder
 from clipfeat.output.run_folder import done_record
 from clipfeat.output.summary import Stopwatch
-from clipfeat.prepare import Failed, FramePreparer, Prepared
+from clipfeat.prepare import Failed, Prepared
 from clipfeat.sampling import sample_img_feat
 from clipfeat.streaming import usable_cores
 from clipfeat.types import FeatureMap, PointFeatures
@@ -63,7 +63,6 @@ class Lane:
     """Works through batches; safe to call from several threads.
 
     Attributes:
-        prepare: all of a frame's work that needs no network.
         model: the network.
         folder: where the files go.
         pictures: what they need is taken here, while the features are at hand.
@@ -75,7 +74,6 @@ class Lane:
         stopwatch: of the run; lanes add up, so its stages may exceed the wall clock's time.
     """
 
-    prepare: FramePreparer
     model: Model
     folder: RunFolder
     pictures: Pictures
@@ -86,12 +84,11 @@ class Lane:
     stopwatch: Stopwatch
     _local: threading.local = field(default_factory=threading.local)
 
-    def __call__(self, keys: Sequence[FrameKey]) -> list["Failed | Future[Done]"]:
+    def __call__(self, frames: Sequence[Prepared | Failed]) -> list["Failed | Future[Done]"]:
         """Does a batch; the files may still be on their way. Bad frames are recorded, any other error is raised."""
         if not hasattr(self._local, "ready"):
             torch.set_num_threads(self.threads)  # OpenMP keeps this number a thread
             self._local.ready = True
-        frames = [self.prepare(key) for key in keys]
         ready = [frame for frame in frames if isinstance(frame, Prepared)]
         with self.model.stream():
             with self.stopwatch.stage("model"):
@@ -102,7 +99,8 @@ class Lane:
         # Of the map and not of the samples: it is 25 times smaller, and bilinear weights make nothing infinite.
         if self.folder.keeps_map:
             feature_map = dataclasses.replace(feature_map, values=feature_map.values.half())
-        if not torch.isfinite(feature_map.values).all():
+        # The least and the largest value tell it in one pass: NaN is both of them.
+        if not torch.isfinite(torch.stack(feature_map.values.aminmax())).all():
             other = " or output=npz: a grid is float16" if self.folder.keeps_map else ""
             why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32{other}"
             return self._fail(Failed(frame.key, FrameError(why)))

@@ -71,8 +71,9 @@ class FrameLocator:
         seen = project_frame(points.xyz, frame, self.rule)
         if frame.mask is not None:
             apply_mask(seen, frame.mask, self.mask_rule, frame.scene_id, points.attributes.get("instance"))
-        visible = np.flatnonzero(seen.visible)
-        return Located(points.take(visible), seen.uv[visible], seen.conf_2d[visible], seen.status)
+        everything = Located(points, seen.uv, seen.conf_2d, seen.status)
+        visible = seen.visible
+        return everything if visible.all() else everything.take(np.flatnonzero(visible))
 
 
 def build_locator(cfg: ExtractConfig) -> FrameLocator:

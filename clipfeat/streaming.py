@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import count, islice
 from multiprocessing.connection import wait
 from typing import TypeVar
 
@@ -67,11 +67,15 @@ def shares(items: Sequence[Item], size: int, workers: int) -> Iterator[Sequence[
     """Batches of ``size`` items that become smaller towards the end, so that all workers finish at about the same time.
 
     What is left is always enough for each worker to take two batches of the present size (guided self-scheduling,
-    Polychronopoulos and Kuck, 1987).
+    Polychronopoulos and Kuck, 1987). The workers' first batches are of different sizes: the first of all is soon
+    there, and later not all workers need the disk at one moment and none in between.
     """
     begin = 0
-    while begin < len(items):
+    for number in count(1):
         left = len(items) - begin
-        now = min(size, -(-left // (2 * workers)))
+        if left == 0:
+            return
+        first = -(-size * number // workers)
+        now = min(size, first, -(-left // (2 * workers)))
         yield items[begin : begin + now]
         begin += now

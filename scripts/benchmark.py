@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import statistics
 import sys
@@ -229,6 +230,7 @@ def benchmark(cfg: ExtractConfig, limit: int, rounds: int) -> dict[str, Any]:
     def clean() -> None:
         for name in ("out", "plain"):
             shutil.rmtree(scratch / name, ignore_errors=True)
+        os.sync()  # or the next would wait for the disk to take what the last one wrote
 
     logging.getLogger("clipfeat.extract").setLevel(logging.ERROR)
     try:

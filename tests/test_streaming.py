@@ -1,3 +1,4 @@
+import math
 import os
 import signal
 import subprocess
@@ -58,10 +59,12 @@ def test_shares_are_all_of_it_in_order_and_small_at_the_end(count, size, workers
     found = list(shares(items, size, workers))
     assert [item for share in found for item in share] == items
     lengths = [len(share) for share in found]
-    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[workers:] == sorted(lengths[workers:], reverse=True)
+    if count >= 4 * size * workers:
+        assert lengths[:workers] == [math.ceil(size * (i + 1) / workers) for i in range(workers)]
     assert not lengths or (max(lengths) <= size and lengths[-1] == 1)
     if count == 1003 and size == 4:
-        assert lengths.count(4) >= 245
+        assert lengths.count(4) >= 244
     # Workers that take the next share when they are done finish within one small share of each other.
     clock = [0] * workers
     for length in lengths:

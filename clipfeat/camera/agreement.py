@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.camera.hypotheses import Change, depth_camera, depth_of, invert
-from clipfeat.camera.projection import build_uv_index, unproject_depth, valid_depth, world_to_cam
+from clipfeat.camera.projection import build_uv_index, measured_pixels, unproject_depth, valid_depth, world_to_cam
 from clipfeat.camera.visibility import depth_tolerance, lookup_depth
 from clipfeat.types import Frame
 
@@ -71,7 +71,7 @@ def make_pair(a: Frame, b: Frame, num_points: int = 6000) -> FramePair:
     """
     if a.depth_m is None or b.depth_m is None or a.depth_camera is None or b.depth_camera is None:
         raise ValueError(f"{a.scene_id} frames {a.frame_id} and {b.frame_id}: both need depth")
-    measured = np.flatnonzero(valid_depth(a.depth_m.reshape(-1)))
+    measured = measured_pixels(a.depth_m)
     if not len(measured):
         raise ValueError(f"{a.scene_id} frame {a.frame_id}: no pixel has depth")
     # At random and not every n-th: a regular step beats with the picture's width and leaves out columns.

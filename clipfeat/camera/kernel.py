@@ -1,10 +1,11 @@
-"""The innermost loop of the projection, compiled: each point is taken from the world to its status in one go.
+"""The innermost loops of the projection, compiled: each point goes from the world to its status, or back, in one go.
 
 In NumPy the same takes some thirty passes over arrays that do not fit into a processor's cache. Compiled by numba on
 first use (a second; kept beside the package or in the user's cache afterwards), and run without Python's lock.
 """
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -88,3 +89,34 @@ def project_points(
             conf[i] = math.exp(-0.5 * (3.0 * delta / allowed) ** 2)
         else:
             status[i] = _OCCLUDED
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def unproject_pixels(
+    u: NDArray[Any],
+    v: NDArray[Any],
+    z: NDArray[np.floating],
+    k: NDArray[np.float64],
+    cam_to_world: NDArray[np.float64],
+    points: NDArray[np.float64],
+) -> None:  # pragma: no cover - compiled
+    """Fills (N, 3) world points of pixels u, v (N,) and their z (N,) in metres."""
+    m = cam_to_world
+    for i in range(z.size):
+        depth = np.float64(z[i])
+        y = (v[i] - k[1, 2]) / k[1, 1]
+        x = (u[i] - k[0, 2] - k[0, 1] * y) / k[0, 0] * depth
+        y *= depth
+        for row in range(3):
+            points[i, row] = m[row, 0] * x + m[row, 1] * y + m[row, 2] * depth + m[row, 3]
+
+
+@numba.njit(nogil=True, cache=True)
+def positive(values: NDArray[np.floating]) -> NDArray[np.int64]:  # pragma: no cover - compiled
+    """Indices, ascending, of the (N,) values that are finite and above 0."""
+    found = np.empty(values.size, np.int64)
+    count = 0
+    for i in range(values.size):
+        found[count] = i  # without a branch: holes are ragged, and a processor guesses them badly
+        count += 0 < values[i] < np.inf
+    return found[:count].copy()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from clipfeat.camera import kernel
 from clipfeat.types import PointStatus, Projection
 
 EDGE_PX = 1e-3
@@ -164,12 +165,16 @@ def unproject_depth(
         raise ValueError(f"expected depth (h, w), K (3, 3), pose (4, 4), got {depth_m.shape}, {k.shape}, {pose.shape}")
     flat = depth_m.reshape(-1)
     if pixels is None:
-        index = np.flatnonzero(valid_depth(flat))
+        index = measured_pixels(depth_m)
+        z = flat[index]
     else:
-        index = np.asarray(pixels, dtype=np.int64)
-        index = index[valid_depth(flat[index])]
+        index = np.array(pixels, dtype=np.int64)
+        z = flat[index]
+        valid = valid_depth(z)
+        if not valid.all():
+            index, z = index[valid], z[valid]
     v, u = np.divmod(index, depth_m.shape[1])
-    return unproject_pixels(u, v, flat[index], k, pose), index.astype(np.int64)
+    return unproject_pixels(u, v, z, k, pose), index
 
 
 def unproject_pixels(
@@ -180,11 +185,17 @@ def unproject_pixels(
     cam_to_world: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """World points (N, 3) of pixels u, v (N,) and their z (N,) in metres: ``cam_to_world · (z·K⁻¹·(u, v, 1))``."""
-    z = depth_m.astype(np.float64)
-    y = (v - intrinsics[1, 2]) / intrinsics[1, 1]
-    x = (u - intrinsics[0, 2] - intrinsics[0, 1] * y) / intrinsics[0, 0]
-    points: NDArray[np.float64] = transform_points(cam_to_world, np.stack((x * z, y * z, z), -1))
+    if not u.shape == v.shape == depth_m.shape:
+        raise ValueError(f"u, v and depth must be (N,) all, got {u.shape}, {v.shape}, {depth_m.shape}")
+    points = np.empty((len(depth_m), 3))
+    kernel.unproject_pixels(u, v, depth_m, intrinsics, cam_to_world, points)
     return points
+
+
+def measured_pixels(depth_m: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Flat indices v·w + u, ascending, of the pixels where something was measured: ``flatnonzero(valid_depth(…))``."""
+    indices: NDArray[np.int64] = kernel.positive(np.ascontiguousarray(depth_m).reshape(-1))
+    return indices
 
 
 def valid_depth(depth_m: NDArray[np.floating]) -> NDArray[np.bool_]:

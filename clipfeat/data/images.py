@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from simplejpeg import decode_jpeg, decode_jpeg_header
 
+from clipfeat.data.png import decode_grey16
 from clipfeat.errors import FrameError
 from clipfeat.types import Picture
 
@@ -133,12 +134,20 @@ def depth_in_metres(
 
 
 def read_uint16(path: Path, what: str) -> NDArray[np.uint16]:
-    """Reads a 16-bit single-channel PNG as (h, w) uint16.
+    """Reads a 16-bit single-channel PNG as (h, w) uint16. What ``decode_grey16`` refuses goes to Pillow.
 
     Raises:
         FrameError: If the file is missing, damaged, or has not 16 bits in one channel.
     """
-    image = _open(path, str(path), f"a 16-bit {what} PNG")
+    expected = f"a 16-bit {what} PNG"
+    try:
+        encoded = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(str(path), expected, error) from error
+    decoded = decode_grey16(encoded, MAX_PIXELS)
+    if decoded is not None:
+        return decoded
+    image = _open(BytesIO(encoded), str(path), expected)
     if not image.mode.startswith("I"):
         bits = "8-bit" if image.mode in ("L", "P", "RGB", "RGBA") else f"mode {image.mode}"
         raise FrameError(f"{path}: {bits} {what}, but 16 bits in one channel were expected; export it without scaling")

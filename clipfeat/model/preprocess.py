@@ -135,8 +135,15 @@ class Preprocess:
     def covers(self, uv: NDArray[np.floating], width: int, height: int) -> NDArray[np.bool_]:
         """Which positions (..., 2) of the picture the network sees; all of them but for crop. NaN is not seen."""
         affine = self.image_to_input(width, height)
-        position = uv @ affine[:, :2].T + affine[:, 2]
-        with np.errstate(invalid="ignore"):
-            last = np.array(self.input_size(width, height)) - 0.5
-            inside: NDArray[np.bool_] = (position >= -0.5) & (position <= last)
-        return np.logical_and(inside[..., 0], inside[..., 1])
+        last = np.array(self.input_size(width, height)) - 0.5
+
+        def inside(uv: NDArray[np.floating]) -> NDArray[np.bool_]:
+            position = uv @ affine[:, :2].T + affine[:, 2]
+            with np.errstate(invalid="ignore"):
+                within: NDArray[np.bool_] = (position >= -0.5) & (position <= last)
+            return np.logical_and(within[..., 0], within[..., 1])
+
+        u, v = uv[..., 0], uv[..., 1]
+        if uv.size and inside(np.array([(u.min(), v.min()), (u.max(), v.max())])).all():  # NaN goes through to here
+            return np.ones(uv.shape[:-1], bool)
+        return inside(uv)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.camera.projection import unproject_depth, valid_depth
+from clipfeat.camera.projection import measured_pixels, unproject_depth
 from clipfeat.errors import DataError, FrameError
 from clipfeat.sampling.point_files import read_points
 from clipfeat.types import Frame, Points
@@ -34,7 +34,7 @@ def depth_points(frame: Frame, count: int | None, rng: np.random.Generator) -> P
     where = f"{frame.scene_id} frame {frame.frame_id}"
     if frame.depth_m is None or frame.depth_camera is None:
         raise FrameError(f"{where}: no depth file, and sampling=depth takes its points from it")
-    measured = np.flatnonzero(valid_depth(frame.depth_m))
+    measured = measured_pixels(frame.depth_m)
     if len(measured) == 0:
         raise FrameError(f"{where}: no depth pixel holds a measurement, so there are no points")
     pixels = choose(measured, count, rng)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from twins import random_pose
 
-from clipfeat.camera.projection import build_uv_index, unproject_depth, world_to_cam
+from clipfeat.camera.projection import build_uv_index, measured_pixels, unproject_depth, valid_depth, world_to_cam
 from clipfeat.types import PointStatus
 
 K = np.array([[520.0, 0.3, 331.0], [0.0, 515.0, 247.0], [0.0, 0.0, 1.0]])
@@ -131,6 +131,13 @@ def test_unprojection_equals_its_slow_twin_and_comes_back_to_its_pixels():
     uv = build_uv_index(points, k, world_to_cam(pose), (64, 48)).uv
     back = np.stack((index % 64, index // 64), 1)
     assert np.abs(uv - back).max() < 1e-5
+
+
+def test_measured_pixels_are_those_with_a_valid_depth():
+    depth = np.random.default_rng(3).uniform(-1, 2, size=(30, 40)).astype(np.float32)
+    depth[4, 4:9] = 0, np.nan, np.inf, -np.inf, -0.0
+    for part in (depth, depth[::2, 5:], depth.T, depth.astype(np.float64), depth[:0]):
+        np.testing.assert_array_equal(measured_pixels(part), np.flatnonzero(valid_depth(part)))
 
 
 def test_only_the_pixels_asked_for_are_lifted():
