@@ -44,8 +44,8 @@ _WARM_UP = 0.05
 """Share of the steps over which the learning rate rises."""
 
 _LARGEST_GRADIENT = 1.0
-_STATISTICS_POINTS = 1000
-"""Points a frame that CLIP's mean and standard deviation are taken of."""
+_STATISTICS_FRAMES, _STATISTICS_POINTS = 256, 1000
+"""Frames, and points of each, that CLIP's mean and standard deviation are taken of, at most."""
 
 
 def train(cfg: TrainConfig) -> dict[str, Any]:
@@ -158,7 +158,8 @@ class Training:
         )
         keys = self.train_frames.keys
         self.classes = _classes(cfg, self.train_frames)
-        mean, std = self.train_frames.statistics(keys, _STATISTICS_POINTS)
+        every = -(-len(keys) // _STATISTICS_FRAMES)
+        mean, std = self.train_frames.statistics(keys[::every], _STATISTICS_POINTS)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.seed)
             self.model = Segmenter(cfg, len(mean), len(self.classes))
@@ -344,10 +345,12 @@ def schedule(step: int, steps: int) -> float:
 
 @contextmanager
 def signals_wait() -> Iterator[Any]:
-    """Lets Ctrl-C and SIGTERM wait: yields what tells whether one came. In the main thread alone."""
+    """Lets a first Ctrl-C or SIGTERM wait: yields what tells whether it came. In the main thread alone."""
     came: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
+        if came:  # somebody does not want to wait
+            raise KeyboardInterrupt
         came.append(number)
 
     if threading.current_thread() is not threading.main_thread():

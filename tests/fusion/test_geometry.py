@@ -50,12 +50,11 @@ def test_motion_is_seen_from_the_camera_before():
 
 
 def test_gradients():
-    xyz = torch.rand(1, 6, 3, dtype=torch.float64)
-    low, high = xyz.amin(1), xyz.amax(1)
-    inner = ((xyz > low) & (xyz < high)).all(-1)[0].nonzero()[:1, 0]
+    corners = torch.tensor([[[0.0, 0, 0], [1, 2, 3]]], dtype=torch.float64)
 
-    def moved(point):
-        return build_geo_pe(xyz.index_copy(1, inner, point), torch.ones(1, 6, dtype=torch.bool), torch.eye(4)[None])
+    def moved(inner):
+        points = torch.cat((corners, inner), 1)
+        return build_geo_pe(points, torch.ones(1, 4, dtype=torch.bool), torch.eye(4, dtype=torch.float64)[None])
 
-    if len(inner):
-        assert torch.autograd.gradcheck(moved, xyz[:, inner].clone().requires_grad_())
+    inner = torch.rand(1, 2, 3, dtype=torch.float64) * 0.8 + 0.1
+    assert torch.autograd.gradcheck(moved, inner.requires_grad_())

@@ -244,6 +244,15 @@ def test_classes_have_names(tmp_path):
         read_classes(tmp_path / "b.csv")
 
 
+def test_a_second_signal_does_not_wait():
+    with train_module.signals_wait() as asked:
+        assert not asked()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_in_another_thread_no_signal_is_touched():
     before, found = signal.getsignal(signal.SIGINT), []
 
