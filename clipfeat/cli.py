@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -28,14 +29,17 @@ from clipfeat.config import (
     COMMANDS,
     DATA_CONFIGS,
     EXPORT_FORMATS,
+    ComposerConfig,
     ExportConfig,
     ExtractConfig,
     FuseConfig,
+    PicturesConfig,
+    QueryConfig,
     TrainConfig,
     config_dir,
     register_schemas,
 )
-from clipfeat.errors import ClipfeatError
+from clipfeat.errors import ClipfeatError, ConfigError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -61,6 +65,14 @@ def _extract(cfg: ExtractConfig) -> None:
         from clipfeat.check import check_only
 
         check_only(cfg)
+        return
+    if isinstance(cfg, ComposerConfig):
+        # A line a step: of what the steps say themselves, only the warnings.
+        logging.getLogger("clipfeat").setLevel(logging.WARNING)
+        logging.getLogger("clipfeat.compose").setLevel(logging.INFO)
+        from clipfeat.compose import compose
+
+        compose(cfg)
         return
     from clipfeat.extract import extract
 
@@ -120,7 +132,7 @@ def inspect_main() -> None:
     """Entry point of ``clipfeat-inspect``, which has no configuration."""
     parser = argparse.ArgumentParser(
         prog="clipfeat-inspect",
-        description="Tells what is in a folder: the output_dir of clipfeat-extract, a cache of maps, or a uv index.",
+        description="Tells what is in a folder: a run, scenes of clipfeat-fuse, a cache of maps, or a uv index.",
         epilog="Ends with code 1 if something is broken. Changes nothing.",
     )
     parser.add_argument("path", type=Path, help="the folder")
@@ -139,6 +151,56 @@ def inspect_main() -> None:
     sys.exit(EXIT_ERROR if found.broken else 0)
 
 
+def query_main() -> None:
+    """Entry point of ``clipfeat-query``."""
+    run_command("query", _query)
+
+
+def _query(cfg: QueryConfig) -> None:
+    from clipfeat.query import query
+
+    query(cfg)
+
+
+def vis_main() -> None:
+    """Entry point of ``clipfeat-vis``."""
+    run_command("vis", _draw)
+
+
+def _draw(cfg: PicturesConfig) -> None:
+    from clipfeat.draw import draw
+
+    draw(cfg)
+
+
+def view_main() -> None:
+    """Entry point of ``clipfeat-view``, which has no configuration."""
+    parser = argparse.ArgumentParser(
+        prog="clipfeat-view",
+        description="Shows fused scenes in a browser: points, cameras, and a box to colour the points by a text.",
+        epilog="Ctrl-C ends it.",
+    )
+    parser.add_argument("path", type=Path, help="folder of clipfeat-fuse, a file of it, or a run that was fused")
+    parser.add_argument("--port", type=int, default=8080, help="if it is taken, the next free one (default 8080)")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines look (default 127.0.0.1)")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        from clipfeat.view import Viewer
+
+        viewer = Viewer(arguments.path, arguments.host, arguments.port)
+        print(f"clipfeat: {arguments.path} is shown at {viewer.url} until Ctrl-C", flush=True)
+        try:
+            threading.Event().wait()
+        finally:
+            viewer.close()
+    except KeyboardInterrupt:
+        print("clipfeat: the viewer has ended")
+    except ClipfeatError as error:
+        print(f"clipfeat: {error}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+
+
 def run_command(config_name: str, work: Callable[[Any], None]) -> None:
     """Composes ``config_name`` with the command line, calls ``work`` and turns what goes wrong into an exit code."""
     register_schemas()
@@ -153,15 +215,16 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     def task(cfg: DictConfig) -> None:
-        plain: Any = OmegaConf.to_object(cfg)  # of COMMANDS[config_name]
+        if not issubclass(OmegaConf.get_type(cfg) or dict, COMMANDS[config_name]):
+            raise ConfigError(f"--config-name={HydraConfig.get().job.config_name}: is not for clipfeat-{config_name}")
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            plain.output_dir = str(Path(plain.output_dir) / sweep_folder(HydraConfig.get().overrides.task))
-        work(plain)
+            cfg.output_dir = str(Path(cfg.output_dir) / sweep_folder(HydraConfig.get().overrides.task))
+        work(OmegaConf.to_object(cfg))
 
     def report(error: Exception) -> None:
         if wants_traceback:
             raise error
-        print(f"clipfeat: {explain(error, config_name)}", file=sys.stderr)
+        print(f"clipfeat: {explain(error, _asked_for(config_name))}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
 
     def run_task(cfg: DictConfig) -> None:
@@ -181,6 +244,14 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
         sys.exit(EXIT_INTERRUPTED)
     except (ClipfeatError, HydraException, OmegaConfBaseException) as error:
         report(error)
+
+
+def _asked_for(config_name: str) -> str:
+    """The primary configuration that ``--config-name`` names in place of the command's own, if it is one of ours."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-name", "-cn")
+    name: str | None = parser.parse_known_args()[0].config_name
+    return name if name in COMMANDS else config_name
 
 
 def _terminate(_signum: int, _frame: "FrameType | None") -> None:
@@ -205,7 +276,7 @@ def explain(error: Exception, config_name: str) -> str:
 
     Args:
         error: what was raised.
-        config_name: of the command: extract, …
+        config_name: of the primary configuration: extract, composer, …
     """
     if isinstance(error, ClipfeatError):
         return str(error)
@@ -224,6 +295,9 @@ def explain(error: Exception, config_name: str) -> str:
         return f"{group}={choice} sets {key}, which the chosen {key.split('.')[0]} has not, or has of another type"
     if match := re.search(r"Error parsing override '([^']*)'", text):
         return f"cannot read the override '{match.group(1)}': expected key=value"
+    if match := re.search(r"Ambiguous value for argument '([^=]*)=(.*?)' 1\.", text):
+        key, value = match.groups()
+        return f"{key}={value}: a list is written {key}=[…,…], and a text with a comma \"{key}='{value}'\""
     if match := re.search(r"Could not override '([^']+)'.*?(?:is not in struct|not in '|not a)", text):
         return _unknown_key(match.group(1), config_name)
     if match := re.search(
@@ -243,8 +317,12 @@ def _unknown_key(key: str, config_name: str) -> str:
     if key in names:
         return f"{key}: not a key of the chosen {key.split('.')[0]}; it belongs to another choice of that group"
     near = get_close_matches(key, names, n=3, cutoff=0.6) or [n for n in names if n.rsplit(".", 1)[-1] == key]
-    hint = f"; did you mean {' or '.join(near)}?" if near else f"; clipfeat-{config_name} --help lists the keys"
+    hint = f"; did you mean {' or '.join(near)}?" if near else f"; {_command(config_name)} --help lists the keys"
     return f"{key}: no such key{hint}"
+
+
+def _command(config_name: str) -> str:
+    return "clipfeat-extract --config-name composer" if config_name == "composer" else f"clipfeat-{config_name}"
 
 
 def _known_keys(config_name: str) -> list[str]:

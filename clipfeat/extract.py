@@ -27,7 +27,7 @@ from clipfeat.prepare import Failed, FramePreparer
 from clipfeat.report import try_report
 from clipfeat.streaming import prefetch, shares
 from clipfeat.uv_index import open_uv_index
-from clipfeat.vis import Pictures, build_pictures
+from clipfeat.vis import Pictures, build_pictures, model_note
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +161,6 @@ def _build_pictures(cfg: VisConfig, seed: int, model: Model, plan: Plan, process
         perplexity=cfg.perplexity,
         dpi=cfg.dpi,
         seed=seed,
-        weights_note=f"{model.arch} · {model.head_name} · weights={model.describe()['weights']}",
+        weights_note=model_note(model.describe()),
         processes=processes,
     )

@@ -22,7 +22,7 @@ from clipfeat.locate import FrameKey
 from clipfeat.output import FeatureStore
 from clipfeat.output.files import read_meta
 from clipfeat.output.fused import FusedScene, read_fused, write_fused, write_openscene
-from clipfeat.output.ply import write_ply
+from clipfeat.output.ply import UNSEEN, write_ply
 from clipfeat.output.run_folder import (
     check_config,
     different_keys,
@@ -47,19 +47,17 @@ Result = TypeVar("Result")
 
 LOW_SEEN_SHARE = 0.5
 
-UNSEEN = 128
-"""Grey of the points that no frame sees."""
-
 _COLORED = 10_000
 """Points that colours are fitted to, and that are coloured at a time: of all points at once, the float64 copies would
 take more memory than the fusion."""
 
 
-def fuse(cfg: FuseConfig) -> dict[str, Any]:
+def fuse(cfg: FuseConfig, scenes: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs ``clipfeat-fuse``.
 
     Args:
         cfg: what to run.
+        scenes: in place of those of ``cfg.scenes_file``; such as the store does not hold are left out.
 
     Returns:
         ``scenes``: by name the meta of each that is done, now or before; ``failed``: by name why the others are not;
@@ -72,7 +70,10 @@ def fuse(cfg: FuseConfig) -> dict[str, Any]:
     store = FeatureStore(cfg.store)
     run = read_run_config(store.folder, cfg.data_root)
     folder = Path(cfg.output_dir or store.folder / "fused")
-    scenes = read_scenes_file(Path(cfg.scenes_file)) if cfg.scenes_file else store.scenes
+    if scenes is not None:
+        scenes = [scene_id for scene_id in scenes if scene_id in store.scenes]
+    else:
+        scenes = read_scenes_file(Path(cfg.scenes_file)) if cfg.scenes_file else store.scenes
     frames = {scene_id: store.frames(scene_id) for scene_id in scenes}
     made_of = read_config(store.folder)  # where the scans were, and not where they are now
     how = asdict(cfg) | {"model": store.model, "camera": made_of["camera"], "sampling": made_of["sampling"]}
@@ -130,6 +131,15 @@ def _fuse_scenes(
     return written
 
 
+def mesh_pattern(cfg: FuseConfig, run: ExtractConfig) -> str:
+    """Path of the meshes that ``points=mesh`` fuses onto, with {scene} in it."""
+    if cfg.points_file is not None:
+        return cfg.points_file
+    if isinstance(run.sampling, MeshSamplingConfig):
+        return run.sampling.points_file
+    return f"{run.data.root}/{{scene}}/{{scene}}_vh_clean_2.ply"
+
+
 class SceneFuser:
     """Merges the frames of a scene.
 
@@ -150,9 +160,7 @@ class SceneFuser:
         self.cfg = cfg
         self.passes = 1 + (cfg.points == "voxel") + (cfg.best_views is not None)
         sampled = run.sampling if isinstance(run.sampling, MeshSamplingConfig) else None
-        self._points_file = cfg.points_file or (
-            sampled.points_file if sampled else f"{run.data.root}/{{scene}}/{{scene}}_vh_clean_2.ply"
-        )
+        self._points_file = mesh_pattern(cfg, run)
         same = sampled is not None and cfg.points == "mesh" and self._points_file == sampled.points_file
         self._labels_file = cfg.labels_file or (sampled.labels_file if sampled and same else None)
         # Every stored point lies in a voxel, whose mean may be farther away than the voxel is wide.
@@ -173,7 +181,9 @@ class SceneFuser:
         """
         begin = time.perf_counter()
         good = _GoodFrames(self.cfg, [(scene_id, frame_id) for frame_id in frames], progress)
-        points, faces = self._mesh(scene_id) if self.cfg.points == "mesh" else (self._voxels(good), None)
+        points, faces = (
+            self._mesh(scene_id) if self.cfg.points == "mesh" else (self._voxels(scene_id, frames, good), None)
+        )
         view_of = self._views.of(points)
         best = None if self.cfg.best_views is None else BestViews(len(points.xyz), self.cfg.best_views)
         if best is not None:
@@ -215,10 +225,13 @@ class SceneFuser:
             )
         return scene_points(scene_id, self._points_file, self._labels_file), read_faces(path)
 
-    def _voxels(self, good: "_GoodFrames") -> Points:
+    def _voxels(self, scene_id: str, frames: Sequence[int], good: "_GoodFrames") -> Points:
         cloud = VoxelCloud(self.cfg.voxel_size)
-        for _, xyz in good.each(self._views.measured):
-            cloud.add(xyz)
+        for number, (xyz, rgb) in good.each(self._views.measured):
+            try:
+                cloud.add(xyz, rgb)
+            except ValueError as error:
+                raise DataError(f"{scene_id} frame {frames[number]}: {error}; take a larger voxel_size") from error
         return cloud.points()
 
 
@@ -322,11 +335,26 @@ def _claim(folder: Path, scenes: Sequence[str], how: dict[str, Any], *, overwrit
     make_writable(folder, "output_dir")
     remove_leftovers([folder])
     if overwrite:
-        endings = [".npz", *(ending for ending, _ in FORMATS.values())]
-        remove_files(_scene_path(folder, scene_id, ending) for scene_id in scenes for ending in endings)
+        _remove_scenes(folder, scenes)
     else:
         check_config(folder, how)
     write_config(folder, how)
+
+
+def remove_fused(cfg: FuseConfig, scenes: Sequence[str]) -> None:
+    """Takes away what was written of some scenes, and of which configuration it was.
+
+    Raises:
+        OutputError: If a file can't be removed.
+    """
+    folder = Path(cfg.output_dir or Path(cfg.store) / "fused")
+    _remove_scenes(folder, scenes)
+    remove_files([folder / "config.yaml"])
+
+
+def _remove_scenes(folder: Path, scenes: Sequence[str]) -> None:
+    endings = [".npz", *(ending for ending, _ in FORMATS.values())]
+    remove_files(_scene_path(folder, scene_id, ending) for scene_id in scenes for ending in endings)
 
 
 def _meta_if_done(folder: Path, scene_id: str, frames: Sequence[int], how: dict[str, Any]) -> dict[str, Any] | None:

@@ -47,6 +47,12 @@ from clipfeat.vis.pictures import spread_evenly
 log = logging.getLogger(__name__)
 
 MAX_PICTURES = 24
+MAX_BYTES = 5_000_000
+"""Of the page: it is sent by mail."""
+
+_NOTES_BYTES = 1000
+"""Of what stands around the pictures."""
+
 _MAX_BARS = 30
 _MAX_REASONS = 30
 _MAX_ROWS = 5000
@@ -133,8 +139,7 @@ def write_report(folder: RunFolder) -> Path:
     """
     run = _read_run(folder)
     title = f"clipfeat: {folder.path.resolve().name}"
-    content = page(
-        title,
+    before = [
         _heading(title, run),
         section("Summary", _summary(run)),
         section("What was run", _what_was_run(run)),
@@ -142,9 +147,10 @@ def write_report(folder: RunFolder) -> Path:
         section("Failures", _failures(run.summary["failures"])),
         section("Seconds a stage", _stages(run)),
         section("Visible points", _visible_points(run)),
-        section("Pictures", _pictures(run)),
-        section("Scenes", _scenes(run)),
-    )
+    ]
+    scenes = section("Scenes", _scenes(run))
+    left = MAX_BYTES - len(page(title, *before, scenes).encode())
+    content = page(title, *before, section("Pictures", _pictures(run, left)), scenes)
     path = folder.path / "report.html"
     with atomic_file(path) as file:
         file.write(content.encode())
@@ -316,9 +322,10 @@ def _visible_points(run: Run) -> Markup:
     return joined(parts)
 
 
-def _pictures(run: Run) -> Markup:
-    shown = []
-    unreadable = 0
+def _pictures(run: Run, budget: int) -> Markup:
+    """The pictures that fit into so many bytes; of the others the number."""
+    shown: list[Markup] = []
+    unreadable = left_out = 0
     for scene_id, path in _some_pictures(run):
         try:
             image = read_picture(path).pixels
@@ -326,11 +333,19 @@ def _pictures(run: Run) -> Markup:
             unreadable += 1
             continue
         caption = f"{scene_id} · frame {path.stem.removeprefix('vis_')}"
-        shown.append(picture(image, caption, quote(f"./{path.relative_to(run.folder.path).as_posix()}")))
+        one = picture(image, caption, quote(f"./{path.relative_to(run.folder.path).as_posix()}"))
+        if len(one.encode()) > budget - _NOTES_BYTES:
+            left_out += 1
+            continue
+        budget -= len(one.encode())
+        shown.append(one)
     parts = [tag("div", joined(shown), class_="pictures")] if shown else []
     if shown:
         note = "A click opens the full picture, as long as this page lies in the folder of the run."
         parts.append(tag("p", note, class_="faint"))
+    if left_out:
+        said = f"{_count(left_out, 'more picture')} would make this page larger than {_size(MAX_BYTES)}."
+        parts.append(tag("p", said, class_="faint"))
     if unreadable:
         parts.append(tag("p", f"{_count(unreadable, 'picture')} can't be read.", class_="faint"))
     return joined(parts)
@@ -367,7 +382,7 @@ def _scenes(run: Run) -> Markup:
     ]
     if not rows:
         return Markup()
-    content = table(("scene", "frames", "failed", "visible points", "visible", "bytes"), rows)
+    content = table(("scene", "frames", "failed", "visible points", "share visible", "bytes"), rows)
     more = len(run.scenes) - len(rows)
     if more:
         content = joined([content, tag("p", f"… and {more:,} more, in frames.jsonl.", class_="faint")])

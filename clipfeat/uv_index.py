@@ -212,8 +212,8 @@ def write_uv_index(cfg: ExtractConfig) -> dict[str, Any]:
     log.info("%d frames indexed, %d failed, %.1f %% of the points visible", len(todo) - failed, failed, share)
     for failure in failures[:5]:
         log.warning("WARNING failed: %s", failure)
-    if todo and failed == len(todo):
-        raise DataError(f"all {len(todo)} frames failed; the first: {failures[len(bad_scenes)]}")
+    if failed == len(frames):  # those that failed before are tried again, and in most cases fail again
+        raise DataError(f"all {failed} frames failed; the first: {failures[len(bad_scenes)]}")
     return {
         "done": len(todo) - failed,
         "there": len(frames) - len(todo),

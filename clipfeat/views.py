@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,12 +11,12 @@ from scipy.spatial import cKDTree
 
 from clipfeat.camera import build_rules, unproject_depth
 from clipfeat.config import ExtractConfig
-from clipfeat.data import Dataset, build_dataset
-from clipfeat.errors import DataError
 from clipfeat.locate import FrameKey, FrameLocator
 from clipfeat.output import FeatureStore
 from clipfeat.sampling import sample_img_feat
 from clipfeat.sampling.merge import ViewMerger
+from clipfeat.sampling.points import check_vertices
+from clipfeat.scans import Scans
 from clipfeat.types import FeatureMap, FloatArray, Points
 
 
@@ -57,8 +56,8 @@ class View:
 class Views(Protocol):
     """The frames of a store as views. Safe to call from several threads."""
 
-    def measured(self, key: FrameKey) -> FloatArray:
-        """World points (N, 3) in metres that a frame measured.
+    def measured(self, key: FrameKey) -> tuple[FloatArray, NDArray[np.uint8] | None]:
+        """World points (N, 3) in metres that a frame measured, and their colours (N, 3), if it knows them.
 
         Raises:
             FrameError: If the frame can't be used.
@@ -90,9 +89,10 @@ class PointViews:
         self.reach = reach
         self.same_points = same_points
 
-    def measured(self, key: FrameKey) -> FloatArray:
+    def measured(self, key: FrameKey) -> tuple[FloatArray, NDArray[np.uint8] | None]:
         """The points that the frame has features for."""
-        return self.store.load(*key).xyz
+        found = self.store.load(*key)
+        return found.xyz, found.attributes.get("rgb")
 
     def of(self, points: Points) -> Callable[[FrameKey], View]:
         """A view's confidence in a point is the mean of what counts for it, its feature their weighted mean."""
@@ -102,12 +102,8 @@ class PointViews:
         def view(key: FrameKey) -> View:
             found = self.store.load(*key)
             if nearest is None:
+                check_vertices(self.store.path(*key), found, "the given mesh", points.xyz)
                 rows = found.pts_idx
-                if len(rows) and rows.max() >= count:
-                    raise DataError(
-                        f"{self.store.path(*key)}: has a feature for vertex {rows.max()}, but the mesh has {count}; "
-                        f"give the mesh that was sampled, as points_file=…"
-                    )
             else:
                 _, rows = nearest.query(found.xyz, distance_upper_bound=self.reach)
             near = np.flatnonzero((rows < count) & (found.conf_2d > 0))
@@ -135,21 +131,18 @@ class MapViews:
     """
 
     def __init__(self, store: FeatureStore, run: ExtractConfig):
-        root = Path(run.data.root)
-        if not root.is_dir():
-            raise DataError(f"data_root={root}: no such folder, the depth of the frames was expected there; "
-                            f"give the folder that the scans are in now")  # fmt: skip
         self.store = store
         self.run = run
-        self.dataset: Dataset = build_dataset(run.data)
+        self.scans = Scans(store, run)
 
-    def measured(self, key: FrameKey) -> FloatArray:
+    def measured(self, key: FrameKey) -> tuple[FloatArray, NDArray[np.uint8] | None]:
         """All of the frame's depth between near and far; without depth the points that the run had."""
-        frame, camera = self.dataset.load(*key), self.run.camera
+        frame, camera = self.scans.load(*key), self.run.camera
         if frame.depth_m is None or frame.depth_camera is None:
-            return self.store.map(*key).xyz
+            grid = self.store.map(*key)
+            return grid.xyz, grid.attributes.get("rgb")
         used = np.where((frame.depth_m >= camera.near) & (frame.depth_m <= camera.far), frame.depth_m, 0)
-        return unproject_depth(used, frame.depth_camera.intrinsics, frame.cam_to_world)[0]
+        return unproject_depth(used, frame.depth_camera.intrinsics, frame.cam_to_world)[0], None
 
     def of(self, points: Points) -> Callable[[FrameKey], View]:
         """A view's confidence in a point is ``conf_2d``."""
@@ -159,14 +152,8 @@ class MapViews:
         locate = FrameLocator(lambda _frame, _rng: asked_for, *build_rules(self.run.camera), self.run.seed)
 
         def view(key: FrameKey) -> View:
-            grid, frame = self.store.map(*key), self.dataset.load(*key)
-            sizes = [(camera.width, camera.height) for camera in (grid.camera, frame.color_camera)]
-            if sizes[0] != sizes[1]:
-                raise DataError(
-                    f"{self.store.path(*key)}: of a picture of {sizes[0][0]}×{sizes[0][1]} pixels, but it now has "
-                    f"{sizes[1][0]}×{sizes[1][1]}; give the scans that the features were made of, as data_root=…"
-                )
-            located = locate(frame)
+            grid = self.store.map(*key)
+            located = locate(self.scans.load(*key))
             used = np.flatnonzero(grid.feature_map.covers(located.uv_idx) & (located.conf_2d > 0))
             rows, weight, uv = located.points.idx[used], located.conf_2d[used], located.uv_idx[used]
             head = self.store.head_for(grid.feature_map)

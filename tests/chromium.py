@@ -57,7 +57,13 @@ class Chromium:
     """A headless browser. Messages go to it by one pipe and come by another, a NUL after each.
 
     The test is skipped where there is none.
+
+    Args:
+        webgl: whether it can draw in three dimensions, which it then does without a graphics card.
     """
+
+    def __init__(self, *, webgl=False):
+        self._graphics = "--use-angle=swiftshader --enable-unsafe-swiftshader" if webgl else "--disable-gpu"
 
     def __enter__(self):
         program = next(filter(None, map(shutil.which, PROGRAMS)), None)
@@ -68,7 +74,7 @@ class Chromium:
         self._from, theirs_out = os.pipe()
         # It reads from its descriptor 3 and writes to 4: wherever the pipes lie, a shell puts them there.
         flags = (
-            f"--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-extensions "
+            f"--headless --no-sandbox {self._graphics} --disable-dev-shm-usage --no-first-run --disable-extensions "
             f"--disable-background-networking --remote-debugging-pipe --user-data-dir={self._profile.name} about:blank"
         )
         command = f"exec {program} {flags} 3<&{theirs_in} 4>&{theirs_out}"
@@ -93,6 +99,19 @@ class Chromium:
 
     def look(self, path, width, height=900, *, dark=False):
         """Opens a file in a window of its own and returns what is to be seen, with all that is folded open."""
+        target, session = self._open(path.resolve().as_uri(), width, height, dark=dark)
+        picture = self._ask("Page.captureScreenshot", session, captureBeyondViewport=True)["data"]
+        seen = self._ask("Runtime.evaluate", session, expression=SEEN, returnByValue=True)["result"]["value"]
+        complaints = [said for event in self._events if (said := _complaint(event, path.resolve().as_uri()))]
+        self._ask("Target.closeTarget", targetId=target)
+        return Sight(**seen, complaints=complaints, screenshot=base64.b64decode(picture))
+
+    def visit(self, url, width, height=900):
+        """Opens an address and stays there."""
+        _, session = self._open(url, width, height)
+        return Visit(self, session, url)
+
+    def _open(self, url, width, height, *, dark=False):
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
         session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -105,14 +124,10 @@ class Chromium:
             scheme = [{"name": "prefers-color-scheme", "value": "dark"}]
             self._ask("Emulation.setEmulatedMedia", session, features=scheme)
         self._events.clear()
-        self._ask("Page.navigate", session, url=path.resolve().as_uri())
+        self._ask("Page.navigate", session, url=url)
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._events.append(self._read())
-        picture = self._ask("Page.captureScreenshot", session, captureBeyondViewport=True)["data"]
-        seen = self._ask("Runtime.evaluate", session, expression=SEEN, returnByValue=True)["result"]["value"]
-        complaints = [said for event in self._events if (said := _complaint(event, path))]
-        self._ask("Target.closeTarget", targetId=target)
-        return Sight(**seen, complaints=complaints, screenshot=base64.b64decode(picture))
+        return target, session
 
     def _ask(self, method, session=None, **parameters):
         self._number += 1
@@ -135,7 +150,37 @@ class Chromium:
         return json.loads(message)
 
 
-def _complaint(event, path):
+class Visit:
+    """A page that is open."""
+
+    def __init__(self, browser, session, url):
+        self._browser, self._session, self._url = browser, session, url
+
+    def run(self, script):
+        """What a line of JavaScript is on the page."""
+        found = self._browser._ask("Runtime.evaluate", self._session, expression=script, returnByValue=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def type(self, text):
+        """Types into what has the focus, and presses Enter."""
+        self._browser._ask("Input.insertText", self._session, text=text)
+        for kind in ("keyDown", "keyUp"):
+            self._browser._ask(
+                "Input.dispatchKeyEvent", self._session, type=kind, key="Enter", code="Enter", text="\r",
+                windowsVirtualKeyCode=13,
+            )  # fmt: skip
+
+    def screenshot(self):
+        """PNG of what is in the window."""
+        return base64.b64decode(self._browser._ask("Page.captureScreenshot", self._session)["data"])
+
+    def complaints(self):
+        """Errors and warnings of the console, and addresses other than the page's own that it asked for."""
+        return [said for event in self._browser._events if (said := _complaint(event, self._url))]
+
+
+def _complaint(event, address):
     about = event["params"]
     match event["method"]:
         case "Log.entryAdded" if about["entry"]["level"] in ("error", "warning"):
@@ -146,5 +191,7 @@ def _complaint(event, path):
             return about["exceptionDetails"]["text"]
         case "Network.requestWillBeSent":
             url = about["request"]["url"]
-            return None if url.startswith("data:") or url == path.resolve().as_uri() else f"asked for {url}"
+            own = url.startswith(("data:", "blob:")) or url == address
+            own |= address.startswith("http") and url.startswith(address)
+            return None if own else f"asked for {url}"
     return None

@@ -59,6 +59,15 @@ def test_help_shows_how_to_start():
         (["data.root=nowhere"], "clipfeat: data.root=nowhere: no such folder"),
         (["data.root=x", "device=tpu"], "clipfeat: device=tpu: expected auto, cpu, cuda or cuda:<n>"),
         (["data.root=x", "device=cuda:99"], "clipfeat: device=cuda:99: this machine shows"),
+        (["--config-name=fuse"], "clipfeat: --config-name=fuse: is not for clipfeat-extract"),
+        (
+            ["--config-name=composer", "fuse.best_view=3"],
+            "clipfeat: fuse.best_view: no such key; did you mean fuse.best_v",
+        ),
+        (
+            ["-cn", "composer", "xyz=3"],
+            "clipfeat: xyz: no such key; clipfeat-extract --config-name composer --help lists the keys",
+        ),
         (["data.root=x", "model.head.name=big"], "clipfeat: model.head.name=big: expected one of none"),
     ],
 )

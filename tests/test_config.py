@@ -6,9 +6,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from clipfeat.config import (
+    TEMPLATES,
+    ComposerConfig,
     DemoConfig,
     ExtractConfig,
     FuseConfig,
+    PicturesConfig,
+    QueryConfig,
     ScanNetConfig,
     config_dir,
     extract_config,
@@ -16,6 +20,7 @@ from clipfeat.config import (
 )
 from clipfeat.data import DATASETS
 from clipfeat.errors import ConfigError
+from clipfeat.model import text
 from clipfeat.model.heads import HEADS
 from clipfeat.output import CACHES, FORMATS
 from clipfeat.sampling import POINT_SOURCES
@@ -30,10 +35,14 @@ OPTIONS = sorted(
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
-def composed(*overrides):
+def composed_command(command, *overrides):
     register_schemas()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return OmegaConf.to_object(compose("extract", list(overrides)))
+        return OmegaConf.to_object(compose(command, list(overrides)))
+
+
+def composed(*overrides):
+    return composed_command("extract", *overrides)
 
 
 # Layouts that are YAML alone bear the name of the reader behind them.
@@ -162,13 +171,23 @@ def test_values_of_a_fusion_out_of_range_are_named(changes, message):
 def test_a_fusion_s_folder_is_in_its_store():
     assert FuseConfig("a/b").output_dir == "a/b/fused"
     assert FuseConfig("a/b", "c").output_dir == "c"
-    register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = OmegaConf.to_object(compose("fuse", ["store=a/b", "resume=false"]))
+    cfg = composed_command("fuse", "store=a/b", "resume=false")
     assert cfg == FuseConfig("a/b", resume="overwrite")
-    help_text = (CONF / "hydra/help/fuse.yaml").read_text()
-    for key in dataclasses.fields(FuseConfig):
-        assert key.name in help_text
+
+
+def test_the_composer_s_extraction_is_that_of_the_command():
+    overrides = ["experiment=demo", "model=vit_b32", "sampling=mesh", "output_dir=a/b", "num_workers=3"]
+    overrides += ["resume=overwrite", "on_bad_frame=fail"]
+    cfg, extraction = composed_command("composer", *overrides, "fuse.best_views=4"), composed(*overrides)
+    assert cfg.fuse == FuseConfig("a/b", best_views=4, num_workers=3, resume="overwrite", on_bad_frame="fail")
+    assert (cfg.uv_index, extraction.uv_index) == ("a/b/uv_index", None)
+    extraction.uv_index = cfg.uv_index
+    assert cfg == ComposerConfig(**vars(extraction), fuse=cfg.fuse)
+    defaults = [
+        [line for line in (CONF / f"{name}.yaml").read_text().splitlines() if line.startswith("  - ")]
+        for name in ("extract", "composer")
+    ]
+    assert [line.replace("extract", "composer").replace("clipfeat", "composer") for line in defaults[0]] == defaults[1]
 
 
 def test_demo_values_out_of_range_are_named():
@@ -181,3 +200,27 @@ def test_demo_values_out_of_range_are_named():
 )
 def test_resume_was_a_boolean_once(said, meant):
     assert composed("data.root=x", f"resume={said}").resume == meant
+
+
+def test_the_keys_of_a_query_and_of_pictures():
+    cfg = composed_command("query", "store=a/b", "text=[a chair,a chair,wall]", "scenes=s1")
+    assert isinstance(cfg, QueryConfig)
+    assert (cfg.text, cfg.scenes, cfg.output_dir) == (["a chair", "wall"], ["s1"], "a/b/query")
+    assert QueryConfig("a/scene.npz", text="x").output_dir == "a/query"
+    assert composed_command("query", "store=x", "text=a photo of a chair").text == ["a photo of a chair"]
+    cfg = composed_command("vis", "store=a/b", "vis=pca", "vis.dpi=50", "frames=3", "resume=false")
+    assert isinstance(cfg, PicturesConfig)
+    assert (cfg.vis.name, cfg.vis.dpi, cfg.frames, cfg.scenes) == ("pca", 50, [3], [])
+    assert (cfg.output_dir, cfg.resume) == ("a/b", "overwrite")
+    assert composed_command("vis", "store=a").vis.name == "tsne"
+
+
+@pytest.mark.parametrize(("command", "schema"), [("fuse", FuseConfig), ("query", QueryConfig), ("vis", PicturesConfig)])
+def test_the_help_of_a_command_names_its_keys(command, schema):
+    help_text = (CONF / f"hydra/help/{command}.yaml").read_text()
+    for field in dataclasses.fields(schema):
+        assert field.name in help_text
+
+
+def test_the_templates_are_those_of_the_text_tower():
+    assert tuple(text.TEMPLATES) == TEMPLATES

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import tracemalloc
 
@@ -18,9 +19,10 @@ from clipfeat.cli import fuse_main
 from clipfeat.config import FUSED_FORMATS, FuseConfig, config_dir, register_schemas
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.extract import extract
-from clipfeat.fuse import FORMATS, UNSEEN, fuse, pca_rgb
+from clipfeat.fuse import FORMATS, fuse, pca_rgb
 from clipfeat.output import FeatureStore
 from clipfeat.output.fused import read_fused
+from clipfeat.output.ply import UNSEEN
 from clipfeat.sampling.point_files import read_faces, read_points
 
 SCENES = ["demo0000_00", "demo0001_00"]
@@ -214,6 +216,28 @@ def test_features_at_other_points_go_to_the_nearest_in_reach(store_of, demo_root
     assert found.meta["num_seen"] == (found.views > 0).sum() > 50
 
 
+def test_voxels_have_the_colors_of_the_frames_points(store_of, tmp_path):
+    store, scene_id = FeatureStore(store_of("mesh")), SCENES[0]
+    fuse(FuseConfig(str(store.folder), str(tmp_path), points="voxel", voxel_size=0.2, formats=[]))
+    found = read_fused(tmp_path / f"{scene_id}.npz")
+    cells = {}
+    for frame_id in store.frames(scene_id):
+        features = store.load(scene_id, frame_id)
+        of_points = np.floor(features.xyz.astype(np.float64) * (1 / 0.2)).astype(int)
+        for cell, rgb in zip(map(tuple, of_points), features.attributes["rgb"].astype(float), strict=True):
+            cells.setdefault(cell, []).append(rgb)
+    expected = np.array([np.mean(colors, 0) for colors in cells.values()])
+    np.testing.assert_allclose(found.points.attributes["rgb"], expected, atol=0.5 + 1e-9)
+
+
+def test_voxels_too_small_for_the_scene_are_an_error_that_names_it(store_of, run_fuse):
+    code, err = run_fuse(f"store={store_of('depth')}", "output_dir=out", "points=voxel", "voxel_size=1e-12")
+    assert code == 1
+    assert "the first: demo0000_00 frame 0: points must lie within 1073741824 voxels of 1e-12 m around the" in err
+    assert "take a larger voxel_size" in err
+    assert "Traceback" not in err
+
+
 def test_every_format_is_written_and_says_whose_features_it_shows(store_of, run_fuse, tmp_path):
     code, err = run_fuse(f"store={store_of('grid')}", "output_dir=out", "formats=[ply,openscene]")
     assert code == 0, err
@@ -293,7 +317,7 @@ def test_the_same_command_again_does_only_what_is_missing(store_of, run_fuse, tm
     (out / "demo0001_00.npz").unlink()
     code, err = run_fuse(*base)
     assert code == 1
-    assert f"clipfeat: data_root={scans}: no such folder, the depth of the frames was expected there" in err
+    assert f"clipfeat: data_root={scans}: no such folder, the scans of {store} were expected there" in err
     code, err = run_fuse(f"store={store}", f"data_root={moved}")
     assert code == 0, err
     assert "1 scenes to fuse, 1 done already" in err
@@ -369,21 +393,22 @@ def test_few_seen_points_are_worth_a_warning(store_of, run_fuse, tmp_path, demo_
     assert {p.name for p in (tmp_path / "out").glob("demo*")} == {"demo0000_00.npz"}
 
 
-def test_a_mesh_that_was_not_sampled_is_refused(store_of, run_fuse, tmp_path, scans):
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [(lambda xyz: xyz[:50], r"vertex \d+ among them, it has 50"), (lambda xyz: xyz + 0.01, r"one is 0.01 m away")],
+)
+def test_a_mesh_that_was_not_sampled_is_refused(store_of, run_fuse, tmp_path, scans, change, why):
     for scene_id in SCENES:
-        path = mesh_path(scans, scene_id)
-        (scans / scene_id / f"{scene_id}_vh_clean_2.labels.ply").unlink()
-        np.savez(tmp_path / "few.npz", xyz=read_points(path).xyz[:50])
+        np.savez(tmp_path / f"{scene_id}.npz", xyz=change(read_points(mesh_path(scans, scene_id)).xyz))
     store = shutil.copytree(store_of("mesh"), tmp_path / "store")
     config = (store / "config.yaml").read_text()
-    pattern = "{scene}/{scene}_vh_clean_2.ply"
-    assert pattern in config
     lines = [line for line in config.splitlines() if "labels_file" not in line]
-    lines = [f"  points_file: {tmp_path}/few.npz" if "points_file" in line else line for line in lines]
+    lines = [f"  points_file: {tmp_path}/{{scene}}.npz" if "points_file" in line else line for line in lines]
     (store / "config.yaml").write_text("\n".join(lines))
     code, err = run_fuse(f"store={store}")
     assert code == 1
-    assert "but the mesh has 50; give the mesh that was sampled, as points_file=…" in err
+    assert re.search(rf"its points are not the vertices of the given mesh \({why}", err)
+    assert "say where the run's own meshes are, as points_file=…" in err
 
 
 def test_a_store_without_a_usable_configuration_is_named(store_of, run_fuse, tmp_path):

@@ -157,6 +157,22 @@ def test_pictures_are_spread_over_the_scenes(large, tmp_path):
     assert [sum(alt.startswith(f"{scene} ·") for alt in shown) for scene in "ab"] == [12, 12]
 
 
+def test_a_page_that_would_be_too_large_has_fewer_pictures_and_says_how_many(large, monkeypatch):
+    whole = text_of(large)
+    assert "would make this page larger" not in whole
+    budget = len(whole.encode()) - 30_000
+    monkeypatch.setattr(clipfeat.report, "MAX_BYTES", budget)
+    text = text_of(large)
+    assert len(text.encode()) <= budget
+    left_out = MAX_PICTURES - len(images(text))
+    assert left_out > 0
+    assert f"{left_out} more pictures would make this page larger than " in text
+    monkeypatch.setattr(clipfeat.report, "MAX_BYTES", 1)  # numbers and failures are there in any case
+    text = text_of(large)
+    assert images(text) == []
+    assert f"{MAX_PICTURES} more pictures would make" in text
+
+
 def test_the_largest_group_of_failures_is_first(small):
     for frame_id in (40, 60):
         small.append_record(failed("a", frame_id, f"/d/a/depth/{frame_id}.png: {frame_id} bits"))

@@ -27,6 +27,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from clipfeat.atomic import atomic_file, remove_leftovers
 from clipfeat.config import TrainConfig
 from clipfeat.data.base import read_scenes_file
+from clipfeat.direct import reuse_memory
 from clipfeat.errors import ConfigError, DataError, tell_how_far
 from clipfeat.fusion.checkpoint import NAME, load_checkpoint, read_about, write_checkpoint
 from clipfeat.fusion.frames import NO_CLASS, Batch, Classes, LabelledFrames, read_classes
@@ -60,6 +61,7 @@ def train(cfg: TrainConfig) -> dict[str, Any]:
     Raises:
         ClipfeatError: On anything that the user can mend; the last checkpoint stays.
     """
+    reuse_memory()
     device = resolve_device(cfg.device)
     store, folder = FeatureStore(cfg.store), Path(cfg.output_dir)
     train_scenes, val_scenes = split_scenes(cfg, store.scenes)

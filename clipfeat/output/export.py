@@ -23,13 +23,11 @@ from clipfeat.output.run_folder import different_keys, make_writable, read_confi
 from clipfeat.output.store import FeatureStore
 from clipfeat.sampling.merge import ViewMerger
 from clipfeat.sampling.point_files import read_points
+from clipfeat.sampling.points import check_vertices
 from clipfeat.streaming import prefetch, usable_cores
-from clipfeat.types import PointFeatures, resize_affine
+from clipfeat.types import resize_affine
 
 log = logging.getLogger(__name__)
-
-_SAME_VERTEX_M = 1e-3
-"""How far a stored point may be from the vertex that it is: files keep float32, and a grid keeps pixel and depth."""
 
 _SAME_CELL = 1e-3
 """How far a cell's centre may be from where it is in a map of the whole picture, in cells."""
@@ -109,7 +107,7 @@ class OpenSceneExporter:
         merger: ViewMerger | None = None
         for frame_id in self._store.frames(scene_id):
             features = self._store.load(scene_id, frame_id)
-            _check_vertices(self._store.path(scene_id, frame_id), features, mesh, vertices)
+            check_vertices(self._store.path(scene_id, frame_id), features, str(mesh), vertices)
             merger = merger or ViewMerger(len(vertices), features.pts_feat.shape[1])
             merger.add_points(features.pts_feat, features.pts_idx, features.conf_2d)
         if merger is None:
@@ -237,28 +235,6 @@ def _claim(folder: Path, config: dict[str, Any], files: list[File], resume: str)
             f"resume=overwrite to replace such files"
         )
     write_config(folder, config)
-
-
-def _check_vertices(path: Path, features: PointFeatures, mesh: Path, vertices: NDArray[np.float64]) -> None:
-    """Refuses points that are not the vertices that they say they are: the mesh is then another one.
-
-    Raises:
-        DataError: If they are not.
-    """
-    rows = features.pts_idx
-    if len(rows) == 0:
-        return
-    if rows.min() < 0 or rows.max() >= len(vertices):
-        what = f"vertex {rows.max()} among them, it has {len(vertices)}"
-    else:
-        off = float(np.abs(vertices[rows] - features.xyz).max())
-        if off <= _SAME_VERTEX_M:
-            return
-        what = f"one is {off:.3g} m away from its own"
-    raise DataError(
-        f"{path}: its points are not the vertices of {mesh} ({what}); say where the run's own meshes are, as "
-        f"points_file=…/{{scene}}.ply"
-    )
 
 
 def _check_whole_picture(path: Path, grid: GridFrame) -> None:

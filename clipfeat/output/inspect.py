@@ -14,8 +14,9 @@ from tqdm import tqdm
 from clipfeat.atomic import TEMPORARY
 from clipfeat.errors import DataError, OutputError
 from clipfeat.output.cache import MapCache
-from clipfeat.output.files import FORMATS, point_features, read_arrays
+from clipfeat.output.files import FORMATS, point_features, read_arrays, read_meta
 from clipfeat.output.frame_files import FrameFiles, detect_format, natural_key, open_files
+from clipfeat.output.fused import read_fused
 from clipfeat.output.grid import GridFrame, grid_frame
 from clipfeat.output.run_folder import different_keys, latest_lines, read_config, read_json
 from clipfeat.output.store import FeatureStore
@@ -65,7 +66,7 @@ def _indented(fact: str) -> str:
 
 
 def inspect_folder(folder: Path, *, verify: bool = False) -> Inspection:
-    """Looks into the output_dir of a run, a cache of maps or a uv index, and changes nothing.
+    """Looks into the output_dir of a run or of clipfeat-fuse, a cache of maps or a uv index, and changes nothing.
 
     Args:
         folder: the folder.
@@ -78,6 +79,8 @@ def inspect_folder(folder: Path, *, verify: bool = False) -> Inspection:
         return _inspect_cache(folder, verify=verify)
     if next(folder.glob("*/uv_*.npz"), None) is not None:
         return _inspect_uv_index(folder, verify=verify)
+    if next(folder.glob("*.npz"), None) is not None:  # a run has them in the folders of its scenes
+        return _inspect_fused(folder, verify=verify)
     return _inspect_run(folder, verify=verify)
 
 
@@ -109,6 +112,61 @@ def _inspect_run(folder: Path, *, verify: bool) -> Inspection:
         broken += _broken_among(keys, lambda key: _check_frame(files, key, model))
     title = f"{folder}: features written by clipfeat-extract, output={files.format_name}"
     return Inspection(title, facts, list(dict.fromkeys(broken)), verify)
+
+
+def _inspect_fused(folder: Path, *, verify: bool) -> Inspection:
+    broken: list[str] = []
+    config, metas = _config(folder, broken), {}
+    paths = sorted(folder.glob("*.npz"), key=lambda path: natural_key(path.name))
+    for path in paths:
+        try:
+            metas[path.stem] = _fused_meta(path)
+        except DataError as error:
+            broken.append(str(error))
+    found = list(metas.values())
+    model = dict(found[0]["model"]) if found else {}
+    for scene_id, meta in metas.items():
+        if differing := different_keys(model, meta["model"]):
+            broken.append(f"{scene_id}: features of another model, which differs in {'; '.join(differing)}")
+    failed = [f"{scene_id} frame {failure['frame_id']}" for scene_id in metas for failure in metas[scene_id]["failed"]]
+    digest = model.get("head_sha256")
+    facts = {
+        "scenes": _named(list(metas)),
+        "frames": _spread([len(meta["frames"]) for meta in found]),
+        "model": _model(model) if model else "",
+        "head": f"{model.get('head')}{f' ({digest})' if digest else ''}",
+        "points": f"points={config.get('points', 'unknown')}, {_spread([meta['num_points'] for meta in found])}",
+        "seen": _seen_points(metas),
+        "size": _megabytes(sum(path.stat().st_size for path in paths)),
+        "failed": _named(failed),
+        "made of": str(config.get("store") or ""),
+        "unfinished": _temporaries(folder),
+    }
+    if verify:
+        broken += _broken_among(paths, read_fused)
+    title = f"{folder}: scenes fused by clipfeat-fuse"
+    return Inspection(title, facts, list(dict.fromkeys(broken)), verify)
+
+
+def _fused_meta(path: Path) -> dict[str, Any]:
+    meta = read_meta(path)
+    missing = [name for name in ("frames", "failed", "num_points", "num_seen", "model") if name not in meta]
+    if missing:
+        raise DataError(f"{path}: no fused scene (its meta has no {', '.join(missing)}); it is not of clipfeat-fuse")
+    return meta
+
+
+def _seen_points(metas: Mapping[str, Mapping[str, Any]]) -> str:
+    """The share of points that a frame sees: of all, and in the scenes where it is least."""
+    if not metas:
+        return ""
+    total, seen = (sum(meta[name] for meta in metas.values()) for name in ("num_points", "num_seen"))
+    shares = {scene_id: meta["num_seen"] / max(meta["num_points"], 1) for scene_id, meta in metas.items()}
+    least = sorted(shares, key=shares.__getitem__)[:_SHOWN]
+    return (
+        f"{seen / max(total, 1):.1%} of the points\n"
+        f"least in {', '.join(f'{scene_id} {shares[scene_id]:.1%}' for scene_id in least)}"
+    )
 
 
 def _inspect_uv_index(folder: Path, *, verify: bool) -> Inspection:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from clipfeat.atomic import atomic_file
 from clipfeat.types import FloatArray
 
+UNSEEN = 128
+"""Grey of the points that no frame sees."""
+
 
 def write_ply(
     path: Path,

@@ -76,7 +76,7 @@ class RunFolder:
 
     def picture_path(self, scene_id: str, frame_id: int) -> Path:
         """Where a frame's picture goes."""
-        return self.path / scene_id / f"vis_{frame_id}.png"
+        return picture_path(self.path, scene_id, frame_id)
 
     def done(self, frames: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
         """Those of the frames whose features are there, whole.
@@ -347,6 +347,11 @@ def make_writable(path: Path, key: str) -> None:
         probe.unlink()
     except OSError as error:
         raise OutputError(f"{key}={path}: can't be written to ({error.strerror or error}); choose another") from error
+
+
+def picture_path(folder: Path, scene_id: str, frame_id: int) -> Path:
+    """Where a frame's picture goes below a folder."""
+    return folder / scene_id / f"vis_{frame_id}.png"
 
 
 @contextmanager

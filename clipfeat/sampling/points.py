@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from clipfeat.camera.projection import measured_pixels, unproject_depth
 from clipfeat.errors import DataError, FrameError
 from clipfeat.sampling.point_files import read_points
-from clipfeat.types import Frame, Points
+from clipfeat.types import Frame, PointFeatures, Points
+
+_SAME_VERTEX_M = 1e-3
+"""How far a stored point may be from the vertex that it is: files keep float32, and a grid keeps pixel and depth."""
 
 PointSource = Callable[[Frame, np.random.Generator], Points]
 """From a frame and its own random generator to the points that are looked for in it."""
@@ -109,3 +112,31 @@ def scene_points(scene_id: str, pattern: str, labels: str | None) -> Points:
             )
         points.attributes.update({k: v for k, v in second.attributes.items() if k not in points.attributes})
     return points
+
+
+def check_vertices(path: Path, features: PointFeatures, mesh: str, vertices: NDArray[np.float64]) -> None:
+    """Refuses points that are not the vertices that their ``pts_idx`` says they are: the mesh is then another one.
+
+    Args:
+        path: the file of the features.
+        features: of one frame.
+        mesh: what the mesh is called.
+        vertices: (V, 3) of it, in metres.
+
+    Raises:
+        DataError: If they are not.
+    """
+    rows = features.pts_idx
+    if len(rows) == 0:
+        return
+    if rows.min() < 0 or rows.max() >= len(vertices):
+        what = f"vertex {rows.max()} among them, it has {len(vertices)}"
+    else:
+        off = float(np.abs(vertices[rows] - features.xyz).max())
+        if off <= _SAME_VERTEX_M:
+            return
+        what = f"one is {off:.3g} m away from its own"
+    raise DataError(
+        f"{path}: its points are not the vertices of {mesh} ({what}); say where the run's own meshes are, as "
+        f"points_file=…/{{scene}}.ply"
+    )

@@ -1,5 +1,7 @@
 """The points of a scene without a mesh: what all frames measured, a point for each small cube that something is in."""
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +28,12 @@ class VoxelCloud:
         self._cell = np.empty((0, 3), np.int32)
         self._sum = np.zeros((0, 3))
         self._count = np.zeros(0, np.int32)
+        self._rgb_sum = np.zeros((0, 3))
+        self._colored = np.zeros(0, np.int32)
         self._make_room(1024)
 
-    def add(self, xyz: FloatArray) -> None:
-        """Adds points (N, 3) in metres.
+    def add(self, xyz: FloatArray, rgb: NDArray[np.uint8] | None = None) -> None:
+        """Adds points (N, 3) in metres, and their colours (N, 3) where they are known.
 
         Raises:
             ValueError: If xyz is not (N, 3), or a point is not finite or more than 2**30 voxels away.
@@ -39,25 +43,38 @@ class VoxelCloud:
             raise ValueError(f"points must be (N, 3), got {points.shape}")
         if not (np.abs(points) < _FARTHEST * self.size).all():
             raise ValueError(f"points must lie within {_FARTHEST} voxels of {self.size:g} m around the origin")
-        done = 0
+        done, of_points = 0, np.empty(len(points), np.int32)
         while True:
             done, self._voxels = _add(
-                points, done, 1 / self.size, self._voxels, self._rows, self._cell, self._sum, self._count
+                points, done, 1 / self.size, self._voxels, self._rows, self._cell, self._sum, self._count, of_points
             )
             if done == len(points):
-                return
+                break
             self._make_room(2 * len(self._cell))
+        if rgb is not None:
+            voxels = len(self._colored)
+            self._colored += np.bincount(of_points, minlength=voxels).astype(np.int32)
+            for channel in range(3):
+                self._rgb_sum[:, channel] += np.bincount(of_points, rgb[:, channel], voxels)
 
     def points(self) -> Points:
-        """The mean of each voxel's points, and ``points`` (N,) int32, how many there were, as their attribute."""
-        count = self._count[: self._voxels].copy()
-        return Points(self._sum[: self._voxels] / count[:, None], np.arange(self._voxels), {"points": count})
+        """The mean of each voxel's points; their attribute ``points`` (N,) int32 is how many there were.
+
+        Where every voxel has a point of known colour, ``rgb`` (N, 3) uint8 is the mean of these.
+        """
+        count, colored = self._count[: self._voxels].copy(), self._colored[: self._voxels]
+        attributes: dict[str, NDArray[Any]] = {"points": count}
+        if self._voxels and colored.all():
+            attributes["rgb"] = np.rint(self._rgb_sum[: self._voxels] / colored[:, None]).astype(np.uint8)
+        return Points(self._sum[: self._voxels] / count[:, None], np.arange(self._voxels), attributes)
 
     def _make_room(self, voxels: int) -> None:
         more = voxels - len(self._cell)
         self._cell = np.concatenate((self._cell, np.empty((more, 3), np.int32)))
         self._sum = np.concatenate((self._sum, np.zeros((more, 3))))
         self._count = np.concatenate((self._count, np.zeros(more, np.int32)))
+        self._rgb_sum = np.concatenate((self._rgb_sum, np.zeros((more, 3))))
+        self._colored = np.concatenate((self._colored, np.zeros(more, np.int32)))
         self._rows = np.full(4 * voxels, -1, np.int32)
         _enter(self._voxels, self._rows, self._cell)
 
@@ -95,8 +112,12 @@ def _add(
     cell: NDArray[np.int32],
     total: NDArray[np.float64],
     count: NDArray[np.int32],
+    of_points: NDArray[np.int32],
 ) -> tuple[int, int]:  # pragma: no cover - compiled
-    """Adds points from ``begin`` on until there is no room for a new voxel; how many are done, and the voxels."""
+    """Adds points from ``begin`` on until there is no room for a new voxel; how many are done, and the voxels.
+
+    ``of_points`` takes the row of each point's voxel.
+    """
     for i in range(begin, len(xyz)):
         x = np.int64(np.floor(xyz[i, 0] * per_metre))
         y = np.int64(np.floor(xyz[i, 1] * per_metre))
@@ -113,4 +134,5 @@ def _add(
         for axis in range(3):
             total[row, axis] += xyz[i, axis]
         count[row] += 1
+        of_points[i] = row
     return len(xyz), voxels

@@ -5,13 +5,15 @@ A kind of picture is a ``Painter`` (``pictures.py``): to add one, write its file
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from clipfeat.errors import ConfigError
 from clipfeat.vis.painters import HeatmapPainter, PcaPainter, TsnePainter
 from clipfeat.vis.pictures import PICTURE_BYTES, NoPictures, Painter, Pictures, ScenePictures, pictured_frames
 
 __all__ = [
-    "KINDS", "PICTURE_BYTES", "NoPictures", "Painter", "Pictures", "ScenePictures", "build_pictures", "pictured_frames",
+    "KINDS", "PICTURE_BYTES", "NoPictures", "Painter", "Pictures", "ScenePictures", "build_pictures", "model_note",
+    "pictured_frames",
 ]  # fmt: skip
 
 KINDS = ("tsne", "pca", "heatmap", "none")
@@ -29,6 +31,7 @@ def build_pictures(
     seed: int = 0,
     weights_note: str = "",
     processes: int = 0,
+    keep: bool = False,
 ) -> Pictures:
     """What draws the pictures of each scene.
 
@@ -43,6 +46,7 @@ def build_pictures(
         seed: of the choice of points and of the t-SNE.
         weights_note: which features these are, for the footer, such as "ViT-B-16 · pixelshuffle · weights=random".
         processes: that draw in the background; 0 draws in the caller.
+        keep: whether pictures that are there already stay as they are.
 
     Raises:
         ConfigError: If there is no such kind.
@@ -58,5 +62,16 @@ def build_pictures(
         raise ConfigError(f"vis={kind!r}: expected one of {', '.join(KINDS)}")
     painter = painters[kind](dpi=dpi, weights_note=weights_note)
     return ScenePictures(
-        painter, frames_of, max_frames=max_frames, overlay_points=overlay_points, seed=seed, processes=processes
+        painter,
+        frames_of,
+        max_frames=max_frames,
+        overlay_points=overlay_points,
+        seed=seed,
+        processes=processes,
+        keep=keep,
     )
+
+
+def model_note(model: Mapping[str, Any]) -> str:
+    """Which features these are, for a footer; ``model`` is what ``describe()`` says of it."""
+    return f"{model['arch']} · {model['head']} · weights={model['weights']}"

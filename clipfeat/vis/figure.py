@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.types import FloatArray
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
@@ -29,6 +31,9 @@ MARGIN = 0.1
 GAP = 0.14
 COLOR_BAR = 1.05
 
+LEAST_TITLE_SIZE = 9.0
+"""Points."""
+
 
 def new_figure(
     panels: int,
@@ -39,30 +44,37 @@ def new_figure(
     title: str,
     notes: tuple[str, str],
     side_inches: float = 0.0,
+    rows: int = 1,
 ) -> "tuple[Figure, list[Axes]]":
     """An empty figure with panels side by side.
 
     Args:
-        panels: how many.
+        panels: how many a row.
         width_inches: of the whole figure; its height follows from the panels.
         dpi: pixels an inch.
         aspect: height of a panel over its width.
-        title: top left.
+        title: top left; one that is too long for the figure becomes smaller, and is then cut.
         notes: bottom left and bottom right, in small type.
         side_inches: left free at the right of the panels.
+        rows: how many rows of panels.
+
+    Returns:
+        The figure and its panels, row by row.
     """
     from matplotlib.figure import Figure
 
     panel_width = (width_inches - side_inches - 2 * MARGIN - (panels - 1) * GAP) / panels
     # A very tall or very flat picture is shown smaller instead of making a figure that no slide holds.
     panel_height = min(max(panel_width * aspect, 1.5), width_inches)
-    height_inches = TITLE + PANEL_TITLE + panel_height + FOOTER
+    row_height = PANEL_TITLE + panel_height
+    height_inches = TITLE + rows * row_height + (rows - 1) * GAP + FOOTER
     figure = Figure(figsize=(width_inches, height_inches), dpi=dpi, facecolor="white")
     axes = []
-    for i in range(panels):
-        left = MARGIN + i * (panel_width + GAP)
+    for i in range(rows * panels):
+        left = MARGIN + i % panels * (panel_width + GAP)
+        bottom = FOOTER + (rows - 1 - i // panels) * (row_height + GAP)
         ax = figure.add_axes(
-            (left / width_inches, FOOTER / height_inches, panel_width / width_inches, panel_height / height_inches)
+            (left / width_inches, bottom / height_inches, panel_width / width_inches, panel_height / height_inches)
         )
         ax.set_xticks([])
         ax.set_yticks([])
@@ -71,10 +83,12 @@ def new_figure(
         axes.append(ax)
 
     left, right = MARGIN / width_inches, 1 - MARGIN / width_inches
-    write(figure, left, 1 - 0.5 * TITLE / height_inches, title, size=17, weight="bold", va="center")
-    # A letter is about 0.56 of its size wide, and an inch has 72 points: the notes never run into each other.
+    points = (width_inches - 2 * MARGIN) * 72
+    title, size = fit_title(title, points)
+    write(figure, left, 1 - 0.5 * TITLE / height_inches, title, size=size, weight="bold", va="center")
+    # A letter is about 0.56 of its size wide: the notes never run into each other.
     letters = sum(len(note) for note in notes) + 4
-    size = min(11.0, (width_inches - 2 * MARGIN) * 72 / (0.56 * letters))
+    size = min(11.0, points / (0.56 * letters))
     foot = 0.45 * FOOTER / height_inches
     write(figure, left, foot, notes[0], size=size, va="center", color=FAINT_INK)
     write(figure, right, foot, notes[1], size=size, va="center", ha="right", color=FAINT_INK)
@@ -115,16 +129,44 @@ def say(ax: "Axes", text: str) -> None:
     write(ax, 0.5, 0.5, text, size=14, ha="center", va="center", transform=ax.transAxes, bbox=box, zorder=9)
 
 
-def color_bar(figure: "Figure", ax: "Axes", shades: "ScalarMappable", label: str) -> None:
-    """A colour bar as high as the panel, at its right, ``COLOR_BAR`` inches wide with its numbers."""
+def mark(ax: "Axes", corners: FloatArray) -> None:
+    """Marks a place of a picture: (1, 2) pixels by a ring, (2, 2) by the box between them, (0, 2) not at all."""
+    from matplotlib.patches import Rectangle
+
+    for color, width in (("black", 3.5), ("white", 1.5)):
+        if len(corners) == 1:
+            u, v = corners[0]
+            style: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": color, "markeredgewidth": width}
+            ax.plot(u, v, "o", markersize=13, scalex=False, scaley=False, **style)
+        elif len(corners) == 2:
+            size = corners[1] - corners[0]
+            ax.add_patch(Rectangle(corners[0], *size, fill=False, edgecolor=color, linewidth=width))
+
+
+def color_bar(figure: "Figure", ax: "Axes", shades: "ScalarMappable", label: str, lowest: "Axes | None" = None) -> None:
+    """A colour bar at the right of a panel, ``COLOR_BAR`` inches wide with its numbers.
+
+    It is as high as the panel, or reaches down to the bottom of ``lowest``.
+    """
     from matplotlib.ticker import MaxNLocator
 
     # Ends at least 0.01 apart and these steps: numbers of three decimals at most, for which the room suffices.
     ticks = MaxNLocator(6, steps=[1, 2, 5, 10])
-    bar = figure.colorbar(shades, cax=ax.inset_axes((1.025, 0.0, 0.035, 1.0)), ticks=ticks)
+    panel = ax.get_position()
+    down = (panel.y0 - lowest.get_position().y0) / panel.height if lowest else 0.0
+    bar = figure.colorbar(shades, cax=ax.inset_axes((1.025, -down, 0.035, 1.0 + down)), ticks=ticks)
     bar.outline.set_visible(False)
-    bar.set_label(label, fontsize=12, fontfamily=FONT, color=INK)
+    bar.set_label(label, fontsize=12, fontfamily=FONT, color=INK, labelpad=8)
     bar.ax.tick_params(labelsize=11, labelcolor=INK, labelfontfamily=FONT, length=3)
+
+
+def fit_title(title: str, points: float) -> tuple[str, float]:
+    """A title, cut if need be, and its size, so that both fit into a width of so many points (72 an inch)."""
+    # A bold letter is about 0.68 of its size wide.
+    most = int(points / (0.68 * LEAST_TITLE_SIZE))
+    if len(title) > most:
+        title = title[: most - 1].rstrip() + "…"
+    return title, min(17.0, max(LEAST_TITLE_SIZE, points / (0.68 * max(len(title), 1))))
 
 
 def printable(text: str) -> str:

@@ -80,14 +80,16 @@ def coverage(distance: NDArray[np.float32], reach: float) -> NDArray[np.float32]
     return np.clip(to_border + 0.5, 0.0, 1.0)
 
 
-def paint(picture: NDArray[np.uint8], uv: FloatArray, colors: FloatArray, opacity: float = 0.75) -> NDArray[np.uint8]:
+def paint(
+    picture: NDArray[np.uint8], uv: FloatArray, colors: FloatArray, opacity: float | FloatArray = 0.75
+) -> NDArray[np.uint8]:
     """Blends the colours of points over the picture in grey, which stays as it is where no point is within reach.
 
     Args:
         picture: (h, w, 3) uint8 RGB.
         uv: (N, 2) pixels of ``picture``. N may be 0.
         colors: (N, 3) RGB in [0, 1].
-        opacity: share of the point's colour, in [0, 1].
+        opacity: share of the point's colour, in [0, 1], of all points or (N,) of each.
 
     Returns:
         (h, w, 3) uint8 RGB.
@@ -95,10 +97,13 @@ def paint(picture: NDArray[np.uint8], uv: FloatArray, colors: FloatArray, opacit
     height, width = picture.shape[:2]
     grey = grey_of(picture)
     reach = reach_px(len(uv), height, width)
-    filled, distance = fill_nearest(uv, colors, height, width, reach)
+    of_each = isinstance(opacity, np.ndarray)
+    values = np.column_stack([colors, opacity]) if of_each else colors
+    filled, distance = fill_nearest(uv, values, height, width, reach)
     # A third of the reach rounds off the cells of the nearest neighbours without mixing distant points.
     filled = soften(filled, np.isfinite(distance), reach / 3)
-    share = opacity * coverage(distance, reach)[..., None]
+    share = (filled[..., 3:] if of_each else opacity) * coverage(distance, reach)[..., None]
+    filled = filled[..., :3]
     return np.rint(255 * np.clip((1 - share) * grey + share * filled, 0.0, 1.0)).astype(np.uint8)
 
 

@@ -118,6 +118,7 @@ class ScenePictures:
         overlay_points: points of each frame that are kept.
         seed: of the choice of points.
         processes: that draw; 0 draws in the caller.
+        keep: whether pictures that are there already stay as they are.
     """
 
     def __init__(
@@ -129,12 +130,14 @@ class ScenePictures:
         overlay_points: int,
         seed: int,
         processes: int = 0,
+        keep: bool = False,
     ) -> None:
         self._painter = painter
         self._wanted = {scene_id: frozenset(spread_evenly(ids, max_frames)) for scene_id, ids in frames_of.items()}
         self._overlay_points = overlay_points
         self._seed = seed
         self._processes = processes
+        self._keep = keep
         self._pool: ProcessPoolExecutor | None = None
         self._drawing: deque[Future[None]] = deque()
 
@@ -193,14 +196,14 @@ class ScenePictures:
         if not frames:
             return
         if self._processes == 0:
-            draw_scene(self._painter, scene_id, frames)
+            draw_scene(self._painter, scene_id, frames, keep=self._keep)
             return
         if self._pool is None:
             context = multiprocessing.get_context("spawn")  # the caller has threads, which a fork would freeze
             self._pool = ProcessPoolExecutor(self._processes, context, _start_process)
         while len(self._drawing) >= 2 * self._processes:
             self._wait()
-        self._drawing.append(self._pool.submit(draw_scene, self._painter, scene_id, frames))
+        self._drawing.append(self._pool.submit(draw_scene, self._painter, scene_id, frames, keep=self._keep))
 
     def close(self) -> None:
         """Returns when all pictures are there.
@@ -231,14 +234,15 @@ class ScenePictures:
             self._pool = None
 
 
-def draw_scene(painter: Painter, scene_id: str, frames: Sequence[SampledFrame]) -> None:
-    """Draws and writes the pictures of one scene.
+def draw_scene(painter: Painter, scene_id: str, frames: Sequence[SampledFrame], *, keep: bool = False) -> None:
+    """Draws and writes the pictures of one scene; with ``keep`` those that are there already stay as they are.
 
     Raises:
         OutputError: If one can't be written.
     """
     for frame, picture in zip(frames, painter.draw(scene_id, frames), strict=True):
-        save_png(picture, frame.path)
+        if not (keep and frame.path.is_file()):
+            save_png(picture, frame.path)
 
 
 def _start_process() -> None:

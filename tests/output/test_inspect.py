@@ -10,8 +10,11 @@ from stores import MODEL, some_features, some_grid, write_store
 from clipfeat.atomic import temporary_path
 from clipfeat.cli import inspect_main
 from clipfeat.errors import DataError, OutputError
+from clipfeat.output.files import write_features
+from clipfeat.output.fused import FusedScene, write_fused
 from clipfeat.output.inspect import inspect_folder
 from clipfeat.output.run_folder import done_record, write_config
+from clipfeat.types import Points
 
 FRAMES = {("s1", 0): 10, ("s1", 7): 12, ("s1", 20): 11, ("s10", 3): 10, ("s2", 0): 10}
 
@@ -213,6 +216,47 @@ def test_a_uv_index(tmp_path, demo_root):
     path.write_bytes(path.read_bytes()[:500])
     (line,) = inspect_folder(folder, verify=True).broken
     assert line.startswith(f"{path}: not a whole")
+
+
+def write_fused_scenes(folder, **changes):
+    for number, scene_id in enumerate(("s1", "s2", "s10")):
+        count = 10 + number
+        meta = {
+            "scene_id": scene_id, "frames": [0, 20], "failed": [{"frame_id": 40, "why": "x"}] if number else [],
+            "num_points": count, "num_seen": number + 1, "mean_views": 1.5, "model": MODEL,
+        }  # fmt: skip
+        scene = FusedScene(
+            Points(np.zeros((count, 3)), np.arange(count)), np.zeros((count, 6), np.float32),
+            np.zeros(count, np.int32), np.zeros(count, np.float32), None, meta | changes,
+        )  # fmt: skip
+        write_fused(folder / f"{scene_id}.npz", scene)
+    write_config(folder, {"store": "out", "points": "voxel"})
+
+
+def test_a_folder_of_fused_scenes(tmp_path):
+    write_fused_scenes(tmp_path)
+    found = inspect_folder(tmp_path, verify=True)
+    assert found.broken == []
+    assert found.title == f"{tmp_path}: scenes fused by clipfeat-fuse"
+    assert found.facts["scenes"] == "3 (s1, s2, s10)"
+    assert found.facts["frames"] == "6; a scene has 2"
+    assert found.facts["model"].startswith("A, weights=w (0123)")
+    assert found.facts["head"] == "none"
+    assert found.facts["points"] == "points=voxel, 33; a scene has 10 to 12, 11 in the median"
+    assert found.facts["seen"] == "18.2% of the points\nleast in s1 10.0%, s2 18.2%, s10 25.0%"
+    assert found.facts["failed"] == "2 (s2 frame 40, s10 frame 40)"
+    assert found.facts["made of"] == "out"
+
+
+def test_damaged_and_foreign_files_among_fused_scenes_are_broken(tmp_path):
+    write_fused_scenes(tmp_path)
+    path = tmp_path / "s2.npz"
+    path.write_bytes(path.read_bytes()[:-9])
+    write_features(tmp_path / "frame_0.npz", "npz", some_features(0), {"model": MODEL})
+    broken = inspect_folder(tmp_path).broken
+    assert len(broken) == 2
+    assert "frame_0.npz: no fused scene (its meta has no frames, failed, num_points, num_seen)" in broken[0]
+    assert "s2.npz: not a whole feature file" in broken[1]
 
 
 def test_any_other_folder_is_none_of_clipfeats(tmp_path):

@@ -41,3 +41,28 @@ def test_points_that_are_nowhere_are_refused(bad):
         VoxelCloud(0.05).add(np.array([[0, bad, 0]]))
     with pytest.raises(ValueError, match=r"points must be \(N, 3\), got \(3,\)"):
         VoxelCloud(0.05).add(np.zeros(3))
+
+
+def test_a_voxel_has_the_mean_color_of_its_points():
+    rng = np.random.default_rng(0)
+    xyz, rgb = rng.uniform(-1, 1, (5000, 3)), rng.integers(0, 256, (5000, 3), np.uint8)
+    cloud = VoxelCloud(0.1)
+    for rows in np.array_split(np.arange(5000), 3):
+        cloud.add(xyz[rows], rgb[rows])
+    points = cloud.points()
+    assert len(points.xyz) > 1024
+    cells = {}
+    for cell, color in zip(map(tuple, np.floor(xyz / 0.1).astype(int)), rgb.astype(float), strict=True):
+        cells.setdefault(cell, []).append(color)
+    expected = np.array([np.mean(colors, 0) for colors in cells.values()])
+    assert points.attributes["rgb"].dtype == np.uint8
+    np.testing.assert_allclose(points.attributes["rgb"], expected, atol=0.5 + 1e-9)
+
+
+def test_colors_that_not_every_voxel_has_are_left_out():
+    cloud = VoxelCloud(1.0)
+    cloud.add(np.array([[0.5, 0, 0]]), np.array([[9, 8, 7]], np.uint8))
+    cloud.add(np.array([[0.7, 0, 0]]))
+    assert cloud.points().attributes["rgb"].tolist() == [[9, 8, 7]]
+    cloud.add(np.array([[1.5, 0, 0]]))
+    assert set(cloud.points().attributes) == {"points"}

@@ -83,3 +83,57 @@ def test_a_color_bar_stays_in_the_figure():
     fig.color_bar(figure, axes[1], ScalarMappable(Normalize(-0.999, -0.991), "viridis"), "cosine")
     fig.render(figure)
     assert axes[1].get_tightbbox().x1 <= 800
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_rows_of_panels_do_not_meet_and_are_read_line_by_line(rows):
+    figure, axes = blank(rows=rows, dpi=100)
+    fig.render(figure)
+    assert len(axes) == 2 * rows
+    boxes = [ax.get_window_extent() for ax in axes]
+    for box in boxes:
+        assert box.height / box.width == pytest.approx(0.75)
+        assert box.width == pytest.approx(boxes[0].width)
+    for left, right in zip(boxes[::2], boxes[1::2], strict=True):
+        assert left.x1 < right.x0
+        assert left.y0 == pytest.approx(right.y0)
+    for above, below in zip(boxes[:-2:2], boxes[2::2], strict=True):
+        assert above.y0 - below.y1 == pytest.approx(100 * (fig.GAP + fig.PANEL_TITLE))
+
+
+@pytest.mark.parametrize(
+    "title", ["scene", "a brown wooden chair beside the table · scene0000_00 · frame 1200", "w i " * 90]
+)
+@pytest.mark.parametrize("width_inches", [5, 10])
+def test_a_title_stays_in_the_figure(title, width_inches):
+    figure, _ = blank(title=title, width_inches=width_inches, dpi=100)
+    fig.render(figure)
+    written = figure.texts[0]
+    assert written.get_window_extent().x1 <= 100 * width_inches
+    assert fig.LEAST_TITLE_SIZE <= written.get_fontsize() <= 17
+    assert written.get_text() == title or written.get_text().endswith("…")
+    if title == "scene":
+        assert written.get_fontsize() == 17
+
+
+def test_a_color_bar_may_reach_down_over_all_rows():
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    figure, axes = blank(rows=3, side_inches=fig.COLOR_BAR, dpi=100)
+    fig.color_bar(figure, axes[1], ScalarMappable(Normalize(0, 1), "viridis"), "cosine", lowest=axes[-1])
+    fig.render(figure)
+    bar = axes[1].child_axes[0].get_window_extent()
+    assert bar.y1 == pytest.approx(axes[1].get_window_extent().y1)
+    assert bar.y0 == pytest.approx(axes[-1].get_window_extent().y0)
+    assert axes[1].get_tightbbox().x1 <= 800
+
+
+@pytest.mark.parametrize("corners", [[], [(0, 0)], [(99, 74)], [(0, 0), (99, 74)]])
+def test_a_mark_leaves_the_picture_where_it_is(corners):
+    figure, axes = blank(dpi=100)
+    fig.show_picture(axes[0], np.full((75, 100, 3), 128, np.uint8))
+    before = axes[0].viewLim.bounds
+    fig.mark(axes[0], np.reshape(np.array(corners, float), (-1, 2)))
+    fig.render(figure)
+    assert axes[0].viewLim.bounds == before

@@ -83,6 +83,16 @@ def test_paint_takes_the_color_of_the_points():
     np.testing.assert_allclose(half, 0.5 * grey + 0.5 * np.array((255, 0, 0)), atol=1)
 
 
+def test_each_point_may_have_an_opacity_of_its_own():
+    picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    uv = np.mgrid[0:90:2, 0:60:2].reshape(2, -1).T
+    colors = np.tile((1.0, 0.0, 0.0), (len(uv), 1))
+    np.testing.assert_array_equal(paint(picture, uv, colors, np.full(len(uv), 0.75)), paint(picture, uv, colors))
+    painted = paint(picture, uv, colors, np.where(uv[:, 0] < 45, 0.0, 1.0))
+    np.testing.assert_array_equal(painted[:, :40], np.rint(255 * grey_of(picture)).repeat(3, axis=2)[:, :40])
+    assert (painted[:, 50:] == (255, 0, 0)).all()
+
+
 def test_the_picture_stays_grey_in_a_hole():
     picture = np.random.default_rng(0).integers(0, 256, (120, 180, 3), dtype=np.uint8)
     uv, _ = scattered(3000, 120, 180)

@@ -1,0 +1,46 @@
+"""Draws the pictures of one scene from its features, without the model: a script to copy and to change.
+
+    python scripts/vis_clip_feat.py outputs/clip_feat scene0000_00 pictures --kind pca
+
+``clipfeat-vis`` does it for all scenes, in processes, and goes on where it was stopped.
+"""
+
+import argparse
+from pathlib import Path
+
+from clipfeat import FeatureStore
+from clipfeat.output.run_folder import picture_path, read_run_config
+from clipfeat.scans import Scans
+from clipfeat.vis import KINDS, build_pictures, model_note
+
+
+def draw(folder: Path, scene_id: str, output: Path, kind: str) -> None:
+    """Draws ``<output>/<scene>/vis_<i>.png`` of each of the scene's frames; their colours are comparable."""
+    store = FeatureStore(folder)
+    run = read_run_config(folder)
+    scans = Scans(store, run)
+    frames = store.frames(scene_id)
+    pictures = build_pictures(kind, {scene_id: frames}, seed=run.seed, weights_note=model_note(store.model))
+    sampled = []
+    for frame_id in frames:
+        frame = scans.load(scene_id, frame_id)
+        # The features, whatever the format: .pts_feat (N, C), .uv_idx (N, 2), .xyz (N, 3), .conf_2d (N,), …
+        features = store.load(scene_id, frame_id)
+        rows = pictures.choose(scene_id, frame_id, len(features.pts_idx))
+        if rows is None:  # more frames than get pictures: they are spread evenly
+            continue
+        path = picture_path(output, scene_id, frame_id)
+        sampled.append(pictures.sample(scene_id, frame_id, frame.image, features.take(rows), path))
+    pictures.draw(scene_id, sampled)
+    pictures.close()
+    print(f"{len(sampled)} pictures in {output / scene_id}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Draws the pictures of one scene from its features.")
+    parser.add_argument("store", type=Path, help="output_dir of clipfeat-extract")
+    parser.add_argument("scene")
+    parser.add_argument("output", type=Path, help="folder for the pictures")
+    parser.add_argument("--kind", choices=[kind for kind in KINDS if kind != "none"], default="tsne")
+    arguments = parser.parse_args()
+    draw(arguments.store, arguments.scene, arguments.output, arguments.kind)
