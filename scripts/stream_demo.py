@@ -106,9 +106,8 @@ def stream(
     for number in store.frames(scene):
         features = store.load(scene, number)
         if not {"instance", "label"} <= features.attributes.keys():
-            raise DataError(
-                f"{store.path(scene, number)}: its points have no instance and label; see the top of {__file__}"
-            )
+            where = store.path(scene, number)
+            raise DataError(f"{where}: its points have no instance and label; extract with sampling.labels_file=…")
         truth, arguments = frame_instances(features, rng)
         merge.merge(**arguments)
         assert merge.matching is not None  # noqa: S101 - for the type checker; a frame was merged

@@ -3,13 +3,12 @@
 import dataclasses
 import importlib.util
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import CHECKOUT
 from stores import some_features, write_store
-
-from clipfeat.model.text import load_text_encoder
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +41,16 @@ def run(demo, monkeypatch, capsys, *arguments):
     return code, capsys.readouterr()
 
 
-def test_instances_keep_their_numbers_and_answer_texts(demo, tiny_arch, tmp_path, monkeypatch, capsys):
-    tower = load_text_encoder(tiny_arch, None)
+def test_instances_keep_their_numbers_and_answer_texts(demo, tmp_path, monkeypatch, capsys):
     texts = ["a chair", "a lamp", "a wall"]
-    direction = dict(enumerate(tower.encode_text(texts), start=1))
+    vectors = np.random.default_rng(0).normal(size=(3, 6))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    tower = SimpleNamespace(weights_sha256="0123", encode_text=lambda asked: vectors[[texts.index(t) for t in asked]])
+    monkeypatch.setattr(demo, "load_text_encoder", lambda *_, **__: tower)
+    direction = dict(enumerate(vectors, start=1))
     frames = {("room", i): frame(i, seen, direction) for i, seen in enumerate([[1, 2], [2, 3, 1], [3], [1, 2, 3]])}
     model = {
-        "arch": tiny_arch, "weights": "random", "weights_sha256": tower.weights_sha256, "head": "text",
+        "arch": "A", "weights": "random", "weights_sha256": "0123", "head": "text",
         "head_sha256": None, "input_size": 224, "window": None,
     }  # fmt: skip
     write_store(tmp_path, frames, model=model)
@@ -59,6 +61,10 @@ def test_instances_keep_their_numbers_and_answer_texts(demo, tiny_arch, tmp_path
     best = [line.split("instance ")[1].split()[0] for line in said.out.splitlines() if "weights=random" in line]
     assert sorted(best) == ["0", "1", "2"]
     assert said.out.count("cosine 1.000") == 3
+    monkeypatch.setattr(tower, "weights_sha256", "4567")
+    code, said = run(demo, monkeypatch, capsys, tmp_path, "--scene", "room", "--query", *texts)
+    assert code == 1
+    assert "features of weights 0123, texts of 4567" in said.err
 
 
 def test_what_is_missing_is_told(demo, tmp_path, monkeypatch, capsys):
