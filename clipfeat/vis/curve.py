@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from clipfeat.vis.figure import FAINT_INK, INK, new_figure, panel_title, render
+from clipfeat.vis.figure import FAINT_INK, FONT, INK, new_figure, panel_title, render
 from clipfeat.vis.pictures import save_png
 
 _SMOOTH = 0.05
@@ -25,6 +25,8 @@ def draw_curve(path: Path, history: Sequence[dict[str, Any]], title: str, note: 
     Raises:
         OutputError: If it can't be written.
     """
+    from matplotlib.ticker import MaxNLocator
+
     ends = f"{len(history)} steps", note
     figure, (left, right) = new_figure(2, width_inches=10, dpi=110, aspect=0.6, title=title, notes=ends)
     steps, loss = (np.array([record[name] for record in history]) for name in ("step", "loss"))
@@ -41,7 +43,11 @@ def draw_curve(path: Path, history: Sequence[dict[str, Any]], title: str, note: 
     right.set_ylim(0, 100)
     right.legend(frameon=False)
     for ax in (left, right):
-        ax.tick_params(axis="x", direction="in", pad=-14, labelsize=9)
-        ax.tick_params(axis="y", direction="in", pad=-26, labelsize=9)
-        ax.locator_params(nbins=5)
+        ax.set_xlim(0, max(steps[-1], 1) * 1.03)
+        for axis, pad in ((ax.xaxis, -15), (ax.yaxis, -5)):
+            # Within the panel: the figure has no room beside it. The ends are left out, where both axes meet.
+            axis.set_major_locator(MaxNLocator(5, prune="both"))
+            axis.set_tick_params(direction="in", pad=pad, labelsize=9, labelcolor=INK, labelfontfamily=FONT)
+        for label in ax.get_yticklabels():
+            label.set_horizontalalignment("left")
     save_png(render(figure), path)
