@@ -17,8 +17,8 @@ from clipfeat.config import TrainConfig, config_dir, register_schemas
 from clipfeat.errors import ConfigError, DataError, OutputError
 from clipfeat.extract import extract
 from clipfeat.fusion import train as train_module
+from clipfeat.fusion.bi_fusion import BiFusionEncoder
 from clipfeat.fusion.checkpoint import NAME
-from clipfeat.fusion.encoder import BiFusionEncoder
 from clipfeat.fusion.frames import NO_CLASS, Classes, LabelledFrames, read_classes
 from clipfeat.fusion.segmentation import load_segmenter
 from clipfeat.fusion.train import augment, batch_frames, schedule, split_scenes, train

@@ -8,7 +8,7 @@ from twins import random_pose
 
 from clipfeat.config import HeadConfig, ModelConfig
 from clipfeat.errors import ConfigError
-from clipfeat.fusion.encoder import BiFusionEncoder
+from clipfeat.fusion.bi_fusion import BiFusionEncoder
 from clipfeat.fusion.inputs import Maps
 from clipfeat.model import load_model
 from clipfeat.model.windows import Windows

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from clipfeat.fusion.attention import TinySA2D, TinySAModule, cell_positions, find_surroundings
+from clipfeat.fusion.tiny_sa import TinySA2D, TinySAModule, cell_positions, find_surroundings
 
 
 def cloud(*counts, seed=0):

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from clipfeat.fusion.attention import TinySA2D, TinySAModule, find_surroundings
 from clipfeat.fusion.clip import ClipBranch
 from clipfeat.fusion.gate import FusionGate
 from clipfeat.fusion.geometry import GEO_CHANNELS, build_geo_pe, pose_change_of
 from clipfeat.fusion.inputs import Maps, Uneven, pad, pixels_of, sample_maps
 from clipfeat.fusion.neighbours import bounding_box
+from clipfeat.fusion.tiny_sa import TinySA2D, TinySAModule, find_surroundings
 from clipfeat.model import ClipModel
 from clipfeat.output.cache import MapCache
 
