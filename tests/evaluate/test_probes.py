@@ -24,7 +24,7 @@ def test_planted_labels_are_found_and_shuffled_ones_score_chance(probe):
     features, classes, asked, truth = blobs(noise=0.5)
     assert (probe(features, classes, asked) == truth).mean() > 0.98
     shuffled = np.random.default_rng(1).permutation(classes)
-    assert (probe(features, shuffled, asked) == truth).mean() == pytest.approx(1 / 6, abs=0.05)
+    assert (probe(features, shuffled, asked) == truth).mean() == pytest.approx(1 / 6, abs=0.1)
     assert (probe(features, classes, asked) == probe(features, classes, asked)).all()
 
 
