@@ -35,6 +35,7 @@ from clipfeat.config import (
     FuseConfig,
     PicturesConfig,
     QueryConfig,
+    TrainConfig,
     config_dir,
     register_schemas,
 )
@@ -114,6 +115,17 @@ def _fuse(cfg: FuseConfig) -> None:
     from clipfeat.fuse import fuse
 
     fuse(cfg)
+
+
+def train_main() -> None:
+    """Entry point of ``clipfeat-train``."""
+    run_command("train", _train)
+
+
+def _train(cfg: TrainConfig) -> None:
+    from clipfeat.fusion.train import train
+
+    train(cfg)
 
 
 def inspect_main() -> None:

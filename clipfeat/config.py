@@ -898,12 +898,82 @@ class PicturesConfig:
         _one_of("on_bad_frame", self.on_bad_frame, ("skip", "fail"))
 
 
+@dataclass
+class TrainConfig:
+    """All of ``clipfeat-train``.
+
+    Attributes:
+        store: output_dir of a run of clipfeat-extract whose points have colour and labels.
+        output_dir: folder for everything that is written.
+        label: name of the points' attribute that is learnt.
+        classes_file: CSV of id,name; null takes the labels that the training scenes have, by their numbers.
+        train_scenes_file: text file with a scene a line; null takes all that are not held out.
+        val_scenes_file: scenes that are held out; null takes the last quarter, or all that are not trained on.
+        branches: both, or one alone for comparison: 2d or 3d.
+        use_tiny_sa_2d: whether the cells of CLIP's maps attend to each other; needs a store of output=grid.
+        num_points: points a frame in training; all of a held-out frame are looked at.
+        batch_size: frames a step.
+        views: frames of one scene that go together, which clip_cons compares; batch_size is a multiple of it.
+        steps: of the optimizer.
+        learning_rate: the highest.
+        weight_decay: of matrices.
+        clip_cons_weight: of the loss that keeps fused features near CLIP's and alike over views; 0 leaves it out.
+        consistency: of the views: cosine or ntxent.
+        eval_every: steps between two looks at the held-out scenes.
+        checkpoint_every: steps between two checkpoints.
+        use_amp: half precision, on a GPU.
+        tensorboard: whether the figures go there too; needs the extra of that name.
+        device: auto, cpu, cuda or cuda:<n>.
+        seed: of the weights, and of everything that is drawn.
+        resume: true goes on from the checkpoint, and refuses a folder of another configuration; overwrite begins anew.
+    """
+
+    store: str = MISSING
+    output_dir: str = "outputs/train"
+    label: str = "label"
+    classes_file: str | None = None
+    train_scenes_file: str | None = None
+    val_scenes_file: str | None = None
+    branches: str = "both"
+    use_tiny_sa_2d: bool = False
+    num_points: int = 2048
+    batch_size: int = 4
+    views: int = 1
+    steps: int = 400
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    clip_cons_weight: float = 0.0
+    consistency: str = "cosine"
+    eval_every: int = 200
+    checkpoint_every: int = 50
+    use_amp: bool = True
+    tensorboard: bool = False
+    device: str = "auto"
+    seed: int = 0
+    resume: str = "true"
+
+    def __post_init__(self) -> None:
+        _one_of("branches", self.branches, ("both", "2d", "3d"))
+        _one_of("consistency", self.consistency, ("cosine", "ntxent"))
+        for key in ("num_points", "batch_size", "views", "steps", "eval_every", "checkpoint_every"):
+            _at_least(key, getattr(self, key), 1)
+        _at_least("learning_rate", self.learning_rate, 0, above=True)
+        for key in ("weight_decay", "clip_cons_weight", "seed"):
+            _at_least(key, getattr(self, key), 0)
+        if self.batch_size % self.views:
+            raise ConfigError(f"batch_size={self.batch_size}: expected a multiple of views={self.views}")
+        self.resume = _resume(self.resume)
+        if not self.output_dir:
+            raise ConfigError("output_dir is empty: give a folder for the results")
+
+
 COMMANDS: dict[str, type[Any]] = {
     "extract": ExtractConfig,
     "composer": ComposerConfig,
     "export": ExportConfig,
     "fuse": FuseConfig,
     "query": QueryConfig,
+    "train": TrainConfig,
     "vis": PicturesConfig,
 }
 """What each primary configuration holds: those of ``clipfeat-<name>``, and composer's."""

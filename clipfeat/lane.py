@@ -1,4 +1,4 @@
-"""One batch of frames from disk to disk: read, project, forward, sample, write.
+"""One batch of prepared frames to disk: forward, sample, write.
 
 Several lanes run at once, each in a thread of its own. On a CPU every lane computes with one core: lanes never wait for
 each other as the threads of one matrix product do, so that decoding and writing cost no more than their own work. On

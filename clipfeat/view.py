@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from clipfeat.answers import LEAST_RANGE, open_source
 from clipfeat.config import QueryConfig
 from clipfeat.errors import ClipfeatError, ConfigError, DataError
 from clipfeat.fuse import pca_rgb
 from clipfeat.output import FeatureStore
 from clipfeat.output.fused import read_fused
 from clipfeat.output.ply import UNSEEN
-from clipfeat.prompts import best_mean
 from clipfeat.query import Texts, load_texts, text_prompts
+from clipfeat.query.answers import LEAST_RANGE, open_source
+from clipfeat.query.prompts import best_mean
 from clipfeat.types import FloatArray
 from clipfeat.vis.pictures import spread_evenly
 from clipfeat.vis.scores import score_rgb

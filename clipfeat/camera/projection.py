@@ -62,7 +62,7 @@ def project_camera_points(points_cam: Any, intrinsics: Any) -> tuple[Any, Any]:
     return xp.stack((u, v), -1), z
 
 
-def frustum_status(uv: Any, z: Any, image_size: tuple[int, int] | None, near: float, far: float) -> Any:
+def frustum_status(uv: Any, z: Any, image_size: tuple[Any, Any] | None, near: float, far: float) -> Any:
     """VISIBLE, OUT_OF_VIEW or BEHIND for each point, by position alone; occlusion is ``visibility``'s.
 
     In view is ``0 <= u <= W-1``, ``0 <= v <= H-1`` and ``near <= z <= far``.
@@ -91,7 +91,7 @@ def build_uv_index(
     points: Any,
     intrins: Any,
     extrins: Any,
-    image_size: tuple[int, int] | None = None,
+    image_size: tuple[Any, Any] | None = None,
     near: float = 0.0,
     far: float = float("inf"),
 ) -> Projection:
@@ -101,7 +101,8 @@ def build_uv_index(
         points: (..., N, 3) world points in metres, NumPy or torch.
         intrins: (..., 3, 3) or (..., 4, 4) camera matrices in pixels of the picture that uv shall be in.
         extrins: (..., 4, 4) WORLD-TO-CAMERA transforms, the full inverse of ScanNet's poses (``world_to_cam``).
-        image_size: (width, height) of that picture. Without it, points beyond its edges are not told apart.
+        image_size: (width, height) of that picture, or arrays (..., 1) of those of several. Without it, points beyond
+            its edges are not told apart.
         near: nearest z in metres.
         far: farthest z in metres.
 

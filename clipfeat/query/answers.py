@@ -20,8 +20,8 @@ from clipfeat.output.files import read_meta, write_arrays
 from clipfeat.output.fused import FusedScene, read_fused
 from clipfeat.output.ply import UNSEEN, write_ply
 from clipfeat.output.run_folder import different_keys, read_config, read_run_config
-from clipfeat.pixel_features import pixel_features
-from clipfeat.prompts import Prompts, best_mean
+from clipfeat.query.pixel_features import pixel_features
+from clipfeat.query.prompts import Prompts, best_mean
 from clipfeat.scans import Scans
 from clipfeat.streaming import prefetch, usable_cores
 from clipfeat.types import resize_affine

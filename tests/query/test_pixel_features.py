@@ -5,7 +5,7 @@ from stores import MODEL, some_grid, write_store
 
 from clipfeat.errors import DataError
 from clipfeat.output import FeatureStore
-from clipfeat.pixel_features import MapPixels, PointPixels, pixel_features
+from clipfeat.query.pixel_features import MapPixels, PointPixels, pixel_features
 from clipfeat.types import Camera, FeatureMap, PointFeatures, resize_affine
 
 KEY = ("s", 3)

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 from planted import NAMES, PlantedModel, PlantedTexts, config_of
 
-from clipfeat.answers import SCORES
 from clipfeat.camera import VisibilityRule, project_frame
 from clipfeat.cli import query_main
 from clipfeat.config import ExampleConfig, FuseConfig, QueryConfig
@@ -21,6 +20,7 @@ from clipfeat.output.files import read_arrays
 from clipfeat.output.fused import read_fused
 from clipfeat.output.ply import UNSEEN
 from clipfeat.query import query
+from clipfeat.query.answers import SCORES
 from clipfeat.sampling.point_files import read_points
 from clipfeat.vis.scores import ScorePainter, score_rgb
 

@@ -10,15 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.answers import SCORES, Found, Key, Source, open_source, rank
 from clipfeat.atomic import atomic_file
 from clipfeat.config import ExampleConfig, QueryConfig
 from clipfeat.errors import ConfigError, DataError, WeightsError
 from clipfeat.model.text import TEMPLATES, load_text_encoder
 from clipfeat.output import FeatureStore
 from clipfeat.output.run_folder import make_writable, read_run_config, remove_files
-from clipfeat.pixel_features import pixel_features
-from clipfeat.prompts import Prompts
+from clipfeat.query.answers import SCORES, Found, Key, Source, open_source, rank
+from clipfeat.query.pixel_features import pixel_features
+from clipfeat.query.prompts import Prompts
 from clipfeat.vis.directions import unit_directions
 
 log = logging.getLogger(__name__)

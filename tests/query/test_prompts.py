@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from clipfeat import prompts as module
-from clipfeat.prompts import Prompts, best_mean
+from clipfeat.query import prompts as module
+from clipfeat.query.prompts import Prompts, best_mean
 
 
 def directions(count, channels=8, seed=0):
