@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that several processes change one after another."""
 
+import fcntl
 import os
 import re
 import socket
@@ -56,6 +57,26 @@ def temporary_file(path: Path) -> Iterator[Path]:
 def temporary_path(path: Path) -> Path:
     """The hidden name beside ``path`` that this thread writes under; it says which process of which machine that is."""
     return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lets one process at a time into the block: shards share folders, and must not clear or join each other's files.
+
+    The lock goes with its process, however that ends.
+
+    Raises:
+        OutputError: If its file can't be made.
+    """
+    path = folder / ".lock"
+    try:
+        file = path.open("wb")
+    except OSError as error:
+        raise OutputError(f"{path}: can't be written ({error.strerror or error})") from error
+    with file:
+        with suppress(OSError):  # some network disks have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def remove_leftovers(folders: Iterable[Path]) -> int:

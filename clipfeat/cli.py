@@ -286,9 +286,11 @@ def _terminate(_signum: int, _frame: "FrameType | None") -> None:
 def sweep_folder(overrides: list[str]) -> str:
     """Name of a sweep job's own folder inside ``output_dir``.
 
-    It follows from the job's overrides alone, so jobs of one sweep never collide and a repeated sweep resumes.
+    It follows from the job's overrides alone, so jobs of one sweep never collide and a repeated sweep resumes. Shards
+    of one run share a folder.
     The readable part may be cut and its odd characters replaced; the hash of the exact overrides keeps it unique.
     """
+    overrides = [o for o in overrides if not o.lstrip("+").startswith("shard.")]
     own = [o for o in overrides if not o.lstrip("+").startswith("output_dir=")]
     readable = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", ",".join(own)).strip("-.")[:80]
     digest = sha256("\n".join(overrides).encode()).hexdigest()[:8]

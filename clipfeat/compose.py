@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from clipfeat.atomic import locked
 from clipfeat.config import ComposerConfig, ExtractConfig, PicturesConfig
 from clipfeat.data import build_dataset
 from clipfeat.draw import draw
 from clipfeat.errors import ConfigError, DataError
 from clipfeat.extract import extract
 from clipfeat.fuse import fuse, mesh_pattern, remove_fused
-from clipfeat.locate import FrameKey, list_frames
+from clipfeat.locate import FrameKey, frame_keys, list_scenes, own_scenes
 from clipfeat.output import FeatureStore, RunFolder
 from clipfeat.output.summary import visible_share
 from clipfeat.report import open_run, write_report
+from clipfeat.shards import this_shard
 from clipfeat.uv_index import write_uv_index
 
 log = logging.getLogger(__name__)
@@ -54,8 +56,12 @@ def compose(cfg: ComposerConfig) -> None:
         )
     extraction = extraction_of(cfg)
     # Scenes that can't be read are told of, and counted, by the extraction.
-    frames = list_frames(extraction, build_dataset(cfg.data), {})
+    everything, shard = list_scenes(extraction, build_dataset(cfg.data), {}), this_shard(cfg.shard)
+    frames = frame_keys(own_scenes(everything, shard))
     scenes = list(dict.fromkeys(scene_id for scene_id, _ in frames))
+    if not scenes:
+        log.info("shard %d of %d has no scenes: there are too few", shard.index, shard.count)
+        return
     _check_meshes(cfg, extraction, scenes)
     if cfg.resume == "overwrite":
         # First of all: if the steps are stopped, no scene that was fused of earlier features may pass for done.
@@ -69,7 +75,7 @@ def compose(cfg: ComposerConfig) -> None:
     if cfg.vis.name != "none":
         steps.append(Step("pictures", lambda: _draw(cfg, scenes)))
     if cfg.report:
-        steps.append(Step("report", lambda: f"written into {write_report(open_run(Path(cfg.output_dir)))}"))
+        steps.append(Step("report", lambda: _report(cfg, None if shard.is_whole else frame_keys(everything))))
     for number, step in enumerate(steps, 1):
         began = time.perf_counter()
         said = step.work()
@@ -137,6 +143,15 @@ def _draw(cfg: ComposerConfig, scenes: Sequence[str]) -> str:
     )
     summary = draw(pictures)
     return _counted("picture", summary["drawn"], summary["drawn"] + summary["kept"], len(summary["failed"]))
+
+
+def _report(cfg: ComposerConfig, frames: Sequence[FrameKey] | None) -> str:
+    """Writes the report; of several shards, the last does, when all frames are settled."""
+    folder = open_run(Path(cfg.output_dir))
+    if frames is not None and not folder.settled(frames):
+        return "left to the last shard"
+    with locked(folder.path):
+        return f"written into {write_report(folder)}"
 
 
 def _counted(noun: str, now: int, total: int, failed: int) -> str:

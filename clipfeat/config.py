@@ -570,16 +570,19 @@ class ShardConfig:
     """One of several equal shares of the scenes.
 
     Attributes:
-        index: which share this process takes, from 0.
-        count: how many shares there are.
+        index: which share this process takes, from 0; null is what torchrun or SLURM say, or else 0.
+        count: how many shares there are; null is what torchrun or SLURM say, or else 1.
     """
 
-    index: int = 0
-    count: int = 1
+    index: int | None = None
+    count: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise ConfigError(f"shard.index={self.index} shard.count={self.count}: expected 0 <= index < count")
+        if self.index is None and self.count is None:
+            return
+        if self.index is None or self.count is None or not 0 <= self.index < self.count:
+            index, count = ("null" if value is None else value for value in (self.index, self.count))
+            raise ConfigError(f"shard.index={index} shard.count={count}: expected both, with 0 <= index < count")
 
 
 FRAME_SELECTIONS = ("first", "random", "uniform")
@@ -603,7 +606,7 @@ class ExtractConfig:
         frame_selection: which of those are taken: first, random or uniform (evenly spread).
         output_dir: folder for everything that the run writes.
         uv_index: folder that scripts/build_uv_index.py filled; points and pixels are then read and not projected anew.
-        device: auto, cpu, cuda or cuda:<n>.
+        device: auto, cpu, cuda or cuda:<n>. Of several GPUs, a process that torchrun or SLURM started takes its own.
         batch_size: pictures a forward pass; null is 8 on a CPU and 32 on a GPU.
         num_workers: frames' batches that are in work at once, each in a thread of its own; null is one a core.
         seed: of the choice of frames and points, and of random weights.

@@ -9,9 +9,11 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from clipfeat.atomic import locked
 from clipfeat.check import check_scenes
 from clipfeat.config import ExtractConfig, VisConfig
 from clipfeat.data import build_dataset
@@ -21,10 +23,11 @@ from clipfeat.lane import Lane, default_lanes
 from clipfeat.locate import build_locator
 from clipfeat.model import Model, build_model, resolve_device
 from clipfeat.output import RunFolder, build_cache
-from clipfeat.output.summary import Stopwatch, summarize, summary_table, visible_share, warnings_of
+from clipfeat.output.summary import Stopwatch, merge_runs, summarize, summary_table, visible_share, warnings_of
 from clipfeat.plan import Plan, check_space, plan_run
 from clipfeat.prepare import Failed, FramePreparer
 from clipfeat.report import try_report
+from clipfeat.shards import WHOLE, Shard, local_rank, this_shard
 from clipfeat.streaming import prefetch, shares
 from clipfeat.uv_index import open_uv_index
 from clipfeat.vis import Pictures, build_pictures, model_note
@@ -40,24 +43,25 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         model: that ``cfg.model`` describes, if it is loaded already.
 
     Returns:
-        What ``summary.json`` holds.
+        What ``summary.json`` holds; of several shards, what this one's own summary holds.
 
     Raises:
         ClipfeatError: On anything that the user can mend; what was written before stays.
     """
     stopwatch = Stopwatch()
-    device = resolve_device(cfg.device)
+    device = resolve_device(cfg.device, local_rank())
+    if device.index:
+        torch.cuda.set_device(device)  # whose memory the summary tells
     locate = build_locator(cfg) if cfg.uv_index is None else open_uv_index(cfg)
-    folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype)
+    folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype, this_shard(cfg.shard))
     dataset = build_dataset(cfg.data)
     plan = plan_run(cfg, folder, dataset)
     folder.remove_leftovers(plan.scenes)
     folder.finish_scenes(plan.frames, plan.todo)
     if not plan.todo:
         log.info("all %d frames are done already in %s", len(plan.frames), folder.path)
-        summary = _summary_of_nothing(folder, stopwatch, cfg.sampling.name)
-        if cfg.report:
-            try_report(folder)
+        summary = _summary_of_nothing(folder, plan, stopwatch, cfg.sampling.name)
+        _end(cfg, folder, plan)
         return summary
     if cfg.check == "yes":
         with stopwatch.stage("check"):
@@ -66,8 +70,7 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         model = model or build_model(cfg.model, device, cfg.seed, build_cache(cfg.cache))
     space = check_space(cfg, plan, folder, dataset, locate, model)
     folder.claim(dataclasses.asdict(cfg), model.describe(), plan.frames, overwrite=cfg.resume == "overwrite")
-    for scene_id, why in plan.bad_scenes.items():
-        folder.append_record({"scene_id": scene_id, "frame_id": None, "status": "failed", "why": why})
+    _record_bad_scenes(folder, plan)
     folder.write_head(model.head_name, model.head.state_dict())
 
     reuse_memory()
@@ -122,33 +125,82 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         pictures.cancel()
         writers.shutdown()  # what is on its way is still written
         with suppress(OutputError):  # the error on its way up matters more, and may be the same full disk
-            folder.write_summary(summarize(folder.records(), stopwatch, finished, about, interrupted=True))
+            _sum_up(folder, plan, stopwatch, finished, about, interrupted=True)
         tell_how_far(error, len(folder.done(plan.frames)), total, folder.path, overwrite=cfg.resume == "overwrite")
         raise
     finally:
         writers.shutdown()
         model.close()
-    summary = summarize(folder.records(), stopwatch, finished, about, interrupted=False)
-    folder.write_summary(summary)
+    summary = _sum_up(folder, plan, stopwatch, finished, about, interrupted=False)
     log.info("%s", summary_table(summary))
     for warning in warnings_of(summary):
         log.warning("WARNING %s", warning)
-    if cfg.report:
-        try_report(folder)
+    _end(cfg, folder, plan)
     if not summary["frames"]:
-        raise DataError(f"all {summary['failed']} frames failed; {folder.path / 'frames.jsonl'} says why")
+        record = folder.path / folder.shard.file_name("frames.jsonl")
+        raise DataError(f"all {summary['failed']} frames failed; {record} says why")
     return summary
 
 
-def _summary_of_nothing(folder: RunFolder, stopwatch: Stopwatch, sampling: str) -> dict[str, Any]:
+def _record_bad_scenes(folder: RunFolder, plan: Plan) -> None:
+    for scene_id, why in plan.bad_scenes.items():
+        folder.append_record({"scene_id": scene_id, "frame_id": None, "status": "failed", "why": why})
+
+
+def _sum_up(
+    folder: RunFolder, plan: Plan, stopwatch: Stopwatch, finished: int, about: dict[str, Any], *, interrupted: bool
+) -> dict[str, Any]:
+    """Writes the summary of all that is in the folder; that of a shard is of its own scenes."""
+    summary = summarize(_own_records(folder, plan), stopwatch, finished, about, interrupted=interrupted)
+    if not folder.shard.is_whole:
+        summary["shard"] = dataclasses.asdict(folder.shard)
+    folder.write_summary(summary, folder.shard)
+    return summary
+
+
+def _own_records(folder: RunFolder, plan: Plan) -> list[dict[str, Any]]:
+    own = {*plan.scenes, *plan.bad_scenes}
+    return [record for record in folder.records() if folder.shard.is_whole or record["scene_id"] in own]
+
+
+def _summary_of_nothing(folder: RunFolder, plan: Plan, stopwatch: Stopwatch, sampling: str) -> dict[str, Any]:
     """The summary that is there; a new one if a run was stopped, or killed, before it could say that all is done."""
-    summary, records = folder.read_summary(), folder.records()
-    done = sum(record["status"] == "done" for record in records)
-    if summary.get("frames") != done or summary.get("run", {}).get("interrupted", True):
+    if not plan.frames:
+        _record_bad_scenes(folder, plan)  # of a shard that has no others
+    summary, done = folder.read_summary(folder.shard), sum(r["status"] == "done" for r in _own_records(folder, plan))
+    of_another = summary.get("shard", dataclasses.asdict(WHOLE)) != dataclasses.asdict(folder.shard)
+    if of_another or summary.get("frames") != done or summary.get("run", {}).get("interrupted", True):
         about = {"model": folder.read_model(), "sampling": sampling}
-        summary = summarize(records, stopwatch, 0, about, interrupted=False)
-        folder.write_summary(summary)
+        summary = _sum_up(folder, plan, stopwatch, 0, about, interrupted=False)
     return summary
+
+
+def _end(cfg: ExtractConfig, folder: RunFolder, plan: Plan) -> None:
+    """Writes the report. Of several shards, only one that finds all frames settled does, and sums up the whole first.
+
+    Two shards that end at one moment both see the whole, or the later one does; and what the later one writes stays.
+    """
+    if folder.shard.is_whole:
+        if cfg.report:
+            try_report(folder)
+        return
+    with locked(folder.path):
+        if not folder.settled(plan.everything):
+            log.info("shard %d is done; the last one to end writes summary.json and the report", folder.shard.index)
+            return
+        about = {"model": folder.read_model(), "sampling": cfg.sampling.name}
+        whole = summarize(folder.records(), Stopwatch(), 0, about, interrupted=False)
+        folder.write_summary(whole | {"run": merge_runs(_runs_of_shards(folder))})
+        log.info("all %d frames of all shards are done or have failed", len(plan.everything))
+        if cfg.report:
+            try_report(folder)
+
+
+def _runs_of_shards(folder: RunFolder) -> list[dict[str, Any]]:
+    """What the last run of each shard says of itself, as far as it could."""
+    shards = [Shard(index, folder.shard.count) for index in range(folder.shard.count)]
+    summaries = [(shard, folder.read_summary(shard)) for shard in shards]
+    return [found["run"] for shard, found in summaries if found.get("shard") == dataclasses.asdict(shard)]
 
 
 def _build_pictures(cfg: VisConfig, seed: int, model: Model, plan: Plan, processes: int) -> Pictures:

@@ -1,6 +1,6 @@
 """Which frames, which of their points, and on which pixels: all that needs neither the network nor its input."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from clipfeat.config import ExtractConfig
 from clipfeat.data.base import Dataset, check_scene_name, read_scenes_file, seeded_rng, select_frames
 from clipfeat.errors import DataError, FrameError
 from clipfeat.sampling import PointSource, build_point_source
+from clipfeat.shards import Shard, share_scenes, this_shard
 from clipfeat.types import Frame, Points
 
 FrameKey = tuple[str, int]
@@ -99,7 +100,31 @@ def locate_some(locate: Locator, dataset: Dataset, frames: Sequence[FrameKey]) -
 
 
 def list_frames(cfg: ExtractConfig, dataset: Dataset, bad_scenes: dict[str, str] | None = None) -> list[FrameKey]:
-    """The frames that the configuration asks for, scene after scene.
+    """The frames that the configuration asks for, scene after scene; of several shards, those of this process's own.
+
+    Args and errors are those of ``list_scenes``; of the bad scenes, too, only those of its own shard are told.
+    """
+    return frame_keys(own_scenes(list_scenes(cfg, dataset, bad_scenes), this_shard(cfg.shard), bad_scenes))
+
+
+def own_scenes(
+    scenes: Mapping[str, list[int]], shard: Shard, bad_scenes: dict[str, str] | None = None
+) -> dict[str, list[int]]:
+    """The scenes of a shard, out of those of all shards; the bad ones of the others are dropped from ``bad_scenes``."""
+    own = share_scenes({scene_id: len(frame_ids) for scene_id, frame_ids in scenes.items()}, shard)
+    if bad_scenes is not None:
+        for scene_id in bad_scenes.keys() - own:
+            del bad_scenes[scene_id]
+    return {scene_id: scenes[scene_id] for scene_id in own}
+
+
+def frame_keys(scenes: Mapping[str, Sequence[int]]) -> list[FrameKey]:
+    """The frames of scenes, one scene after another."""
+    return [(scene_id, frame_id) for scene_id, frame_ids in scenes.items() for frame_id in frame_ids]
+
+
+def list_scenes(cfg: ExtractConfig, dataset: Dataset, bad_scenes: dict[str, str] | None = None) -> dict[str, list[int]]:
+    """The frames of all scenes that the configuration asks for, whatever shards they are of; a bad scene has none.
 
     Args:
         cfg: what to run.
@@ -112,8 +137,8 @@ def list_frames(cfg: ExtractConfig, dataset: Dataset, bad_scenes: dict[str, str]
             take it, or if none can.
     """
     scenes: Sequence[str] = read_scenes_file(Path(cfg.scenes_file)) if cfg.scenes_file else dataset.scenes()
-    frames: list[FrameKey] = []
-    for scene_id in scenes[cfg.shard.index :: cfg.shard.count]:
+    frames: dict[str, list[int]] = {}
+    for scene_id in scenes:
         try:
             frame_ids = dataset.frame_ids(check_scene_name(scene_id, "scene"))
         except DataError as error:
@@ -121,9 +146,9 @@ def list_frames(cfg: ExtractConfig, dataset: Dataset, bad_scenes: dict[str, str]
                 raise DataError(f"scenes_file={cfg.scenes_file}: {error}" if cfg.scenes_file else str(error)) from error
             if bad_scenes is None or cfg.on_bad_frame == "fail":
                 raise
-            bad_scenes[scene_id] = str(error)
+            bad_scenes[scene_id], frames[scene_id] = str(error), []
             continue
-        chosen = select_frames(
+        frames[scene_id] = select_frames(
             frame_ids,
             scene_id,
             stride=cfg.frame_stride,
@@ -131,8 +156,7 @@ def list_frames(cfg: ExtractConfig, dataset: Dataset, bad_scenes: dict[str, str]
             how=cfg.frame_selection,
             seed=cfg.seed,
         )
-        frames += [(scene_id, frame_id) for frame_id in chosen]
-    if bad_scenes and not frames:
+    if bad_scenes and not any(frames.values()):
         why = next(iter(bad_scenes.values()))
         raise DataError(f"none of the {len(bad_scenes)} scenes can be read; the first: {why}")
     return frames

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from clipfeat.config import ExtractConfig
 from clipfeat.data import Dataset
-from clipfeat.locate import FrameKey, Locator, list_frames, locate_some
+from clipfeat.locate import FrameKey, Locator, frame_keys, list_scenes, locate_some, own_scenes
 from clipfeat.model import Model
 from clipfeat.output import FORMATS, RunFolder
 from clipfeat.output.files import FrameSize
@@ -20,10 +20,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """The frames of a run, scene after scene.
+    """The frames of a run, scene after scene; where it is one of several shards, those of its own scenes.
 
     Attributes:
         frames: all that the configuration asks for.
+        everything: the frames of all shards.
         bad_scenes: scenes that are left out because they can't be read, and why.
         done_before: frames whose features are there.
         todo: frames that the run works on; some of them again, for the sake of their scene's pictures.
@@ -31,6 +32,7 @@ class Plan:
     """
 
     frames: list[FrameKey]
+    everything: list[FrameKey]
     bad_scenes: dict[str, str]
     done_before: set[FrameKey]
     todo: list[FrameKey]
@@ -60,14 +62,20 @@ def plan_run(cfg: ExtractConfig, folder: RunFolder, dataset: Dataset) -> Plan:
         OutputError: If the folder holds the results of another configuration, and ``resume`` is not overwrite.
     """
     bad_scenes: dict[str, str] = {}
-    frames = list_frames(cfg, dataset, bad_scenes)
+    scenes = list_scenes(cfg, dataset, bad_scenes)
+    own = own_scenes(scenes, folder.shard, bad_scenes)
+    frames, everything = frame_keys(own), frame_keys(scenes)
+    if not folder.shard.is_whole:
+        counts = f"{len(own)} of {len(scenes)} scenes, {len(frames)} of {len(everything)} frames"
+        log.info("shard %d of %d, counted from 0: %s", folder.shard.index, folder.shard.count, counts)
     for why in bad_scenes.values():
         log.warning("WARNING a scene is left out: %s", why)
     pictured = pictured_frames(cfg.vis.name, frames, cfg.vis.max_frames)
     if cfg.resume == "overwrite":
-        return Plan(frames, bad_scenes, set(), frames, pictured)
+        return Plan(frames, everything, bad_scenes, set(), frames, pictured)
     done_before = folder.done_before(frames, dataclasses.asdict(cfg))
-    return Plan(frames, bad_scenes, done_before, folder.missing(frames, done_before, pictured), pictured)
+    todo = folder.missing(frames, done_before, pictured)
+    return Plan(frames, everything, bad_scenes, done_before, todo, pictured)
 
 
 def check_space(

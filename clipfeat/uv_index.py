@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from clipfeat.atomic import remove_leftovers
+from clipfeat.atomic import locked, remove_leftovers
 from clipfeat.config import ExtractConfig
 from clipfeat.data import Dataset, build_dataset
 from clipfeat.errors import DataError, FrameError, OutputError, tell_how_far
@@ -25,7 +25,6 @@ from clipfeat.output.run_folder import (
     check_config,
     different_keys,
     holds_another,
-    locked,
     make_writable,
     read_config,
     remove_files,

@@ -100,6 +100,7 @@ def test_sweep_folders_are_readable_and_can_not_collide():
         assert not name.startswith(".")
         assert len(name) < 120
     assert sweep_folder(["a=1"]) == sweep_folder(["a=1"])
+    assert sweep_folder(["a=1", "shard.index=0"]) == sweep_folder(["a=1", "shard.index=1"]) == sweep_folder(["a=1"])
 
 
 def test_a_sweep_writes_to_folders_of_its_own_and_runs_again_without_work(run_cli, demo_root, tmp_path):

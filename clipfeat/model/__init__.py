@@ -271,14 +271,21 @@ def _say_once(message: str, *values: object) -> None:
         log.warning(f"WARNING: {message}", *values)
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
     """The torch device that ``device=…`` means.
+
+    Args:
+        name: auto, cpu, cuda or cuda:<n>.
+        local_rank: which of several processes of this machine this one is: each takes the next GPU, if ``name`` names
+            none. If there are more processes than GPUs, they share them.
 
     Raises:
         ConfigError: If there is no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank is not None and torch.cuda.device_count():
+        name = f"cuda:{local_rank % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
     except RuntimeError as error:

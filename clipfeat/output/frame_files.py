@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clipfeat.atomic import atomic_file
+from clipfeat.atomic import atomic_file, locked
 from clipfeat.errors import DataError
 from clipfeat.output.files import FORMATS, damage_named, read_arrays, read_checked
 from clipfeat.output.h5 import group_names, read_h5, write_scene
@@ -169,7 +169,12 @@ class SceneFiles(FrameFiles):
             OutputError: If it can't be written; every frame is where it was.
             DataError: If a frame is damaged; the same.
         """
-        frames = sorted(self._own_files(scene_id))
+        if next(self._own_files(scene_id), None) is None:
+            return
+        with locked(self.folder):  # two processes that were given one scene would lose each other's frames
+            self._join(scene_id, sorted(self._own_files(scene_id)))
+
+    def _join(self, scene_id: str, frames: list[int]) -> None:
         if not frames:
             return
         path = self.scene_path(scene_id)

@@ -18,7 +18,7 @@ from clipfeat.output.files import FORMATS, point_features, read_arrays, read_met
 from clipfeat.output.frame_files import FrameFiles, detect_format, natural_key, open_files
 from clipfeat.output.fused import read_fused
 from clipfeat.output.grid import GridFrame, grid_frame
-from clipfeat.output.run_folder import different_keys, latest_lines, read_config, read_json
+from clipfeat.output.run_folder import different_keys, latest_lines, read_config, read_json, record_files
 from clipfeat.output.store import FeatureStore
 from clipfeat.output.summary import reason_of, visible_share
 from clipfeat.streaming import prefetch, usable_cores
@@ -311,10 +311,10 @@ def _failures(failed: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _end_of_run(folder: Path) -> str:
-    summary, lines = folder / "summary.json", folder / "frames.jsonl"
-    run = read_json(summary).get("run")
+    summary = folder / "summary.json"
+    run, written = read_json(summary).get("run"), [path.stat().st_mtime for path in record_files(folder)]
     stopped = "the same command goes on from there"
-    if not isinstance(run, dict) or (lines.is_file() and lines.stat().st_mtime > summary.stat().st_mtime + 1):
+    if not isinstance(run, dict) or max(written, default=0) > summary.stat().st_mtime + 1:
         return f"still running, or it was killed: {stopped}"
     return f"interrupted: {stopped}" if run.get("interrupted") else "finished"
 

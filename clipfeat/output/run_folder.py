@@ -1,13 +1,15 @@
 """The folder of one run: which frames are done in it, its configuration and model, and a line a frame."""
 
-import fcntl
 import json
 import logging
+import math
 import os
 import re
 import threading
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,14 @@ import torch
 import yaml
 from safetensors.torch import save
 
-from clipfeat.atomic import atomic_file, remove_leftovers, temporary_path
+from clipfeat.atomic import atomic_file, locked, remove_leftovers, temporary_path
 from clipfeat.config import ExtractConfig, extract_config
 from clipfeat.errors import ConfigError, DataError, OutputError
 from clipfeat.output.files import FORMATS, write_features
 from clipfeat.output.frame_files import open_files
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.summary import visible_share
+from clipfeat.shards import WHOLE, Shard
 from clipfeat.types import PointFeatures
 
 log = logging.getLogger(__name__)
@@ -40,29 +43,35 @@ _ANOTHER_FOLDER = "Choose another folder, or resume=overwrite to do everything a
 _FRAME_FILES = re.compile(rf"frame_\d+({'|'.join(re.escape(fmt.suffix) for fmt in FORMATS.values())})|vis_\d+\.png")
 """What a run writes into the folder of a scene."""
 
+_RECORD_FILE = re.compile(r"frames(\.\d+)?\.jsonl")
+
 
 class RunFolder:
     """Everything that a run writes goes through here.
 
     A frame is done when its file has its name: files take their names whole, so no list can disagree with the disk.
-    ``frames.jsonl`` is a record and not asked what is done.
+    ``frames.jsonl`` is a record and not asked what is done. Several shards may share a folder: each has a record and a
+    summary of its own (``frames.<shard>.jsonl``, ``summary.<shard>.json``), and all records are read as one.
 
     Attributes:
         path: the folder.
         files: the feature files in it.
         keeps_map: whether a frame is written as a ``GridFrame`` and not as ``PointFeatures``.
+        shard: who writes.
 
     Args:
         path: the folder; made if missing.
         format_name: one of ``FORMATS``.
         dtype: of pts_feat on disk.
+        shard: who writes.
 
     Raises:
         OutputError: If the folder can't be made or written to.
     """
 
-    def __init__(self, path: Path, format_name: str, dtype: str):
+    def __init__(self, path: Path, format_name: str, dtype: str, shard: Shard = WHOLE):
         self.path = path
+        self.shard = shard
         self.format_name = format_name
         self.dtype = dtype
         self.files = open_files(path, format_name)
@@ -223,7 +232,8 @@ class RunFolder:
             return [path for path in own if path.is_file()]
         names = ["frames.jsonl", "summary.json", "model.json", "report.html"]
         names += ["check.json"] if config.get("check") == "no" else []  # or it is of this run already
-        records = [*self.path.glob("head_*.safetensors"), *(self.path / name for name in names)]
+        patterns = ["head_*.safetensors", "frames.*.jsonl", "summary.*.json"]
+        records = [*chain.from_iterable(map(self.path.glob, patterns)), *(self.path / name for name in names)]
         # Of files named after scenes only those of scenes that a run has worked on: others may be the user's own.
         records += [self.path / f"{scene_id}.h5" for scene_id in {scene_id for scene_id, _ in latest_lines(self.path)}]
         return [*scene_files(self.path, _FRAME_FILES), *(path for path in records if path.is_file())]
@@ -242,13 +252,13 @@ class RunFolder:
         return model
 
     def append_record(self, record: dict[str, Any]) -> None:
-        """Adds a line to ``frames.jsonl``. Safe to call from several threads.
+        """Adds a line, and the time, to the shard's own ``frames.jsonl``. Safe to call from several threads.
 
         Raises:
             OutputError: If that fails.
         """
-        path = self.path / "frames.jsonl"
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        path = self.path / self.shard.file_name("frames.jsonl")
+        line = json.dumps(record | {"time": round(time.time(), 3)}, allow_nan=False).encode() + b"\n"
         try:
             with self._appending, path.open("ab+") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -259,7 +269,7 @@ class RunFolder:
             raise OutputError(f"{path}: can't be written ({error.strerror or error})") from error
 
     def records(self) -> list[dict[str, Any]]:
-        """The latest line of each frame, and of each scene that could not be read.
+        """The latest line of each frame, and of each scene that could not be read, of all shards.
 
         Those of files that are gone are left out; a damaged line is passed over.
         """
@@ -267,38 +277,63 @@ class RunFolder:
         done = self.done((s, i) for (s, i), record in latest.items() if i is not None and record["status"] == "done")
         return [record for key, record in latest.items() if record["status"] == "failed" or key in done]
 
-    def read_summary(self) -> dict[str, Any]:
-        """The content of ``summary.json``; empty where there is none, as after a crash."""
-        return read_json(self.path / "summary.json")
+    def settled(self, frames: Iterable[tuple[str, int]]) -> bool:
+        """Whether each of the frames is done, or has failed, by whatever shard."""
+        frames = list(frames)
+        if not latest_lines(self.path).keys() >= set(frames):
+            return False  # known without a look at each scene
+        return {(r["scene_id"], r["frame_id"]) for r in self.records()} >= set(frames)
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
-        """Writes ``summary.json``.
+    def read_summary(self, shard: Shard | None = None) -> dict[str, Any]:
+        """The content of ``summary.json``, or of a shard's own; empty where there is none, as after a crash."""
+        return read_json(self.path / (shard or WHOLE).file_name("summary.json"))
+
+    def write_summary(self, summary: dict[str, Any], shard: Shard | None = None) -> None:
+        """Writes ``summary.json``, or a shard's own.
 
         Raises:
             OutputError: If that fails.
         """
-        with atomic_file(self.path / "summary.json") as file:
+        with atomic_file(self.path / (shard or WHOLE).file_name("summary.json")) as file:
             file.write(json.dumps(summary, indent=2, allow_nan=False).encode())
 
 
+def record_files(folder: Path) -> list[Path]:
+    """The ``frames.jsonl`` of a folder, and those of its shards."""
+    return sorted(path for path in folder.glob("frames*.jsonl") if _RECORD_FILE.fullmatch(path.name) and path.is_file())
+
+
 def latest_lines(folder: Path) -> dict[tuple[str, int | None], dict[str, Any]]:
-    """The latest line in ``frames.jsonl`` of each frame, and of each scene (frame None) that could not be read.
+    """The latest line of each frame, and of each scene (frame None) that could not be read, in whichever record.
 
     A damaged line is passed over.
     """
     latest: dict[tuple[str, int | None], dict[str, Any]] = {}
-    path = folder / "frames.jsonl"
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-                scene_id, frame_id = record["scene_id"], record["frame_id"]
-                if _is_whole(record):
-                    latest.pop((scene_id, None), None)  # by now it can be read, or its reason is another
-                    latest[scene_id, frame_id] = record
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                continue
+    files = record_files(folder)
+    records = chain.from_iterable(map(_whole_lines, files))
+    # Within one file the order stands, whatever its clock did.
+    for record in records if len(files) < 2 else sorted(records, key=_written_at):
+        record.pop("time", None)
+        latest.pop((record["scene_id"], None), None)  # by now it can be read, or its reason is another
+        latest[record["scene_id"], record["frame_id"]] = record
     return latest
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            hash((record["scene_id"], record["frame_id"]))
+            if _is_whole(record):
+                yield record
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+
+
+def _written_at(record: dict[str, Any]) -> float:
+    """Seconds since 1970; 0 of a line that does not tell."""
+    at = record.get("time")
+    return at if isinstance(at, (int, float)) and math.isfinite(at) else 0.0
 
 
 def done_record(
@@ -352,26 +387,6 @@ def make_writable(path: Path, key: str) -> None:
 def picture_path(folder: Path, scene_id: str, frame_id: int) -> Path:
     """Where a frame's picture goes below a folder."""
     return folder / scene_id / f"vis_{frame_id}.png"
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lets one process at a time into the block: shards that start together must not clear each other's files.
-
-    The lock goes with its process, however that ends.
-
-    Raises:
-        OutputError: If its file can't be made.
-    """
-    path = folder / ".lock"
-    try:
-        file = path.open("wb")
-    except OSError as error:
-        raise OutputError(f"{path}: can't be written ({error.strerror or error})") from error
-    with file:
-        with suppress(OSError):  # some network disks have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def scene_files(folder: Path, names: re.Pattern[str]) -> list[Path]:

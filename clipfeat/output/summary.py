@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -97,6 +97,32 @@ def summarize(
         **about,
         "machine": machine(),
         "versions": versions(),
+    }
+
+
+def merge_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the processes of one run did together: the ``run`` of its ``summary.json``.
+
+    Args:
+        runs: the ``run`` of each of their summaries.
+
+    Returns:
+        The same keys. Frames and the seconds of stages are added up; seconds and memory are those of the process that
+        took most, and frames a second hold if all began together.
+    """
+    seconds, frames = max((run["seconds"] for run in runs), default=0.0), sum(run["frames"] for run in runs)
+    stages: Counter[str] = Counter()
+    for run in runs:
+        stages.update(run["seconds_a_stage"])
+    memory = {key for run in runs for key in run if key.startswith("peak_")}
+    return {
+        "shards": len(runs),
+        "frames": frames,
+        "seconds": seconds,
+        "frames_per_second": round(frames / seconds, 3) if seconds else 0.0,
+        "seconds_a_stage": {name: round(value, 3) for name, value in sorted(stages.items())},
+        "interrupted": any(run["interrupted"] for run in runs),
+        **{key: max(run.get(key, 0) for run in runs) for key in sorted(memory)},
     }
 
 

@@ -122,7 +122,28 @@ def scenes(tmp_path):
 
 
 def names(folder):
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != ".lock")
+
+
+def test_two_that_finish_a_scene_at_once_lose_no_frame(scenes, monkeypatch):
+    """Two processes may have been given the same scene by mistake."""
+    began, real = threading.Event(), frame_files.write_scene
+
+    def slow(*arguments):
+        if not began.is_set():
+            began.set()
+            time.sleep(0.5)
+        real(*arguments)
+
+    monkeypatch.setattr(frame_files, "write_scene", slow)
+    first = threading.Thread(target=scenes.finish_scene, args=("s",))
+    first.start()
+    began.wait()
+    write(scenes, 7, 1)  # too late for the first
+    open_files(scenes.folder, "h5_scene").finish_scene("s")
+    first.join()
+    assert names(scenes.folder) == ["s.h5"]
+    assert [value_of(scenes, i) for i in (3, 7, 20, 100)] == [0, 1, 0, 0]
 
 
 def test_the_frames_of_a_finished_scene_become_one_file(scenes):

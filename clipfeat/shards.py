@@ -1,0 +1,114 @@
+"""Which of several equal processes this one is, and which scenes are its own."""
+
+import heapq
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from clipfeat.config import ShardConfig
+from clipfeat.errors import ConfigError
+
+_LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
+"""Where torchrun, and then SLURM, tell a process its number and how many there are."""
+
+_LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several equal shares of the scenes.
+
+    Attributes:
+        index: which share, from 0.
+        count: how many shares there are.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is but one share."""
+        return self.count == 1
+
+    def file_name(self, name: str) -> str:
+        """Name of the share's own file: ``frames.jsonl`` is ``frames.3.jsonl`` for share 3 of several."""
+        stem, suffix = name.rsplit(".", 1)
+        return name if self.is_whole else f"{stem}.{self.index}.{suffix}"
+
+
+WHOLE = Shard()
+
+
+def this_shard(cfg: ShardConfig, environment: Mapping[str, str] = os.environ) -> Shard:
+    """The share of this process: what the configuration says, or else what torchrun or SLURM say.
+
+    Args:
+        cfg: ``shard.index`` and ``shard.count``.
+        environment: of this process.
+
+    Raises:
+        ConfigError: If torchrun or SLURM say a half of it, nonsense, or each something else.
+    """
+    if cfg.index is not None and cfg.count is not None:
+        return Shard(cfg.index, cfg.count)
+    told = [shard for names in _LAUNCHERS if (shard := _told_by(*names, environment)) is not None]
+    # A job of one task says nothing: torchrun may well start several processes in it.
+    several = list(dict.fromkeys(shard for shard in told if not shard.is_whole))
+    if len(several) > 1:
+        both = " and ".join(f"{name}={environment[name]}" for names in _LAUNCHERS for name in names)
+        raise ConfigError(
+            f"{both} do not agree which shard this process is; say shard.index and shard.count, where torchrun runs "
+            f"in each task of a job by shard.index=\\${{oc.env:RANK}} shard.count=\\${{oc.env:WORLD_SIZE}}"
+        )
+    return several[0] if several else WHOLE
+
+
+def _told_by(index_name: str, count_name: str, environment: Mapping[str, str]) -> Shard | None:
+    index, count = environment.get(index_name), environment.get(count_name)
+    if index is None and count in (None, "1"):
+        return None  # such as the shell of an allocation, where no task is running
+    what_to_do = "say shard.index and shard.count, or unset both"
+    if index is None or count is None:
+        there, missing = (index_name, count_name) if count is None else (count_name, index_name)
+        raise ConfigError(
+            f"{there}={environment[there]} is set in the environment, but {missing} is not: start by srun or torchrun, "
+            f"or {what_to_do}"
+        )
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ConfigError(
+            f"{index_name}={index} {count_name}={count} in the environment: expected 0 <= {index_name} < {count_name}; "
+            f"{what_to_do}"
+        )
+    return Shard(int(index), int(count))
+
+
+def local_rank(environment: Mapping[str, str] = os.environ) -> int | None:
+    """Which of the processes on its machine this one is, as torchrun or SLURM say; None where nobody does."""
+    return next((int(environment[name]) for name in _LOCAL_RANKS if environment.get(name, "").isdecimal()), None)
+
+
+def local_count(environment: Mapping[str, str] = os.environ) -> int:
+    """How many processes torchrun has started on this machine; 1 under SLURM, which gives each task its own cores."""
+    count = environment.get("LOCAL_WORLD_SIZE", "")
+    return max(1, int(count)) if count.isdecimal() else 1
+
+
+def share_scenes(sizes: Mapping[str, int], shard: Shard) -> list[str]:
+    """The scenes of a share, in the order of ``sizes``; the shares are balanced by frames.
+
+    The longest scene first, each into the share that has the least (Graham, 1969), and of equal ones the first. It
+    follows from the names and sizes alone, so processes that never talk to each other agree.
+
+    Args:
+        sizes: frames of each scene.
+        shard: which share.
+    """
+    loads = [(0, 0, index) for index in range(shard.count)]  # frames, scenes, share
+    own = set()
+    for scene_id in sorted(sizes, key=lambda scene_id: (-sizes[scene_id], scene_id)):
+        frames, scenes, index = loads[0]
+        heapq.heapreplace(loads, (frames + sizes[scene_id], scenes + 1, index))
+        if index == shard.index:
+            own.add(scene_id)
+    return [scene_id for scene_id in sizes if scene_id in own]
