@@ -30,8 +30,10 @@ from clipfeat.config import (
     DATA_CONFIGS,
     EXPORT_FORMATS,
     ComposerConfig,
+    EvaluateConfig,
     ExportConfig,
     ExtractConfig,
+    FitHeadConfig,
     FuseConfig,
     PicturesConfig,
     QueryConfig,
@@ -171,6 +173,28 @@ def _draw(cfg: PicturesConfig) -> None:
     from clipfeat.draw import draw
 
     draw(cfg)
+
+
+def evaluate_main() -> None:
+    """Entry point of ``clipfeat-evaluate``."""
+    run_command("evaluate", _evaluate)
+
+
+def _evaluate(cfg: EvaluateConfig) -> None:
+    from clipfeat.evaluate.run import evaluate
+
+    evaluate(cfg)
+
+
+def fit_head_main() -> None:
+    """Entry point of ``clipfeat-fit-head``."""
+    run_command("fit-head", _fit_head)
+
+
+def _fit_head(cfg: FitHeadConfig) -> None:
+    from clipfeat.fit_head import fit_head
+
+    fit_head(cfg)
 
 
 def view_main() -> None:

@@ -6,7 +6,7 @@ into these plain dataclasses, and all other code sees only them.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -970,6 +970,170 @@ class TrainConfig:
             raise ConfigError("output_dir is empty: give a folder for the results")
 
 
+CANDIDATES = (
+    "none",
+    "none+nearest",
+    "pixelshuffle",
+    "pixelshuffle+nearest",
+    "quarter",
+    "bilinear2x",
+    "bilinear4x",
+    "proj128",
+    "pca128",
+    "text",
+    "none+maskclip",
+    "none+sclip",
+    "none+clearclip",
+    "none+naclip",
+    "text+naclip",
+    "none+letterbox",
+    "none+input336",
+    "none+input336+window224",
+)
+"""What clipfeat-evaluate compares where nothing else is said; clipfeat/evaluate/candidates.py knows the words."""
+
+
+@dataclass
+class EvaluateConfig:
+    """All of ``clipfeat-evaluate``.
+
+    Attributes:
+        data: see DataConfig.
+        model: see ModelConfig; what a candidate's words don't say is as here. Its ``head.weights`` are those of the
+            candidates with its ``head.name``.
+        camera: see CameraConfig.
+        sampling: see SamplingConfig; how many points a frame has is what bytes and seconds are told for.
+        candidates: what is compared, each in words with + between them: a head (none, pixelshuffle, quarter,
+            bilinear2x, bilinear4x, proj128, pca128, text), an attention variant, squash or letterbox, input<pixels>,
+            window<pixels>, nearest. The others are told with their difference to the first one.
+        labels: pattern of 16-bit PNG pictures of ScanNet's raw label ids, with {scene} and {frame} in it, of the colour
+            pictures' aspect ratio; null takes the labels that the points bear (``sampling=mesh`` with
+            ``sampling.labels_file``, or ``sampling=frame_points``), and then nothing is told of edges.
+        templates: what is put around a class's name for zero-shot: plain, photo or indoor.
+        scenes_file: text file with a scene a line; null takes every scene under ``data.root``.
+        test_scenes_file: text file with the scenes that are held out, beside those of ``scenes_file``, which are then
+            learnt from alone; null holds out each scene once, see ``folds``.
+        folds: parts of the scenes, each of which is held out in turn.
+        frames_per_scene: frames a scene at most; null takes all.
+        frame_stride: every how many-th frame is looked at.
+        frame_selection: which of those are taken: first, random or uniform (evenly spread).
+        points_per_frame: labelled points of a frame whose features are judged, chosen at random.
+        max_points: of all frames together; fewer a frame are taken where there would be more.
+        neighbours: of each point that vote on its class.
+        edge_px: pixels of the colour picture within which a point is at an edge of the labels.
+        resamples: sets of scenes that the 95 % intervals are made of.
+        output_dir: folder for the tables and the plot; others of clipfeat-evaluate are replaced.
+        device: auto, cpu, cuda or cuda:<n>.
+        batch_size: pictures a forward pass; null is 8 on a CPU and 32 on a GPU.
+        seed: of folds, points, pairs and resamples, and of random weights.
+        on_bad_frame: skip (count and list it; also a scene that can't be read) or fail (stop).
+    """
+
+    data: DataConfig = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    candidates: list[str] = field(default_factory=lambda: list(CANDIDATES))
+    labels: str | None = "${data.root}/{scene}/label-filt/{frame}.png"
+    templates: str = "plain"
+    scenes_file: str | None = None
+    test_scenes_file: str | None = None
+    folds: int = 3
+    frames_per_scene: int | None = None
+    frame_stride: int = 1
+    frame_selection: str = "uniform"
+    points_per_frame: int = 300
+    max_points: int = 60_000
+    neighbours: int = 20
+    edge_px: float = 16.0
+    resamples: int = 1000
+    output_dir: str = "outputs/evaluation"
+    device: str = "auto"
+    batch_size: int | None = None
+    seed: int = 0
+    on_bad_frame: str = "skip"
+
+    def __post_init__(self) -> None:
+        _one_of("templates", self.templates, TEMPLATES)
+        if self.labels is not None and not ("{scene}" in self.labels and "{frame}" in self.labels):
+            raise ConfigError(f"labels={self.labels}: expected a path with {{scene}} and {{frame}} in it, or null")
+        _at_least("folds", self.folds, 2)
+        for key in ("points_per_frame", "max_points", "neighbours", "resamples"):
+            _at_least(key, getattr(self, key), 1)
+        _at_least("edge_px", self.edge_px, 0)
+        if not self.output_dir:
+            raise ConfigError("output_dir is empty: give a folder for the results")
+        if self.data != MISSING:
+            self.extraction()  # which checks the keys that they share
+
+    def extraction(self) -> ExtractConfig:
+        """The extraction whose frames and points are looked at."""
+        return ExtractConfig(
+            data=self.data,
+            model=self.model,
+            camera=self.camera,
+            sampling=self.sampling,
+            scenes_file=self.scenes_file,
+            frames_per_scene=self.frames_per_scene,
+            frame_stride=self.frame_stride,
+            frame_selection=self.frame_selection,
+            device=self.device,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            on_bad_frame=self.on_bad_frame,
+        )
+
+
+@dataclass
+class FitHeadConfig:
+    """All of ``clipfeat-fit-head``.
+
+    Attributes:
+        data: see DataConfig. Poses, depth and labels are not looked at, but frames without a pose are left out.
+        model: see ModelConfig; its head is pixelshuffle, which proj128 begins with.
+        scenes_file: text file with a scene a line; null takes every scene under ``data.root``. Not those that are
+            tested on later.
+        frames_per_scene: frames a scene at most; null takes all.
+        frame_stride: every how many-th frame is looked at.
+        frame_selection: which of those are taken: first, random or uniform (evenly spread).
+        output_file: safetensors file for the weights; a JSON file of the same name tells what they were fitted to.
+        device: auto, cpu, cuda or cuda:<n>.
+        seed: of the choice of frames, and of random weights.
+        on_bad_frame: skip (count and list it; also a scene that can't be read) or fail (stop).
+    """
+
+    data: DataConfig = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    scenes_file: str | None = None
+    frames_per_scene: int | None = 5
+    frame_stride: int = 1
+    frame_selection: str = "uniform"
+    output_file: str = "outputs/head_pca128.safetensors"
+    device: str = "auto"
+    seed: int = 0
+    on_bad_frame: str = "skip"
+
+    def __post_init__(self) -> None:
+        if not self.output_file.endswith(".safetensors"):
+            raise ConfigError(f"output_file={self.output_file}: expected a .safetensors file")
+        if self.data != MISSING:
+            self.extraction()  # which checks the keys that they share
+
+    def extraction(self) -> ExtractConfig:
+        """The extraction whose frames are looked at."""
+        return ExtractConfig(
+            data=self.data,
+            model=replace(self.model, head=HeadConfig("pixelshuffle")),
+            scenes_file=self.scenes_file,
+            frames_per_scene=self.frames_per_scene,
+            frame_stride=self.frame_stride,
+            frame_selection=self.frame_selection,
+            device=self.device,
+            seed=self.seed,
+            on_bad_frame=self.on_bad_frame,
+        )
+
+
 COMMANDS: dict[str, type[Any]] = {
     "extract": ExtractConfig,
     "composer": ComposerConfig,
@@ -978,6 +1142,8 @@ COMMANDS: dict[str, type[Any]] = {
     "query": QueryConfig,
     "train": TrainConfig,
     "vis": PicturesConfig,
+    "evaluate": EvaluateConfig,
+    "fit-head": FitHeadConfig,
 }
 """What each primary configuration holds: those of ``clipfeat-<name>``, and composer's."""
 

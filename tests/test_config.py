@@ -9,7 +9,9 @@ from clipfeat.config import (
     TEMPLATES,
     ComposerConfig,
     DemoConfig,
+    EvaluateConfig,
     ExtractConfig,
+    FitHeadConfig,
     FuseConfig,
     PicturesConfig,
     QueryConfig,
@@ -216,7 +218,13 @@ def test_the_keys_of_a_query_and_of_pictures():
     assert composed_command("vis", "store=a").vis.name == "tsne"
 
 
-@pytest.mark.parametrize(("command", "schema"), [("fuse", FuseConfig), ("query", QueryConfig), ("vis", PicturesConfig)])
+@pytest.mark.parametrize(
+    ("command", "schema"),
+    [
+        ("fuse", FuseConfig), ("query", QueryConfig), ("vis", PicturesConfig), ("evaluate", EvaluateConfig),
+        ("fit-head", FitHeadConfig),
+    ],
+)  # fmt: skip
 def test_the_help_of_a_command_names_its_keys(command, schema):
     help_text = (CONF / f"hydra/help/{command}.yaml").read_text()
     for field in dataclasses.fields(schema):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clipfeat.config import ModelConfig
 from clipfeat.errors import ConfigError
-from clipfeat.model.encoder import Encoder, EncoderCard, load_encoder, state_hash
+from clipfeat.model.encoder import Encoder, EncoderCard, attending, load_encoder, state_hash
 from clipfeat.model.heads import Head, build_head, map_values, point_channels
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.model.windows import Windows
@@ -329,24 +329,33 @@ def build_model(cfg: ModelConfig, device: torch.device, seed: int, cache: MapCac
     return CachedModel(cfg, device, seed, cache)
 
 
-def load_model(cfg: ModelConfig, device: torch.device, seed: int) -> ClipModel:
+def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encoder | None = None) -> ClipModel:
     """Loads the encoder and the head that ``model=…`` and ``model/head=…`` name.
+
+    Args:
+        cfg: the model.
+        device: where it runs.
+        seed: of random weights.
+        encoder: the same one, but for its attention, if it is loaded already.
 
     Raises:
         WeightsError: If the weights can't be had or don't fit.
         ConfigError: If the input's size does not fit the model's patches.
     """
     precision = resolve_precision(cfg.precision, device)
-    encoder = load_encoder(
-        cfg.arch,
-        cfg.pretrained,
-        input_size=cfg.network_size,
-        precision=precision,
-        device=device,
-        allow_random=cfg.allow_random,
-        seed=seed,
-        attention=cfg.attention,
-    )
+    if encoder is not None:
+        encoder = attending(encoder, cfg.arch, cfg.attention)
+    else:
+        encoder = load_encoder(
+            cfg.arch,
+            cfg.pretrained,
+            input_size=cfg.network_size,
+            precision=precision,
+            device=device,
+            allow_random=cfg.allow_random,
+            seed=seed,
+            attention=cfg.attention,
+        )
     head = build_head(cfg.head.name, encoder.width, Path(cfg.head.weights) if cfg.head.weights else None, seed)
     return ClipModel(
         arch=cfg.arch,

@@ -5,7 +5,7 @@ Two kinds of tower give patch tokens: open_clip's own ``VisionTransformer`` and,
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,16 @@ def load_encoder(
         weights_sha256=state_hash(visual),
         attention=attention,
     )
+
+
+def attending(encoder: Encoder, arch: str, attention: str) -> Encoder:
+    """The same weights with a last block that attends so.
+
+    Raises:
+        WeightsError: If it can't.
+    """
+    _check_tower(encoder.visual, arch, attention)
+    return replace(encoder, attention=attention)
 
 
 def load_clip(

@@ -55,14 +55,7 @@ def fit_pca_colors(features: FloatArray) -> PcaColors:
 
 
 def principal_axes(values: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The mean (C,) of (N, C) values and their first ``count`` principal axes (count, C), strongest first.
-
-    The sign of an axis is such that its largest entry by magnitude is positive. Axes along which the values do not
-    vary are zeros.
-    """
-    from scipy.linalg import eigh  # imports are lazy: a run without pictures does without them
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
+    """The mean (C,) of (N, C) values and their first ``count`` principal axes (count, C), see ``leading_axes``."""
     channels = values.shape[1]
     axes = np.zeros((count, channels))
     if len(values) == 0:
@@ -71,13 +64,25 @@ def principal_axes(values: NDArray[np.float64], count: int) -> tuple[NDArray[np.
     centred = values - mean
     found = min(count, channels)
     # The eigenvectors of the small (C, C) covariance: the same axes as by an SVD of all rows, many times as fast.
-    covariance = centred.T @ centred / len(values)
+    axes[:found] = leading_axes(centred.T @ centred / len(values), found)
+    return mean, axes
+
+
+def leading_axes(covariance: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """The first ``count`` principal axes (count, C) of a covariance (C, C), strongest first.
+
+    The sign of an axis is such that its largest entry by magnitude is positive. Axes along which the values do not
+    vary are zeros.
+    """
+    from scipy.linalg import eigh  # imports are lazy: a run without pictures does without them
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    channels = len(covariance)
     # One thread: of a small matrix two wait for each other more than they work, on a busy machine for seconds.
     with threadpool_limits(1, user_api="blas"):
-        variances, vectors = eigh(covariance, subset_by_index=(channels - found, channels - 1))
+        variances, vectors = eigh(covariance, subset_by_index=(channels - count, channels - 1))
     # Rounding leaves a variance of this size where there is none.
     varies = variances[::-1] > max(1e-10 * variances[-1], 1e-12)
     top = vectors.T[::-1]
-    sign = np.sign(top[np.arange(found), np.abs(top).argmax(axis=1)])
-    axes[:found] = np.where(varies[:, None], top * sign[:, None], 0.0)
-    return mean, axes
+    sign = np.sign(top[np.arange(count), np.abs(top).argmax(axis=1)])
+    return np.where(varies[:, None], top * sign[:, None], 0.0)

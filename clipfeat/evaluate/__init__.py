@@ -1,0 +1,1 @@
+"""Which features are better, measured on labelled frames: metrics, probes, candidates and tables."""

@@ -1,0 +1,152 @@
+"""The rows as a Markdown table, a CSV table, a plot and one line of advice."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from clipfeat.data.scannet200 import GROUPS
+from clipfeat.vis.figure import FAINT_INK, FONT, INK, RULE
+
+Row = dict[str, Any]
+
+_TOLERANCE = 0.01
+"""A candidate within this of the best mIoU is as good as it, for the advice."""
+
+STAGES = ("read", "preprocess", "forward", "head and sampling")
+"""Of a frame, one after another."""
+
+_RANDOM = "weights=random: the arithmetic is right, the features mean nothing"
+
+
+def markdown(rows: Sequence[Row], heading: str) -> str:
+    """Two tables: what the features are worth, and what they cost."""
+    first = rows[0]["candidate"]
+    quality = [
+        "candidate", "weights", "dim", "linear mIoU", f"Δ to {first}", "accuracy", *GROUPS, "kNN mIoU", f"Δ to {first}",
+        "accuracy at edges", "inside", "same point", "random pair", "separation", "zero-shot mIoU",
+    ]  # fmt: skip
+    cost = ["candidate", "map, fp16", "points, fp32", *STAGES, "frames/s"]
+    lines = [heading, "", *_table(quality, [_quality(row) for row in rows])]
+    lines += ["", *_table(cost, [_cost(row) for row in rows]), "", advice(rows), ""]
+    return "\n".join(lines)
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (names, ["---"] * len(names), *rows)]
+
+
+def _quality(row: Row) -> list[str]:
+    views = row["views"] or {}
+    groups = row["linear_miou_of_groups"]
+    return [
+        row["candidate"], weights_of(row), str(row["channels"]),
+        _interval(row["linear_miou"]), _interval(row["linear_miou_minus_first"], sign=True),
+        _value(row["linear_accuracy"]), *(_number(groups[group]) for group in GROUPS),
+        _interval(row["neighbours_miou"]), _interval(row["neighbours_miou_minus_first"], sign=True),
+        _value(row["edge_accuracy"]), _value(row["inside_accuracy"]),
+        *(_number(views.get(key)) for key in ("same", "random", "separation")),
+        _interval(row["zero_shot_miou"]),
+    ]  # fmt: skip
+
+
+def _cost(row: Row) -> list[str]:
+    stages = [f"{1000 * row['seconds'][name]:.0f} ms" for name in STAGES]
+    sizes = [f"{row['map_bytes'] / 1e6:.2f} MB", f"{row['point_bytes'] / 1e6:.1f} MB"]
+    return [row["candidate"], *sizes, *stages, f"{row['frames_per_s']:.2f}"]
+
+
+def weights_of(row: Row) -> str:
+    """Where the weights of a row come from: the encoder's and the head's."""
+    return row["weights"] if row["head_weights"] is None else f"{row['weights']}, head {row['head_weights']}"
+
+
+def _number(value: float | None, *, sign: bool = False) -> str:
+    return "–" if value is None else f"{value:{'+' if sign else ''}.3f}"
+
+
+def _value(estimate: dict[str, float | None] | None) -> str:
+    return "–" if estimate is None else _number(estimate["value"])
+
+
+def _interval(estimate: dict[str, float | None] | None, *, sign: bool = False) -> str:
+    if estimate is None or estimate["value"] is None:
+        return "–"
+    low, high = (_number(estimate[key], sign=sign) for key in ("low", "high"))
+    return f"{_number(estimate['value'], sign=sign)} [{low}, {high}]"
+
+
+def csv_table(rows: Sequence[Row]) -> str:
+    """A column a number: nested keys are joined by a dot, what makes no sense is empty."""
+    flat = [_flat(row) for row in rows]
+    columns = list(dict.fromkeys(name for row in flat for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _flat(row: Row, prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            found[prefix + name] = value
+    return found
+
+
+def advice(rows: Sequence[Row]) -> str:
+    """One line: the best by the linear probe, and what is as good and smaller, or as good and faster."""
+    judged = [row for row in rows if row["linear_miou"]["value"] is not None]
+    if not judged:
+        return "Nothing can be said: no held-out point has a class."
+    best = max(judged, key=lambda row: row["linear_miou"]["value"])
+    as_good = [row for row in judged if row["linear_miou"]["value"] >= best["linear_miou"]["value"] - _TOLERANCE]
+    smallest = min(as_good, key=lambda row: row["map_bytes"])
+    fastest = max(as_good, key=lambda row: row["frames_per_s"])
+    line = (
+        f"Best by the linear probe: {best['candidate']} (mIoU {best['linear_miou']['value']:.3f}). "
+        f"Within {_TOLERANCE:g} of it, {smallest['candidate']} has the smallest maps "
+        f"({smallest['map_bytes'] / 1e6:.2f} MB a frame) and {fastest['candidate']} is the fastest "
+        f"({fastest['frames_per_s']:.2f} frames/s)."
+    )
+    return f"{line} {_RANDOM}." if any(row["weights"] == "random" for row in rows) else line
+
+
+def plot(rows: Sequence[Row], title: str) -> bytes:
+    """Linear mIoU with its interval over the bytes of a map, and over the seconds a frame takes; a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 5.2), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    judged = [row for row in rows if row["linear_miou"]["value"] is not None]
+    panels = (
+        (left, [row["map_bytes"] / 1e6 for row in judged], "MB a frame (map in float16)"),
+        (right, [1 / row["frames_per_s"] for row in judged], "seconds a frame"),
+    )
+    for axes, along, name in panels:
+        for x, row in zip(along, judged, strict=True):
+            estimate = row["linear_miou"]
+            axes.plot([x, x], [estimate["low"], estimate["high"]], color=RULE, linewidth=1.5, zorder=1)
+            axes.plot([x], [estimate["value"]], "o", color=INK, markersize=5, zorder=2)
+            axes.annotate(
+                row["candidate"],
+                (x, estimate["value"]),
+                xytext=(5, 3),
+                textcoords="offset points",
+                fontsize=7,
+                color=FAINT_INK,
+                family=FONT,
+            )
+        axes.set_xscale("log")
+        axes.set_xlabel(name, family=FONT, color=INK)
+        axes.grid(color=RULE, linewidth=0.4)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_ylabel("linear probe, mIoU (95 % interval over scenes)", family=FONT, color=INK)
+    random = any(row["weights"] == "random" for row in rows)
+    figure.suptitle(f"{title}\n{_RANDOM}" if random else title, fontsize=9, family=FONT, color=INK)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
