@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -241,5 +242,12 @@ def _results(cfg: ExtractConfig, folder: Path, todo: list[FrameKey]) -> Iterator
         return
     # Spawned and not forked: torch and its threads are loaded here already.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (cfg, folder)) as pool:
-        yield from in_order(pool, _work, todo, ahead=8 * workers)
+    try:
+        with ProcessPoolExecutor(workers, context, _start_worker, (cfg, folder)) as pool:
+            yield from in_order(pool, _work, todo, ahead=8 * workers)
+    except BrokenProcessPool as error:
+        raise OutputError(
+            f"{folder}: a process that works on the uv index died: out of memory, or a script of your own that starts "
+            f"its work without asking for __name__ == '__main__'. What was finished is kept; num_workers=1 does "
+            f"without processes"
+        ) from error

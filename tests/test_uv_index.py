@@ -1,9 +1,13 @@
 import json
+import os
+import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from clipfeat.errors import DataError
+from clipfeat import uv_index
+from clipfeat.errors import DataError, OutputError
 from clipfeat.locate import Located
 from clipfeat.types import Points, PointStatus
 from clipfeat.uv_index import index_path, read_located, write_located
@@ -60,3 +64,14 @@ def test_the_index_of_another_frame_is_named(tmp_path, path):
     np.savez(path, meta=np.array(json.dumps({"schema_version": 1})))
     with pytest.raises(DataError, match="uv_40.npz: holds None frame None, not this frame's points"):
         read_located(tmp_path, KEY)
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_told_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(uv_index, "_start_worker", die)
+    cfg, frames = SimpleNamespace(num_workers=2), [("scene", number) for number in range(9)]
+    with pytest.raises(OutputError, match=f"{tmp_path}: a process .* died: out of memory.* num_workers=1"):
+        list(uv_index._results(cfg, tmp_path, frames))
