@@ -22,6 +22,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -330,7 +331,11 @@ def stop_by(how: str, rng: random.Random, disk: Path) -> Callable[[int], None]:
 def fill(disk: Path, spare: int) -> None:
     """Writes a file that leaves no more than ``spare`` bytes free."""
     with (disk / "ballast").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(disk).free - spare))
+        for _ in range(100):
+            with suppress(OSError):  # the run has written in between
+                os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(disk).free - spare))
+                return
+    raise WrongError(f"{disk} can't be filled")
 
 
 def stop_and_resume(bench: Bench, how: str, kills: int, seed: int, true_every: int, disk: Path) -> None:
