@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from difflib import get_close_matches
 from hashlib import sha256
@@ -101,11 +102,8 @@ def report_main() -> None:
     path = parser.parse_args().path
     from clipfeat.report import open_run, write_report
 
-    try:
+    with _told_in_a_line():
         print(write_report(open_run(path)))
-    except ClipfeatError as error:
-        print(f"clipfeat: {error}", file=sys.stderr)
-        sys.exit(EXIT_ERROR)
 
 
 def fuse_main() -> None:
@@ -142,13 +140,8 @@ def inspect_main() -> None:
     arguments = parser.parse_args()
     from clipfeat.output.inspect import inspect_folder
 
-    try:
+    with _told_in_a_line():
         found = inspect_folder(arguments.path, verify=arguments.verify)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
-    except ClipfeatError as error:
-        print(f"clipfeat: {error}", file=sys.stderr)
-        sys.exit(EXIT_ERROR)
     print(found.text())
     sys.exit(EXIT_ERROR if found.broken else 0)
 
@@ -209,17 +202,26 @@ def view_main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines look (default 127.0.0.1)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _terminate)
-    try:
+    with _told_in_a_line():
         from clipfeat.view import Viewer
 
         viewer = Viewer(arguments.path, arguments.host, arguments.port)
-        print(f"clipfeat: {arguments.path} is shown at {viewer.url} until Ctrl-C", flush=True)
         try:
+            print(f"clipfeat: {arguments.path} is shown at {viewer.url} until Ctrl-C", flush=True)
             threading.Event().wait()
+        except KeyboardInterrupt:
+            print("clipfeat: the viewer has ended")
         finally:
             viewer.close()
+
+
+@contextmanager
+def _told_in_a_line() -> Iterator[None]:
+    """For commands without a configuration: turns what goes wrong into an exit code."""
+    try:
+        yield
     except KeyboardInterrupt:
-        print("clipfeat: the viewer has ended")
+        sys.exit(EXIT_INTERRUPTED)
     except ClipfeatError as error:
         print(f"clipfeat: {error}", file=sys.stderr)
         sys.exit(EXIT_ERROR)

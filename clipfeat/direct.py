@@ -69,8 +69,9 @@ def _pages(size: int) -> mmap.mmap:
     return memory
 
 
+@lru_cache(maxsize=1)
 def reuse_memory() -> None:
-    """Tells the C library to keep what is freed, for all threads together. Does nothing where that library isn't glibc.
+    """Tells the C library to keep what is freed, for all threads together. Once a process; only glibc listens.
 
     By default it hands large arrays back to the system and keeps a heap a thread: a network's layers in several threads
     then clear up to 20,000 fresh pages a picture, 20 ms, and without that none. The process keeps its peak of memory.

@@ -50,6 +50,19 @@ class OutputError(ClipfeatError):
     """A place that cannot be written to, or that holds the results of another run."""
 
 
+def process_died(what: str, instead: str) -> OutputError:
+    """The error of a process of our own that ended without a word.
+
+    Args:
+        what: which one it was.
+        instead: what does without such processes.
+    """
+    return OutputError(
+        f"{what} died: out of memory, or a script of your own that starts its work without asking for "
+        f"__name__ == '__main__'. What was finished is kept; {instead}"
+    )
+
+
 def tell_how_far(
     error: BaseException, done: int, total: int, folder: Path, *, overwrite: bool, unit: str = "frames"
 ) -> None:

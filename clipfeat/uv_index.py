@@ -19,7 +19,7 @@ from tqdm import tqdm
 from clipfeat.atomic import locked, remove_leftovers
 from clipfeat.config import ExtractConfig
 from clipfeat.data import Dataset, build_dataset
-from clipfeat.errors import DataError, FrameError, OutputError, tell_how_far
+from clipfeat.errors import DataError, FrameError, OutputError, process_died, tell_how_far
 from clipfeat.locate import FrameKey, Located, Locator, build_locator, list_frames
 from clipfeat.output.files import read_arrays, write_arrays, wrong_rows
 from clipfeat.output.run_folder import (
@@ -246,8 +246,4 @@ def _results(cfg: ExtractConfig, folder: Path, todo: list[FrameKey]) -> Iterator
         with ProcessPoolExecutor(workers, context, _start_worker, (cfg, folder)) as pool:
             yield from in_order(pool, _work, todo, ahead=8 * workers)
     except BrokenProcessPool as error:
-        raise OutputError(
-            f"{folder}: a process that works on the uv index died: out of memory, or a script of your own that starts "
-            f"its work without asking for __name__ == '__main__'. What was finished is kept; num_workers=1 does "
-            f"without processes"
-        ) from error
+        raise process_died(f"{folder}: a process of the uv index", "num_workers=1 does without processes") from error

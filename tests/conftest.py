@@ -55,17 +55,25 @@ def demo_frames(demo_root):
 @pytest.fixture(scope="session")
 def tiny_arch(tmp_path_factory):
     """Name of a ViT that open_clip builds in milliseconds: width 64, 2 blocks, 16-pixel patches, 224² input."""
+    text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
+    return _small_arch(tmp_path_factory, TINY, text)
+
+
+@pytest.fixture(scope="session")
+def text_arch(tmp_path_factory):
+    """Name of a model as small, whose text tower reads CLIP's own tokens."""
+    text = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    return _small_arch(tmp_path_factory, "clipfeat-test-text", text)
+
+
+def _small_arch(tmp_path_factory, name, text):
     import open_clip
 
     folder = tmp_path_factory.mktemp("arch")
-    config = {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 224, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
-        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
-    }
-    (folder / f"{TINY}.json").write_text(json.dumps(config))
+    vision = {"image_size": 224, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
+    (folder / f"{name}.json").write_text(json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}))
     open_clip.add_model_config(folder)
-    return TINY
+    return name
 
 
 @pytest.fixture

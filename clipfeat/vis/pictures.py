@@ -22,7 +22,7 @@ from PIL import Image
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from clipfeat.atomic import atomic_file
-from clipfeat.errors import OutputError
+from clipfeat.errors import process_died
 from clipfeat.streaming import end_with_parent
 from clipfeat.types import PointFeatures, resize_affine
 from clipfeat.vis.directions import unit_directions
@@ -221,10 +221,7 @@ class ScenePictures:
         try:
             self._drawing.popleft().result()
         except BrokenProcessPool as error:
-            raise OutputError(
-                "a process that draws the pictures died: out of memory, or a script of your own that starts its work "
-                "without asking for __name__ == '__main__'. What was finished is kept; vis=none does without pictures"
-            ) from error
+            raise process_died("a process that draws the pictures", "vis=none does without pictures") from error
 
     def cancel(self) -> None:
         """Drops what has not begun, and ends the processes."""

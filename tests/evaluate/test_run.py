@@ -208,22 +208,6 @@ def test_one_scene_does_not_suffice(demo_root, tmp_path):
         run(demo_root, tmp_path, scenes_file=str(one))
 
 
-@pytest.fixture(scope="module")
-def text_arch(tmp_path_factory):
-    """A small ViT whose text tower knows the words of the tokenizer."""
-    import open_clip
-
-    folder = tmp_path_factory.mktemp("evaluated")
-    shape = {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 224, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
-        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-    }
-    (folder / "clipfeat-test-evaluated.json").write_text(json.dumps(shape))
-    open_clip.add_model_config(folder)
-    return "clipfeat-test-evaluated"
-
-
 def test_the_command_compares_real_encoders(run_main, text_arch, demo_root, tmp_path):
     candidates = "[none,pixelshuffle,pixelshuffle+nearest,quarter,proj128,pca128,text,none+naclip,none+letterbox]"
     code, err = run_main(

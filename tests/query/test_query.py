@@ -275,22 +275,6 @@ def test_a_run_that_moved_can_be_named(planted, tmp_path):
         ask(fused, tmp_path / "out", example=example)
 
 
-@pytest.fixture(scope="module")
-def text_arch(tmp_path_factory):
-    """A small model whose text tower reads CLIP's own tokens."""
-    import open_clip
-
-    folder, name = tmp_path_factory.mktemp("arch"), "clipfeat-test-text"
-    config = {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 224, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
-        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-    }
-    (folder / f"{name}.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder)
-    return name
-
-
 def test_the_command_says_random_weights_wherever_it_shows_something(run_query, text_arch, demo_root, tmp_path):
     base = [f"data.root={demo_root}", f"model.arch={text_arch}", "model.pretrained=null", "vis=none", "report=false"]
     for head in ("text", "none"):
