@@ -17,6 +17,7 @@ from clipfeat.vis.tsne import embed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FIT_POINTS = 10_000
 """Points of a scene that its PCA is fitted to: enough for three axes, and a fit of any scene takes under a second."""
@@ -40,14 +41,8 @@ class PcaPainter:
         """Fits one PCA to the scene, then yields the picture of each frame."""
         colors_of = fit_scene_colors(frames)
         for frame in frames:
-            figure, axes = fig.new_figure(
-                2,
-                width_inches=10,
-                dpi=self.dpi,
-                aspect=_aspect(frame),
-                title=_title(scene_id, frame),
-                notes=(_shared("PCA colours", frames), self.weights_note),
-            )
+            notes = (_shared("PCA colours", frames), self.weights_note)
+            figure, axes = _new_figure(2, scene_id, frame, self.dpi, notes)
             draw_picture(axes[0], frame)
             draw_colors(axes[1], frame, colors_of.colors(frame.directions))
             yield fig.render(figure)
@@ -79,14 +74,8 @@ class TsnePainter:
         scatter_colors = colors_of.colors(np.concatenate(embedded))
         ends = np.cumsum([0] + [len(part) for part in embedded])
         for frame, (start, end) in zip(frames, pairwise(ends), strict=True):
-            figure, axes = fig.new_figure(
-                3,
-                width_inches=15,
-                dpi=self.dpi,
-                aspect=_aspect(frame),
-                title=_title(scene_id, frame),
-                notes=(_shared("PCA colours and t-SNE", frames), self.weights_note),
-            )
+            notes = (_shared("PCA colours and t-SNE", frames), self.weights_note)
+            figure, axes = _new_figure(3, scene_id, frame, self.dpi, notes)
             draw_picture(axes[0], frame)
             draw_colors(axes[1], frame, colors_of.colors(frame.directions))
             own = np.zeros(len(positions), bool)
@@ -119,15 +108,8 @@ class HeatmapPainter:
         low, high = shared_limits(np.concatenate(similarities))
         shades = ScalarMappable(Normalize(low, high, clip=True), colormaps[HEATMAP_COLORS])
         for frame, similarity in zip(frames, similarities, strict=True):
-            figure, axes = fig.new_figure(
-                2,
-                width_inches=10,
-                dpi=self.dpi,
-                aspect=_aspect(frame),
-                title=_title(scene_id, frame),
-                notes=(_shared("colour scale", frames), self.weights_note),
-                side_inches=fig.COLOR_BAR,
-            )
+            notes = (_shared("colour scale", frames), self.weights_note)
+            figure, axes = _new_figure(2, scene_id, frame, self.dpi, notes, side_inches=fig.COLOR_BAR)
             draw_picture(axes[0], frame)
             draw_colors(axes[1], frame, shades.to_rgba(similarity)[:, :3], "similarity to the picture's mean")
             fig.color_bar(figure, axes[1], shades, "cosine")
@@ -179,13 +161,19 @@ def draw_scatter(
         fig.say(ax, "no visible points")
 
 
-def _aspect(frame: SampledFrame) -> float:
+def _new_figure(
+    panels: int, scene_id: str, frame: SampledFrame, dpi: int, notes: tuple[str, str], side_inches: float = 0
+) -> "tuple[Figure, list[Axes]]":
     height, width = frame.thumbnail.shape[:2]
-    return height / width
-
-
-def _title(scene_id: str, frame: SampledFrame) -> str:
-    return f"{scene_id} · frame {frame.frame_id}"
+    return fig.new_figure(
+        panels,
+        width_inches=5 * panels,
+        dpi=dpi,
+        aspect=height / width,
+        title=f"{scene_id} · frame {frame.frame_id}",
+        notes=notes,
+        side_inches=side_inches,
+    )
 
 
 def _shared(what: str, frames: Sequence[SampledFrame]) -> str:
