@@ -3,6 +3,7 @@
     python scripts/benchmark.py                                     the demo, ViT-B/16 with random weights
     python scripts/benchmark.py --frames 100 data.root=/data/scans  any data set: overrides as for clipfeat-extract
     python scripts/benchmark.py --frames 300 --store out            reading a run as training does
+    python scripts/benchmark.py --shards 2 data.root=/data/scans    processes of a core each, against one of them
 
 Every candidate does the same frames, in turns, warm; the figures are medians over the rounds. Writes benchmark.md,
 benchmark.json and benchmark.png.
@@ -15,6 +16,7 @@ import logging
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -61,6 +63,7 @@ from clipfeat.output.fused import read_fused
 from clipfeat.output.run_folder import write_config
 from clipfeat.output.summary import machine, peak_memory, versions
 from clipfeat.sampling.point_files import read_points
+from clipfeat.shards import Shard
 from clipfeat.types import FeatureMap, Frame, resize_affine
 
 log = logging.getLogger("clipfeat.benchmark")
@@ -512,6 +515,51 @@ def benchmark_store(store: FeatureStore, limit: int, rounds: int, points: int = 
     return "\n".join(lines)
 
 
+def benchmark_shards(overrides: list[str], count: int, rounds: int) -> str:
+    """Processes with a shard, a core and a thread each, against one such process that does all of the work."""
+    cores = sorted(os.sched_getaffinity(0))[:count]
+    if len(cores) < count:
+        raise ConfigError(f"--shards {count}: expected at most {len(cores)}, a core for each")
+    scratch = Path(tempfile.mkdtemp(prefix="clipfeat-benchmark-", dir="."))
+    walls: dict[int, list[float]] = {1: [], count: []}
+    working: dict[int, list[float]] = {1: [], count: []}
+    try:
+        # A last word that none of the overrides can take back.
+        fixed = [f"output_dir={scratch}/out", "num_workers=1", "vis=none", "report=false"]
+        for _ in tqdm(range(rounds + 1), unit="round", disable=None):
+            for shards, wall in walls.items():
+                shutil.rmtree(scratch / "out", ignore_errors=True)
+                begin = time.perf_counter()
+                processes = [
+                    _start_on(core, [*overrides, *fixed, f"shard.index={index}", f"shard.count={shards}"])
+                    for index, core in enumerate(cores[:shards])
+                ]
+                said = [process.communicate()[0] for process in processes]
+                wall.append(time.perf_counter() - begin)
+                if any(process.returncode for process in processes):
+                    raise ConfigError("a shard failed: " + " / ".join(text[-500:] for text in said))
+                summaries = [Shard(index, shards).file_name("summary.json") for index in range(shards)]
+                runs = [json.loads((scratch / "out" / name).read_text())["run"] for name in summaries]
+                working[shards].append(max(run["seconds"] for run in runs))
+            frames = json.loads((scratch / "out/summary.json").read_text())["frames"]
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    lines = [f"{frames} frames, a core and a thread for each process; seconds, median of {rounds} rounds:"]
+    for what, found in (("from start to end", walls), ("after Python and its packages are loaded", working)):
+        one, several = (statistics.median(values[1:]) for values in found.values())
+        lines.append(f"{what}: one process {one:.1f}, {count} shards {several:.1f}, so {one / several:.2f} ×")
+    return "\n".join(lines)
+
+
+def _start_on(core: int, overrides: list[str]) -> "subprocess.Popen[str]":
+    program = [sys.executable, "-c", "from clipfeat.cli import extract_main; extract_main()", *overrides]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    return subprocess.Popen(  # noqa: S603 - our own program
+        program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    )  # fmt: skip
+
+
 def markdown(result: dict[str, Any]) -> str:
     """The tables of benchmark.md."""
     what = result["machine"]["gpu"] or f"{result['machine']['cpu']}, {default_lanes()} cores"
@@ -559,6 +607,7 @@ def main() -> None:
     parser.add_argument("--views", action="store_true", help="only project a mesh into 100 views, against a plain loop")
     parser.add_argument("--fuse", action="store_true", help="only merge 100 views onto a mesh, against a plain loop")
     parser.add_argument("--store", metavar="PATH", help="only read a run's features as training does, against fp32 npz")
+    parser.add_argument("--shards", type=int, metavar="N", help="only N processes of a core each, against one of them")
     parser.add_argument("overrides", nargs="*", help="as for clipfeat-extract")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
@@ -568,6 +617,9 @@ def main() -> None:
         return
     if arguments.fuse:
         print(benchmark_fuse(arguments.rounds))
+        return
+    if arguments.shards:
+        print(benchmark_shards(arguments.overrides, arguments.shards, arguments.rounds))
         return
     if arguments.store:
         print(benchmark_store(FeatureStore(arguments.store), arguments.frames, arguments.rounds))
