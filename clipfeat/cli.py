@@ -42,7 +42,7 @@ from clipfeat.config import (
     config_dir,
     register_schemas,
 )
-from clipfeat.errors import ClipfeatError, ConfigError
+from clipfeat.errors import ClipfeatError, ConfigError, one_line
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -56,6 +56,9 @@ _MANDATORY = {
     "format": " or ".join(EXPORT_FORMATS),
 }
 """What the keys are that have no default."""
+
+_NO_SLURM = 'Could not detect "srun"'
+"""What submitit says where there is no SLURM."""
 
 
 def extract_main() -> None:
@@ -230,11 +233,7 @@ def _told_in_a_line() -> Iterator[None]:
 def run_command(config_name: str, work: Callable[[Any], None]) -> None:
     """Composes ``config_name`` with the command line, calls ``work`` and turns what goes wrong into an exit code."""
     register_schemas()
-    # Only our own messages: open_clip and the hub's client log on the root logger what is said here once, in short.
-    logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("clipfeat").setLevel(logging.INFO)
-    # Pillow's own opinion of large pictures: those that are too large are told by an error.
-    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
+    _show_own_messages()
     signal.signal(signal.SIGTERM, _terminate)
     # With this set, Hydra hands every exception over as it is instead of printing it its own way.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -254,6 +253,7 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
         sys.exit(EXIT_ERROR)
 
     def run_task(cfg: DictConfig) -> None:
+        _show_own_messages()  # a launcher may have brought the task to another process
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             task(cfg)  # Hydra names the failed job of a sweep
             return
@@ -270,6 +270,19 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
         sys.exit(EXIT_INTERRUPTED)
     except (ClipfeatError, HydraException, OmegaConfBaseException) as error:
         report(error)
+    except RuntimeError as error:
+        if not _of_launcher(error):
+            raise
+        report(error)
+
+
+def _show_own_messages() -> None:
+    """Lets only clipfeat speak: what other packages log or warn of is said here once, in short, or is an error."""
+    # open_clip and the hub's client log on the root logger.
+    logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("clipfeat").setLevel(logging.INFO)
+    # Pillow's own opinion of large pictures: those that are too large are told by an error.
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
 
 
 def _asked_for(config_name: str) -> str:
@@ -308,6 +321,8 @@ def explain(error: Exception, config_name: str) -> str:
     """
     if isinstance(error, ClipfeatError):
         return str(error)
+    if _of_launcher(error):
+        return _launcher_says(str(error))
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(cause, OmegaConfBaseException) and cause is not error:
@@ -328,6 +343,8 @@ def explain(error: Exception, config_name: str) -> str:
         return f"{key}={value}: a list is written {key}=[…,…], and a text with a comma \"{key}='{value}'\""
     if match := re.search(r"Could not override '([^']+)'.*?(?:is not in struct|not in '|not a)", text):
         return _unknown_key(match.group(1), config_name)
+    if match := re.search(r"Could not (?:find|load) 'hydra/launcher/(submitit_local|submitit_slurm)'", text):
+        return f'hydra/launcher={match[1]}: needs packages of its own: pip install "clipfeat[slurm]"'
     if match := re.search(
         r"Could not find '([^']+)/([^'/]+)' Available options in '([^']+)': (.*?)(?: Config search|$)", text
     ):
@@ -338,6 +355,21 @@ def explain(error: Exception, config_name: str) -> str:
         reason = str(getattr(cause, "msg", None) or cause).splitlines()[0]
         return f"{cause.full_key}: {reason}"
     return text
+
+
+def _of_launcher(error: Exception) -> bool:
+    """Whether it is about the jobs of a sweep and not of what they do."""
+    return type(error).__module__.startswith("submitit.") or _NO_SLURM in str(error)
+
+
+def _launcher_says(text: str) -> str:
+    if _NO_SLURM in text:
+        return "hydra/launcher: there is no srun here; go to a machine of the cluster, or take submitit_local"
+    # What happened, the job's own words, where its logs are.
+    parts = re.split(r"\n?-{5,}\n?", text)
+    last = parts[1].strip().splitlines()[-1:] if len(parts) > 1 else []
+    what = " ".join([*parts[0].split(), *last])
+    return one_line(f"a job of the sweep could not be started or was lost, the same command goes on: {what}")
 
 
 def _unknown_key(key: str, config_name: str) -> str:

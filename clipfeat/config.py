@@ -657,7 +657,7 @@ class ExtractConfig:
             raise ConfigError("output_dir is empty: give a folder for the results")
 
 
-EXPORT_FORMATS = ("openscene", "esam")
+EXPORT_FORMATS = ("openscene", "esam", "scene_npz", "scene_pt")
 
 
 @dataclass
@@ -667,8 +667,11 @@ class ExportConfig:
     Attributes:
         store: output_dir of the run of clipfeat-extract whose features are exported.
         format: openscene (a file a scene, with the mean feature of each vertex of its mesh; for runs with
-            sampling=mesh) or esam (a file a frame, with its map; for runs with output=grid).
-        output_dir: folder of the files: for openscene they lie in it, for esam in ``clip_feat/<scene>/color`` below it.
+            sampling=mesh), esam (a file a frame, with its map; for runs with output=grid), scene_npz or scene_pt (a
+            file a scene, with the points of all its frames one after another; for any run).
+        output_dir: folder of the files: they lie in it, but for esam in ``clip_feat/<scene>/color`` below it.
+        dtype: of the features in scene_npz and scene_pt: float32 or float16; null is as they are stored. The other
+            formats have float16.
         points_file: PLY or npz with {scene} in it, where openscene's meshes are now; null where the run had them.
         num_workers: files that are in work at once, each in a thread of its own; null is one a core.
         resume: true writes what is missing; overwrite writes every file again.
@@ -677,6 +680,7 @@ class ExportConfig:
     store: str = MISSING
     format: str = MISSING
     output_dir: str = "outputs/export"
+    dtype: str | None = None
     points_file: str | None = None
     num_workers: int | None = None
     resume: str = "true"
@@ -684,6 +688,10 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if self.format != MISSING:
             _one_of("format", self.format, EXPORT_FORMATS)
+        if self.dtype is not None:
+            _one_of("dtype", self.dtype, DTYPES)
+            if self.format != MISSING and not self.format.startswith("scene_"):
+                raise ConfigError(f"dtype={self.dtype}: has no meaning with format={self.format}, leave it out")
         _at_least("num_workers", self.num_workers, 1)
         self.resume = _resume(self.resume)
         if not self.output_dir:

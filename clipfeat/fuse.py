@@ -57,7 +57,8 @@ def fuse(cfg: FuseConfig, scenes: Sequence[str] | None = None) -> dict[str, Any]
 
     Args:
         cfg: what to run.
-        scenes: in place of those of ``cfg.scenes_file``; such as the store does not hold are left out.
+        scenes: in place of those of ``cfg.scenes_file``; such as the store does not hold are left out. Other processes
+            may fuse the others into the same folder.
 
     Returns:
         ``scenes``: by name the meta of each that is done, now or before; ``failed``: by name why the others are not;
@@ -70,14 +71,15 @@ def fuse(cfg: FuseConfig, scenes: Sequence[str] | None = None) -> dict[str, Any]
     store = FeatureStore(cfg.store)
     run = read_run_config(store.folder, cfg.data_root)
     folder = Path(cfg.output_dir or store.folder / "fused")
+    replaced = store.scenes  # by resume=overwrite
     if scenes is not None:
-        scenes = [scene_id for scene_id in scenes if scene_id in store.scenes]
+        replaced = scenes = [scene_id for scene_id in scenes if scene_id in store.scenes]
     else:
         scenes = read_scenes_file(Path(cfg.scenes_file)) if cfg.scenes_file else store.scenes
     frames = {scene_id: store.frames(scene_id) for scene_id in scenes}
     made_of = read_config(store.folder)  # where the scans were, and not where they are now
     how = asdict(cfg) | {"model": store.model, "camera": made_of["camera"], "sampling": made_of["sampling"]}
-    _claim(folder, store.scenes, how, overwrite=cfg.resume == "overwrite")
+    _claim(folder, replaced, how, overwrite=cfg.resume == "overwrite")
     done = {s: meta for s in scenes if (meta := _meta_if_done(folder, s, frames[s], how)) is not None}
     todo = [scene_id for scene_id in scenes if scene_id not in done]
     log.info("%d scenes to fuse, %d done already, into %s", len(todo), len(done), folder)

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from clipfeat.config import ShardConfig
 from clipfeat.errors import ConfigError
 
-_LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
-"""Where torchrun, and then SLURM, tell a process its number and how many there are."""
+_LAUNCHERS = (
+    ("RANK", "WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_NTASKS"),
+    ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS"),
+)
+"""Where torchrun, SLURM and submitit_local tell a process its number and how many there are."""
 
-_LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
+_LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "SUBMITIT_LOCAL_LOCALID")
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def this_shard(cfg: ShardConfig, environment: Mapping[str, str] = os.environ) ->
     # A job of one task says nothing: torchrun may well start several processes in it.
     several = list(dict.fromkeys(shard for shard in told if not shard.is_whole))
     if len(several) > 1:
-        both = " and ".join(f"{name}={environment[name]}" for names in _LAUNCHERS for name in names)
+        names = [name for names in _LAUNCHERS for name in names if name in environment]
+        both = " and ".join(f"{name}={environment[name]}" for name in names)
         raise ConfigError(
             f"{both} do not agree which shard this process is; say shard.index and shard.count, where torchrun runs "
             f"in each task of a job by shard.index=\\${{oc.env:RANK}} shard.count=\\${{oc.env:WORLD_SIZE}}"
@@ -89,8 +94,11 @@ def local_rank(environment: Mapping[str, str] = os.environ) -> int | None:
 
 
 def local_count(environment: Mapping[str, str] = os.environ) -> int:
-    """How many processes torchrun has started on this machine; 1 under SLURM, which gives each task its own cores."""
-    count = environment.get("LOCAL_WORLD_SIZE", "")
+    """How many processes share this machine's cores, as torchrun or submitit_local say.
+
+    1 under SLURM, which gives each task its own cores.
+    """
+    count = environment.get("LOCAL_WORLD_SIZE") or environment.get("SUBMITIT_LOCAL_NTASKS", "")
     return max(1, int(count)) if count.isdecimal() else 1
 
 

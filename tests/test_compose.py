@@ -88,6 +88,33 @@ def test_all_steps_are_done_and_the_next_time_none(composer, run_main, tmp_path)
     assert "fuse" not in yaml.safe_load((out / "config.yaml").read_text())
 
 
+def test_shards_do_all_steps_of_their_own_scenes_and_the_last_one_writes_the_report(composer, tmp_path, monkeypatch):
+    assert composer()[0] == 0
+    (tmp_path / "out").rename(tmp_path / "plain")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for index in (1, 0):
+        monkeypatch.setenv("RANK", str(index))
+        code, err = composer()
+        assert code == 0, err
+        told = [said for _, _, said in steps_of(err)]
+        assert told[0] == "4 frames done, 4 of them now"
+        assert told[2:4] == ["1 scene done, 1 of them now", "4 pictures done, 4 of them now"]
+        assert told[4] == ("left to the last shard" if index else "written into out/report.html")
+        assert (tmp_path / "out" / "summary.json").exists() == (index == 0)
+    whole, plain = contents(tmp_path / "out"), contents(tmp_path / "plain")
+    own = {
+        f"{name}.{index}.{ending}" for name, ending in (("frames", "jsonl"), ("summary", "json")) for index in (0, 1)
+    }
+    assert whole.keys() == plain.keys() - {"frames.jsonl"} | own
+    assert {name: whole[name] for name in plain if name != "frames.jsonl"} == {
+        name: content for name, content in plain.items() if name != "frames.jsonl"
+    }
+    # Doing a share anew leaves what the other one has made.
+    code, err = composer("resume=overwrite")
+    assert code == 0, err
+    assert contents(tmp_path / "out") == whole
+
+
 def stop_after(count, call):
     """The same function, which Ctrl-C interrupts after so many calls."""
     calls = iter(range(count))

@@ -60,6 +60,8 @@ ONE_TASK = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
         ({**TORCHRUN, **ONE_TASK}, Shard(3, 4)),  # torchrun in a job of one task
         ({**SLURM, "RANK": "1", "WORLD_SIZE": "2"}, Shard(1, 2)),
         ({"SLURM_NTASKS": "1"}, WHOLE),  # the shell of an allocation
+        ({"SUBMITIT_LOCAL_GLOBALID": "1", "SUBMITIT_LOCAL_NTASKS": "2"}, Shard(1, 2)),
+        ({**SLURM, "SUBMITIT_LOCAL_GLOBALID": "0", "SUBMITIT_LOCAL_NTASKS": "1"}, Shard(1, 2)),
     ],
 )
 def test_the_shard_is_what_the_launcher_says(environment, expected):
@@ -90,7 +92,9 @@ def test_the_process_s_number_on_its_machine():
     assert local_rank({}) is None
     assert local_rank({"LOCAL_RANK": "2", "SLURM_LOCALID": "0"}) == 2
     assert local_rank({"SLURM_LOCALID": "1"}) == 1
+    assert local_rank({"SUBMITIT_LOCAL_LOCALID": "3"}) == 3
     assert [local_count(env) for env in ({}, {"LOCAL_WORLD_SIZE": "4"}, {"LOCAL_WORLD_SIZE": "x"})] == [1, 4, 1]
+    assert local_count({"SUBMITIT_LOCAL_NTASKS": "2"}) == 2
 
 
 def test_files_of_a_share_are_named_after_it():

@@ -152,6 +152,17 @@ SLOW = (
 )
 
 
+TOGETHER = SLOW.replace(
+    "    time.sleep(0.1)\n",
+    "    here = len(list(place.glob(f'*.{os.getpid()}')))\n"
+    "    (place / f'{here}.{os.getpid()}').touch()\n"
+    "    deadline = time.monotonic() + 60\n"
+    "    while len(list(place.glob(f'{here}.*'))) < 2 and time.monotonic() < deadline:\n"
+    "        time.sleep(0.002)\n",
+).replace("call =", "import os, pathlib\nplace = pathlib.Path(os.environ['PLACE'])\ncall =")
+"""Does a batch when another process has come as far."""
+
+
 @pytest.fixture
 def start(uneven_root, tiny_arch, tmp_path):
     """Starts a process of clipfeat-extract that takes its time."""
@@ -159,8 +170,8 @@ def start(uneven_root, tiny_arch, tmp_path):
 
     arch = next(path for path in _MODEL_CONFIG_PATHS if (path / f"{tiny_arch}.json").is_file())
 
-    def start(name, *overrides, **environment):
-        command = [sys.executable, "-c", SLOW, str(arch), f"data.root={uneven_root}", f"output_dir={name}"]
+    def start(name, *overrides, program=SLOW, **environment):
+        command = [sys.executable, "-c", program, str(arch), f"data.root={uneven_root}", f"output_dir={name}"]
         command += [f"model.arch={tiny_arch}", "model.pretrained=null", "vis=none", "sampling.num_points=200"]
         command += ["batch_size=1", "num_workers=1", "report=false", *overrides]
         everything = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", **environment}
@@ -188,3 +199,30 @@ def test_a_shard_that_is_killed_is_ended_by_the_same_command(run, start, uneven_
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert {key: summary(out)[key] for key in SAME} == {key: summary(plain)[key] for key in SAME}
     assert summary(out)["run"]["interrupted"] is False
+
+
+@pytest.mark.parametrize(("output", "told"), [("npz", {}), ("h5_scene", {"RANK": "0", "WORLD_SIZE": "2"})])
+def test_two_processes_that_are_given_the_same_scenes_do_no_harm(run, start, uneven_root, tmp_path, output, told):
+    plain, _ = run(uneven_root, "plain", f"output={output}")
+    out, place = tmp_path / "out", tmp_path / "place"
+    place.mkdir()
+    own = 5 if told else 10  # frames
+    both = [start("out", f"output={output}", program=TOGETHER, PLACE=str(place), **told) for _ in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    for process, err in zip(both, said, strict=True):
+        assert process.returncode == 0, err
+        assert f"{own} frames to do, 0 done already" in err  # none of them had a lead
+        assert len(list(place.glob(f"*.{process.pid}"))) == own
+    # Each wrote a line a frame, and none of them is torn.
+    record = out / ("frames.0.jsonl" if told else "frames.jsonl")
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    assert len(lines) == 2 * own
+    if told:
+        assert not (out / "summary.json").exists()
+        run(uneven_root, "out", f"output={output}", "shard.index=1", "shard.count=2")
+    assert_same(out, arrays(plain))
+    assert {key: summary(out)[key] for key in SAME} == {key: summary(plain)[key] for key in SAME}
+    found = inspect_folder(out, verify=True)
+    assert (found.facts["run"], found.facts["record"], found.broken) == ("finished", "", [])
+    assert not list(out.rglob("*.tmp"))
+    assert "10 frames are done already" in run(uneven_root, "out", f"output={output}")[1]

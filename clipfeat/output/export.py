@@ -1,12 +1,14 @@
 """The features of a run in the files that other projects read: ``clipfeat-export``."""
 
 import io
+import json
 import logging
+import zipfile
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from clipfeat.atomic import atomic_file, remove_leftovers
 from clipfeat.config import ExportConfig
 from clipfeat.errors import DataError, OutputError
+from clipfeat.output.columns import Columns
+from clipfeat.output.files import SCHEMA_VERSION
 from clipfeat.output.fused import write_openscene
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.run_folder import different_keys, make_writable, read_config, write_config
@@ -160,9 +164,98 @@ class EsamExporter:
         return len(data.getbuffer())
 
 
+class SceneExporter:
+    """``<scene>.npz`` or ``<scene>.pt``: the points of all F frames of a scene one after another, M in all.
+
+    ``pts_feat`` (M, C), ``uv_idx`` (M, 2), ``conf_2d`` (M,), ``xyz`` (M, 3), ``pts_idx`` (M,) and what the points carry
+    along, as in the frames' files. Of the frames, in ascending order: ``frame_id`` (F,) int64, ``offset`` (F,) int64
+    (frame f has the rows from ``offset[f - 1]``, or 0, to ``offset[f]``), ``intrinsics`` (F, 3, 3), ``image_size``
+    (F, 2) int64 width and height that they belong to, ``cam_to_world`` (F, 4, 4) and ``clip_global`` (F, D). ``meta``
+    is JSON. A ``.pt`` is a dictionary of tensors, and ``meta`` a string.
+
+    Memory is needed for a frame and not for the scene: a file grows on the disk, which meanwhile needs room for two of
+    the largest.
+
+    Args:
+        store: of any run.
+        cfg: which of the two, the features' type, and where the files go.
+    """
+
+    unit = "scene"
+
+    def __init__(self, store: FeatureStore, cfg: ExportConfig):
+        self.folder = Path(cfg.output_dir)
+        self._store = store
+        self._dtype = cfg.dtype
+        self._suffix, self._save = _SCENE_FILES[cfg.format]
+
+    def files(self) -> list[File]:
+        """See ``Exporter``."""
+        paths = {scene_id: self.folder / f"{scene_id}{self._suffix}" for scene_id in self._store.scenes}
+        return [(path, partial(self._write, path, scene_id)) for scene_id, path in paths.items()]
+
+    def _write(self, path: Path, scene_id: str) -> int:
+        frame_ids = self._store.frames(scene_id)
+        meta = {"schema_version": SCHEMA_VERSION, "scene_id": scene_id, "model": self._store.model}
+        with atomic_file(path) as file, Columns(path.parent) as points, Columns(path.parent) as frames:
+            end = 0
+            for frame_id in frame_ids:
+                rows, of_frame = self._rows(scene_id, frame_id)
+                end += len(rows["pts_feat"])
+                try:
+                    points.add(rows)
+                    frames.add(
+                        {name: np.asarray(value)[None] for name, value in of_frame.items()}
+                        | {"offset": np.array([end])}
+                    )
+                except ValueError as error:
+                    source = self._store.path(scene_id, frame_id)
+                    raise DataError(
+                        f"{source}: does not fit the scene's other frames ({error}); extract the scene again"
+                    ) from error
+            self._save(file, points.arrays() | frames.arrays(), json.dumps(meta, allow_nan=False))
+        return path.stat().st_size
+
+    def _rows(self, scene_id: str, frame_id: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays of a frame's points, and what there is of the frame itself."""
+        features, meta = self._store.load(scene_id, frame_id), self._store.meta(scene_id, frame_id)
+        of_frame: dict[str, Any] = {"frame_id": frame_id}
+        if "camera" in meta:
+            camera = meta["camera"]
+            of_frame |= {"intrinsics": camera["intrinsics"], "image_size": [camera["width"], camera["height"]]}
+        if "cam_to_world" in meta:
+            of_frame["cam_to_world"] = meta["cam_to_world"]
+        if features.clip_global is not None:
+            of_frame["clip_global"] = features.clip_global
+        if self._dtype == "float16":
+            _check_half(str(self._store.path(scene_id, frame_id)), features.pts_feat)
+        own = {name: getattr(features, name) for name in ("uv_idx", "conf_2d", "xyz", "pts_idx")}
+        carried = {name: values for name, values in features.attributes.items() if name not in _OF_FRAMES}
+        pts_feat = features.pts_feat.astype(self._dtype or features.pts_feat.dtype, copy=False)
+        return carried | {"pts_feat": pts_feat} | own, of_frame
+
+
+def _save_npz(file: BinaryIO, arrays: dict[str, np.ndarray], meta: str) -> None:
+    with zipfile.ZipFile(file, "w") as members:
+        for name, array in (arrays | {"meta": np.array(meta)}).items():
+            with members.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _save_pt(file: BinaryIO, arrays: dict[str, np.ndarray], meta: str) -> None:
+    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()} | {"meta": meta}, file)
+
+
+_SCENE_FILES = {"scene_npz": (".npz", _save_npz), "scene_pt": (".pt", _save_pt)}
+
+_OF_FRAMES = ("frame_id", "offset", "intrinsics", "image_size", "cam_to_world", "clip_global", "meta")
+"""Names that no array of the points can have in a scene's file; what is called so is left out."""
+
 EXPORTERS: dict[str, Callable[[FeatureStore, ExportConfig], Exporter]] = {
     "openscene": OpenSceneExporter,
     "esam": EsamExporter,
+    "scene_npz": SceneExporter,
+    "scene_pt": SceneExporter,
 }
 
 
@@ -182,7 +275,8 @@ def export(cfg: ExportConfig) -> dict[str, int]:
     exporter = EXPORTERS[cfg.format](store, cfg)
     files = exporter.files()
     make_writable(exporter.folder, "output_dir")
-    _claim(exporter.folder, _run_config(store) | {"format": cfg.format, "features": store.model}, files, cfg.resume)
+    how = {"format": cfg.format, "features": store.model, "dtype": cfg.dtype}
+    _claim(exporter.folder, _run_config(store) | how, files, cfg.resume)
     remove_leftovers({path.parent for path, _ in files})
     todo = [write for path, write in files if cfg.resume == "overwrite" or not path.is_file()]
     workers = cfg.num_workers or usable_cores()

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import logging
 import os
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from stores import some_features, some_grid, write_store
+from stores import MODEL, some_features, some_grid, write_store
 
 from clipfeat import FeatureStore
 from clipfeat.cli import export_main
@@ -95,9 +96,9 @@ def test_esam_gets_the_map_and_the_global_feature_of_each_frame(grids, tmp_path)
 @pytest.mark.parametrize("name", EXPORT_FORMATS)
 def test_what_is_there_is_left_unless_it_is_to_be_overwritten(run, grids, tmp_path, name, caplog):
     caplog.set_level(logging.INFO)
-    cfg = config(run if name == "openscene" else grids, name, tmp_path)
+    cfg = config(grids if name == "esam" else run, name, tmp_path)
     export(cfg)
-    files = sorted((tmp_path / "out").rglob("*.pt"))
+    files = sorted([*(tmp_path / "out").rglob("*.pt"), *(tmp_path / "out").glob("*.npz")])
     content = [path.read_bytes() for path in files]
     files[0].unlink()
     left = files[0].with_name(f".{files[0].name}.elsewhere.1-1.tmp")
@@ -109,7 +110,7 @@ def test_what_is_there_is_left_unless_it_is_to_be_overwritten(run, grids, tmp_pa
     assert files[0].read_bytes() == content[0]
     assert not left.exists()
     assert all(path.read_bytes() == b"kept" for path in files[1:])
-    unit = "scenes" if name == "openscene" else "frames"
+    unit = "frames" if name == "esam" else "scenes"
     assert f"1 {unit} written, 0.0 MB; {len(files) - 1} were there already; in {tmp_path}/out" in caplog.text
     export(dataclasses.replace(cfg, resume="overwrite"))
     assert [path.read_bytes() for path in files] == content
@@ -195,12 +196,106 @@ def test_features_that_float16_can_not_hold_are_refused(tmp_path, run):
         export(config(run, "openscene", tmp_path))
 
 
+def load_scene(path):
+    """The arrays and the meta of a scene's file, of either form."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            found = dict(arrays)
+        return found, json.loads(str(found.pop("meta")))
+    found = load(path)
+    meta = json.loads(found.pop("meta"))
+    return {name: tensor.numpy() for name, tensor in found.items()}, meta
+
+
+def slow_scene(store, scene_id, dtype=None):
+    """All that a scene's file holds, in memory at once."""
+    frames = [store.load(scene_id, i) for i in store.frames(scene_id)]
+    found = {
+        name: np.concatenate([getattr(f, name) for f in frames]) for name in ("uv_idx", "conf_2d", "xyz", "pts_idx")
+    }
+    found["pts_feat"] = np.concatenate([f.pts_feat for f in frames]).astype(dtype or frames[0].pts_feat.dtype)
+    found |= {name: np.concatenate([f.attributes[name] for f in frames]) for name in frames[0].attributes}
+    found["frame_id"] = np.array(store.frames(scene_id))
+    found["offset"] = np.cumsum([len(f.pts_idx) for f in frames])
+    found["clip_global"] = np.stack([f.clip_global for f in frames])
+    metas = [store.meta(scene_id, i) for i in store.frames(scene_id)]
+    if "camera" in metas[0]:
+        found["intrinsics"] = np.stack([meta["camera"]["intrinsics"] for meta in metas])
+        found["image_size"] = np.array([[meta["camera"]["width"], meta["camera"]["height"]] for meta in metas])
+        found["cam_to_world"] = np.stack([meta["cam_to_world"] for meta in metas])
+    return found
+
+
+def assert_scene(path, expected):
+    found, meta = load_scene(path)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype, name
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    assert (meta["schema_version"], meta["scene_id"], meta["model"]) == (1, path.stem, MODEL)
+
+
+@pytest.mark.parametrize("dtype", [None, "float16"])
+@pytest.mark.parametrize("suffix", ["npz", "pt"])
+@pytest.mark.parametrize("kind", ["npz", "h5", "h5_scene", "grid"])
+def test_a_scene_s_frames_become_one_file(tmp_path, kind, suffix, dtype):
+    make = some_grid if kind == "grid" else some_features
+    counts = {("s1", 2): 30, ("s1", 10): 0, ("s1", 4): 7, ("s2", 0): 12}
+    frames = {key: make(seed, count) for seed, (key, count) in enumerate(counts.items())}
+    folder = write_store(tmp_path / "run", frames, kind)
+    for scene_id in ("s1", "s2"):
+        folder.files.finish_scene(scene_id)
+    assert export(config(folder.path, f"scene_{suffix}", tmp_path, dtype=dtype))["written"] == 2
+    store = FeatureStore(folder.path)
+    for scene_id in ("s1", "s2"):
+        assert_scene(tmp_path / "out" / f"{scene_id}.{suffix}", slow_scene(store, scene_id, dtype))
+    found, _ = load_scene(tmp_path / "out" / f"s1.{suffix}")
+    assert (found["frame_id"].tolist(), found["offset"].tolist()) == ([2, 4, 10], [30, 37, 37])
+    assert {"intrinsics", "image_size", "cam_to_world"} <= found.keys() or kind != "grid"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["config.yaml", f"s1.{suffix}", f"s2.{suffix}"]
+
+
+def test_a_scene_of_unlike_frames_is_told(tmp_path):
+    frames = {("s", i): some_features(i) for i in range(3)}
+    del frames["s", 1].attributes["label"]
+    store = write_store(tmp_path / "run", frames).path
+    message = r"s/frame_1\.npz: does not fit the scene's other frames \(other label than before\); extract the scene"
+    for name in ("scene_npz", "scene_pt"):
+        with pytest.raises(DataError, match=message):
+            export(config(store, name, tmp_path))
+        assert list((tmp_path / "out").glob("s*")) == []
+        (tmp_path / "out" / "config.yaml").unlink()
+
+
+def test_points_can_not_carry_what_is_a_frame_s_own(tmp_path):
+    frames = {("s", i): some_features(i) for i in range(2)}
+    for features in frames.values():
+        features.attributes["offset"] = features.attributes.pop("label")
+    export(config(write_store(tmp_path / "run", frames).path, "scene_npz", tmp_path))
+    assert load_scene(tmp_path / "out" / "s.npz")[0]["offset"].tolist() == [30, 60]
+
+
+def test_features_of_a_scene_that_float16_can_not_hold_are_refused(tmp_path):
+    big = dataclasses.replace(some_features(0), pts_feat=np.full((30, 6), 7e4, np.float32))
+    store = write_store(tmp_path / "run", {("s", 0): big}).path
+    with pytest.raises(DataError, match=r"s/frame_0\.npz: has features beyond ±65504"):
+        export(config(store, "scene_pt", tmp_path, dtype="float16"))
+    assert export(config(store, "scene_pt", tmp_path / "whole"))["written"] == 1
+
+
+def test_a_scene_s_file_of_another_type_is_not_taken_for_done(tmp_path):
+    store = write_store(tmp_path / "run", {("s", 0): some_features(0)}).path
+    export(config(store, "scene_npz", tmp_path))
+    with pytest.raises(OutputError, match="out: holds files of other features, which differ in dtype: None there, flo"):
+        export(config(store, "scene_npz", tmp_path, dtype="float16"))
+
+
 @pytest.mark.parametrize("head", ["pixelshuffle", "proj128"])
 def test_a_run_is_exported_from_the_command_line(run_cli, run_main, demo_root, tmp_path, head):
     base = [f"data.root={demo_root}", "output_dir=run", "output=grid", "sampling=mesh", "vis=none"]
     assert run_cli(*base, f"model/head={head}", small=False)[0] == 0
     store = FeatureStore(tmp_path / "run")
-    for name, count in (("openscene", 2), ("esam", 8)):
+    for name, count in (("openscene", 2), ("esam", 8), ("scene_pt", 2)):
         code, err = run_main(export_main, "store=run", f"format={name}", f"output_dir={name}")
         assert code == 0, err
         assert len(list((tmp_path / name).rglob("*.pt"))) == count
@@ -212,6 +307,10 @@ def test_a_run_is_exported_from_the_command_line(run_cli, run_main, demo_root, t
         assert len(found["mask_full"]) == len(mesh.idx)
         seen = np.unique(np.concatenate([store.load(scene_id, i).pts_idx for i in store.frames(scene_id)]))
         np.testing.assert_array_equal(np.flatnonzero(found["mask_full"]), seen)
+        whole = load_scene(tmp_path / "scene_pt" / f"{scene_id}.pt")[0]
+        expected = slow_scene(store, scene_id)
+        assert whole.keys() == expected.keys()
+        assert all(np.array_equal(whole[key], expected[key]) for key in expected)
         features = store.load(scene_id, 0)
         pix = load(tmp_path / "esam" / "clip_feat" / scene_id / "color" / "0.pt")["pix"]
         sampled = sample_img_feat(
@@ -225,8 +324,13 @@ def test_a_run_is_exported_from_the_command_line(run_cli, run_main, demo_root, t
     ("arguments", "message"),
     [
         ([], "clipfeat: store is not set: give the output_dir of clipfeat-extract, as store=…"),
-        (["store=x"], "clipfeat: format is not set: give openscene or esam, as format=…"),
-        (["store=x", "format=npz"], "clipfeat: format=npz: expected one of openscene, esam"),
+        (["store=x"], "clipfeat: format is not set: give openscene or esam or scene_npz or scene_pt, as format=…"),
+        (["store=x", "format=npz"], "clipfeat: format=npz: expected one of openscene, esam, scene_npz, scene_pt"),
+        (
+            ["store=x", "format=esam", "dtype=float16"],
+            "clipfeat: dtype=float16: has no meaning with format=esam, leave",
+        ),
+        (["store=x", "format=scene_pt", "dtype=half"], "clipfeat: dtype=half: expected one of float32, float16"),
         (["store=x", "format=esam", "outputdir=y"], "clipfeat: outputdir: no such key; did you mean output_dir?"),
         (["store=x", "format=esam", "data.root=y"], "clipfeat: data.root: no such key; clipfeat-export --help lists"),
         (["store=x", "format=esam", "resume=no"], "clipfeat: resume=no: expected one of true, overwrite"),
