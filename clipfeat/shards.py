@@ -103,20 +103,32 @@ def local_count(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def share_scenes(sizes: Mapping[str, int], shard: Shard) -> list[str]:
-    """The scenes of a share, in the order of ``sizes``; the shares are balanced by frames.
+    """The scenes of a share, in the order of ``sizes``; the shares are balanced by frames, see ``all_shares``.
+
+    Args:
+        sizes: frames of each scene.
+        shard: which share.
+    """
+    return all_shares(sizes, shard.count)[shard.index]
+
+
+def all_shares(sizes: Mapping[str, int], count: int) -> list[list[str]]:
+    """The scenes of each share, in the order of ``sizes``; the shares are balanced by frames.
 
     The longest scene first, each into the share that has the least (Graham, 1969), and of equal ones the first. It
     follows from the names and sizes alone, so processes that never talk to each other agree.
 
     Args:
         sizes: frames of each scene.
-        shard: which share.
+        count: how many shares there are.
     """
-    loads = [(0, 0, index) for index in range(shard.count)]  # frames, scenes, share
-    own = set()
+    loads = [(0, 0, index) for index in range(count)]  # frames, scenes, share
+    share_of = {}
     for scene_id in sorted(sizes, key=lambda scene_id: (-sizes[scene_id], scene_id)):
         frames, scenes, index = loads[0]
         heapq.heapreplace(loads, (frames + sizes[scene_id], scenes + 1, index))
-        if index == shard.index:
-            own.add(scene_id)
-    return [scene_id for scene_id in sizes if scene_id in own]
+        share_of[scene_id] = index
+    shares: list[list[str]] = [[] for _ in range(count)]
+    for scene_id in sizes:
+        shares[share_of[scene_id]].append(scene_id)
+    return shares

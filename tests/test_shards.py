@@ -3,7 +3,7 @@ import pytest
 
 from clipfeat.config import ShardConfig
 from clipfeat.errors import ConfigError
-from clipfeat.shards import WHOLE, Shard, local_count, local_rank, share_scenes, this_shard
+from clipfeat.shards import WHOLE, Shard, all_shares, local_count, local_rank, share_scenes, this_shard
 
 
 def shares(sizes, count):
@@ -28,6 +28,7 @@ def test_the_largest_of_many_shares_is_near_the_mean(count, allowed, seed):
 def test_every_scene_is_in_one_share_and_in_order(count):
     sizes = real_like(150)
     found = shares(sizes, count)
+    assert found == all_shares(sizes, count)
     assert sorted(scene for share in found for scene in share) == sorted(sizes)
     assert all(share == sorted(share) for share in found)
 
