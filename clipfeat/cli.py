@@ -42,6 +42,7 @@ from clipfeat.config import (
     register_schemas,
 )
 from clipfeat.errors import ClipfeatError, ConfigError
+from clipfeat.shards import begun_file
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -68,6 +69,20 @@ def _extract(cfg: ExtractConfig) -> None:
 
         check_only(cfg)
         return
+    if cfg.devices is not None:
+        from clipfeat.launch import launch, process_count
+
+        count = process_count(cfg.devices, cfg.device)
+        if count > 1:
+            launch(cfg, count, _extract_here, _set_up_process)
+            return
+    _extract_here(cfg)
+
+
+def _extract_here(cfg: ExtractConfig) -> None:
+    begun = begun_file(cfg.output_dir)
+    if begun is not None and begun.is_file():
+        _go_on(cfg)
     if isinstance(cfg, ComposerConfig):
         # A line a step: of what the steps say themselves, only the warnings.
         logging.getLogger("clipfeat").setLevel(logging.WARNING)
@@ -79,6 +94,13 @@ def _extract(cfg: ExtractConfig) -> None:
     from clipfeat.extract import extract
 
     extract(cfg)
+
+
+def _go_on(cfg: ExtractConfig) -> None:
+    """A process that takes the place of one that died goes on, where ``resume=overwrite`` would begin anew."""
+    cfg.resume = "true"
+    if isinstance(cfg, ComposerConfig):
+        cfg.fuse.resume = "true"
 
 
 def export_main() -> None:
@@ -228,12 +250,7 @@ def view_main() -> None:
 def run_command(config_name: str, work: Callable[[Any], None]) -> None:
     """Composes ``config_name`` with the command line, calls ``work`` and turns what goes wrong into an exit code."""
     register_schemas()
-    # Only our own messages: open_clip and the hub's client log on the root logger what is said here once, in short.
-    logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("clipfeat").setLevel(logging.INFO)
-    # Pillow's own opinion of large pictures: those that are too large are told by an error.
-    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
-    signal.signal(signal.SIGTERM, _terminate)
+    _set_up_process()
     # With this set, Hydra hands every exception over as it is instead of printing it its own way.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -268,6 +285,29 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
         sys.exit(EXIT_INTERRUPTED)
     except (ClipfeatError, HydraException, OmegaConfBaseException) as error:
         report(error)
+
+
+class _Beginning(logging.Formatter):
+    """Lets each line begin with the same, for a table is several."""
+
+    def __init__(self, begin: str):
+        super().__init__("%(message)s")
+        self.begin = begin
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(self.begin + line for line in super().format(record).split("\n"))
+
+
+def _set_up_process(begin: str = "") -> None:
+    """Says what is printed, and what a signal does; each line begins with ``begin``."""
+    # Only our own messages: open_clip and the hub's client log on the root logger what is said here once, in short.
+    logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
+    if begin:
+        logging.getLogger().handlers[0].setFormatter(_Beginning(begin))
+    logging.getLogger("clipfeat").setLevel(logging.INFO)
+    # Pillow's own opinion of large pictures: those that are too large are told by an error.
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
+    signal.signal(signal.SIGTERM, _terminate)
 
 
 def _asked_for(config_name: str) -> str:
