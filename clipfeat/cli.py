@@ -43,6 +43,7 @@ from clipfeat.config import (
     register_schemas,
 )
 from clipfeat.errors import ClipfeatError, ConfigError, one_line
+from clipfeat.shards import begun_file
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -72,6 +73,20 @@ def _extract(cfg: ExtractConfig) -> None:
 
         check_only(cfg)
         return
+    if cfg.devices is not None:
+        from clipfeat.launch import launch, process_count
+
+        count = process_count(cfg.devices, cfg.device)
+        if count > 1:
+            launch(cfg, count, _extract_here, _set_up_process)
+            return
+    _extract_here(cfg)
+
+
+def _extract_here(cfg: ExtractConfig) -> None:
+    begun = begun_file(cfg.output_dir)
+    if begun is not None and begun.is_file():
+        _go_on(cfg)
     if isinstance(cfg, ComposerConfig):
         # A line a step: of what the steps say themselves, only the warnings.
         logging.getLogger("clipfeat").setLevel(logging.WARNING)
@@ -83,6 +98,13 @@ def _extract(cfg: ExtractConfig) -> None:
     from clipfeat.extract import extract
 
     extract(cfg)
+
+
+def _go_on(cfg: ExtractConfig) -> None:
+    """A process that takes the place of one that died goes on, where ``resume=overwrite`` would begin anew."""
+    cfg.resume = "true"
+    if isinstance(cfg, ComposerConfig):
+        cfg.fuse.resume = "true"
 
 
 def export_main() -> None:
@@ -233,8 +255,7 @@ def _told_in_a_line() -> Iterator[None]:
 def run_command(config_name: str, work: Callable[[Any], None]) -> None:
     """Composes ``config_name`` with the command line, calls ``work`` and turns what goes wrong into an exit code."""
     register_schemas()
-    _show_own_messages()
-    signal.signal(signal.SIGTERM, _terminate)
+    _set_up_process()
     # With this set, Hydra hands every exception over as it is instead of printing it its own way.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -276,10 +297,29 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
         report(error)
 
 
-def _show_own_messages() -> None:
+class _Beginning(logging.Formatter):
+    """Lets each line begin with the same, for a table is several."""
+
+    def __init__(self, begin: str):
+        super().__init__("%(message)s")
+        self.begin = begin
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(self.begin + line for line in super().format(record).split("\n"))
+
+
+def _set_up_process(begin: str = "") -> None:
+    """Says what is printed, and what a signal does; each line begins with ``begin``."""
+    _show_own_messages(begin)
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _show_own_messages(begin: str = "") -> None:
     """Lets only clipfeat speak: what other packages log or warn of is said here once, in short, or is an error."""
     # open_clip and the hub's client log on the root logger.
     logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
+    if begin:
+        logging.getLogger().handlers[0].setFormatter(_Beginning(begin))
     logging.getLogger("clipfeat").setLevel(logging.INFO)
     # Pillow's own opinion of large pictures: those that are too large are told by an error.
     warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")

@@ -607,6 +607,8 @@ class ExtractConfig:
         output_dir: folder for everything that the run writes.
         uv_index: folder that scripts/build_uv_index.py filled; points and pixels are then read and not projected anew.
         device: auto, cpu, cuda or cuda:<n>. Of several GPUs, a process that torchrun or SLURM started takes its own.
+        devices: how many processes this one starts, each a shard with a GPU of its own, and starts again if one dies;
+            auto is one a GPU. Null is this process alone.
         batch_size: pictures a forward pass; null is 8 on a CPU and 32 on a GPU.
         num_workers: frames' batches that are in work at once, each in a thread of its own; null is one a core.
         seed: of the choice of frames and points, and of random weights.
@@ -632,6 +634,7 @@ class ExtractConfig:
     output_dir: str = "outputs/clip_feat"
     uv_index: str | None = None
     device: str = "auto"
+    devices: str | None = None
     batch_size: int | None = None
     num_workers: int | None = None
     seed: int = 0
@@ -644,6 +647,7 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         _at_least("frames_per_scene", self.frames_per_scene, 1)
         _at_least("frame_stride", self.frame_stride, 1)
+        _check_devices(self.devices, self.device)
         _at_least("batch_size", self.batch_size, 1)
         _at_least("num_workers", self.num_workers, 1)
         _at_least("seed", self.seed, 0)
@@ -655,6 +659,18 @@ class ExtractConfig:
         _one_of("check", self.check, ("no", "yes", "only"))
         if not self.output_dir:
             raise ConfigError("output_dir is empty: give a folder for the results")
+
+
+def _check_devices(devices: str | None, device: str) -> None:
+    if devices in (None, "1"):
+        return
+    if devices != "auto" and not (devices.isdecimal() and int(devices) > 0):
+        raise ConfigError(f"devices={devices}: expected auto, or a number of processes of at least 1")
+    if device.startswith("cuda:"):
+        raise ConfigError(
+            f"devices={devices} device={device}: each process takes a GPU of its own; say device=cuda, and where only "
+            f"some GPUs are to be used, which: CUDA_VISIBLE_DEVICES=0,1"
+        )
 
 
 EXPORT_FORMATS = ("openscene", "esam", "scene_npz", "scene_pt")

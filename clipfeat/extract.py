@@ -27,7 +27,7 @@ from clipfeat.output.summary import Stopwatch, merge_runs, summarize, summary_ta
 from clipfeat.plan import Plan, check_space, plan_run
 from clipfeat.prepare import Failed, FramePreparer
 from clipfeat.report import try_report
-from clipfeat.shards import WHOLE, Shard, local_rank, this_shard
+from clipfeat.shards import WHOLE, Shard, begun_file, local_count, local_rank, this_shard
 from clipfeat.streaming import prefetch, shares
 from clipfeat.uv_index import open_uv_index
 from clipfeat.vis import Pictures, build_pictures, model_note
@@ -70,6 +70,8 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         model = model or build_model(cfg.model, device, cfg.seed, build_cache(cfg.cache))
     space = check_space(cfg, plan, folder, dataset, locate, model)
     folder.claim(dataclasses.asdict(cfg), model.describe(), plan.frames, overwrite=cfg.resume == "overwrite")
+    if begun := begun_file(cfg.output_dir):
+        begun.touch()
     _record_bad_scenes(folder, plan)
     folder.write_head(model.head_name, model.head.state_dict())
 
@@ -94,7 +96,8 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
             closing(prepared),
             closing(prefetch(lane, prepared, lanes, ahead=lanes + 1)) as done,  # an error ends the lanes' work too
             logging_redirect_tqdm(),
-            tqdm(total=len(todo), unit="frame", disable=None) as bar,
+            # Of several processes on one terminal each says a line a scene instead.
+            tqdm(total=len(todo), unit="frame", disable=True if local_count() > 1 else None) as bar,
         ):
             outcomes = (o.result() if isinstance(o, Future) else o for o in chain.from_iterable(done))
             for scene_id, of_scene in groupby(outcomes, lambda outcome: outcome.key[0]):
@@ -136,9 +139,8 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     for warning in warnings_of(summary):
         log.warning("WARNING %s", warning)
     _end(cfg, folder, plan)
-    if not summary["frames"]:
-        record = folder.path / folder.shard.file_name("frames.jsonl")
-        raise DataError(f"all {summary['failed']} frames failed; {record} says why")
+    if not summary["frames"] and folder.shard.is_whole:  # a shard may well have bad scenes only
+        raise DataError(f"all {summary['failed']} frames failed; {folder.path / 'frames.jsonl'} says why")
     return summary
 
 
@@ -194,6 +196,8 @@ def _end(cfg: ExtractConfig, folder: RunFolder, plan: Plan) -> None:
         log.info("all %d frames of all shards are done or have failed", len(plan.everything))
         if cfg.report:
             try_report(folder)
+        if not whole["frames"]:
+            raise DataError(f"all {whole['failed']} frames failed; {folder.path / 'frames.*.jsonl'} say why")
 
 
 def _runs_of_shards(folder: RunFolder) -> list[dict[str, Any]]:

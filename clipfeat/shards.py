@@ -4,6 +4,8 @@ import heapq
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 
 from clipfeat.config import ShardConfig
 from clipfeat.errors import ConfigError
@@ -100,6 +102,23 @@ def local_count(environment: Mapping[str, str] = os.environ) -> int:
     """
     count = environment.get("LOCAL_WORLD_SIZE") or environment.get("SUBMITIT_LOCAL_NTASKS", "")
     return max(1, int(count)) if count.isdecimal() else 1
+
+
+def begun_file(output_dir: str, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """A file by which a process tells the one that is started in its place that it had begun to overwrite.
+
+    It lies where torch's elastic launcher keeps what belongs to one launch: the launcher names
+    ``<launch>/attempt_<restarts>/<local rank>/error.json``. None where no such launcher names one.
+
+    Args:
+        output_dir: what is overwritten; a launch may be a sweep.
+        environment: of this process.
+    """
+    error_file = environment.get("TORCHELASTIC_ERROR_FILE")
+    if not error_file or "RANK" not in environment:
+        return None
+    digest = sha256(str(Path(output_dir).resolve()).encode()).hexdigest()[:16]
+    return Path(error_file).absolute().parents[2] / f"clipfeat-begun-{environment['RANK']}-{digest}"
 
 
 def share_scenes(sizes: Mapping[str, int], shard: Shard) -> list[str]:

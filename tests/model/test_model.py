@@ -92,6 +92,16 @@ def test_devices_that_are_not_there_are_named():
         resolve_device("cuda:99")
 
 
+def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("auto", "cuda"):
+        devices = [resolve_device(name, local_rank) for local_rank in (None, 0, 1, 2, 3)]
+        assert devices == [torch.device(each) for each in ("cuda", "cuda:0", "cuda:1", "cuda:0", "cuda:1")]
+    assert resolve_device("cuda:0", 1) == torch.device("cuda:0")
+    assert resolve_device("cpu", 1) == CPU
+
+
 @pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize(
     ("sizes", "message"),
