@@ -50,6 +50,10 @@ class OutputError(ClipfeatError):
     """A place that cannot be written to, or that holds the results of another run."""
 
 
+class EngineError(ClipfeatError):
+    """Processes that can't be had, or that die again and again."""
+
+
 def process_died(what: str, instead: str) -> OutputError:
     """The error of a process of our own that ended without a word.
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from clipfeat.config import ExtractConfig
 from clipfeat.data import Dataset
 from clipfeat.locate import FrameKey, Locator, frame_keys, list_scenes, locate_some, own_scenes
-from clipfeat.model import Model
+from clipfeat.model import ModelCard
 from clipfeat.output import FORMATS, RunFolder
 from clipfeat.output.files import FrameSize
 from clipfeat.output.space import DiskSpace
@@ -79,7 +79,7 @@ def plan_run(cfg: ExtractConfig, folder: RunFolder, dataset: Dataset) -> Plan:
 
 
 def check_space(
-    cfg: ExtractConfig, plan: Plan, folder: RunFolder, dataset: Dataset, locate: Locator, model: Model
+    cfg: ExtractConfig, plan: Plan, folder: RunFolder, dataset: Dataset, locate: Locator, model: ModelCard
 ) -> DiskSpace:
     """Looks whether the new files will fit on the disk; a few frames tell how many points they have.
 
@@ -107,10 +107,10 @@ def check_space(
     certain = cfg.sampling.name == "depth" and cfg.sampling.num_points is not None
     certain &= cfg.data.masks is None and cfg.model.resize_mode != "crop"
     # Nor is a map's size known where it depends on the picture's, or on a text space.
-    certain &= cfg.model.window is None and not model.head.projected
+    certain &= cfg.model.window is None and not model.projected
     freed = 0
     if cfg.resume == "overwrite":
-        replaced = folder.replaced(dataclasses.asdict(cfg), model.describe(), new)
+        replaced = folder.replaced(dataclasses.asdict(cfg), model.description, new)
         freed = sum(path.stat().st_size for path in replaced if path.is_file())
     space.check(FORMATS[cfg.output.name].bytes_of(size), certain=certain, freed=freed)
     return space

@@ -215,7 +215,7 @@ def test_weights_that_cannot_be_had(scans, run_cli, monkeypatch):
 
 
 def test_ctrl_c_keeps_what_is_done(scans, run_cli, tmp_path, monkeypatch):
-    import clipfeat.extract as module
+    import clipfeat.engine.worker as module
 
     whole = module.prefetch
 

@@ -13,7 +13,7 @@ from PIL import Image
 from planted import config_of
 
 import clipfeat.draw
-import clipfeat.extract
+import clipfeat.engine.worker
 from clipfeat.cli import vis_main
 from clipfeat.extract import extract
 from clipfeat.vis import build_pictures
@@ -39,7 +39,7 @@ def run_of(demo_root, tiny_arch, tmp_path_factory):
             fixed += ["model.pretrained=null", "sampling.num_points=500", "report=false", "seed=3"]
             with pytest.MonkeyPatch.context() as patch:
                 if kind != "tsne":
-                    stay_in_this_process(patch, clipfeat.extract)
+                    stay_in_this_process(patch, clipfeat.engine.worker)
                 extract(config_of(*fixed, f"vis={kind}", *SMALL, f"output={output}", "num_workers=1"))
         return folder
 

@@ -20,7 +20,7 @@ from clipfeat.model.windows import Windows
 from clipfeat.output.cache import MapCache
 from clipfeat.types import FeatureMap, Frame
 
-__all__ = ["ClipModel", "Model", "build_model", "load_model", "resolve_device"]
+__all__ = ["ClipModel", "Model", "ModelCard", "build_model", "load_model", "resolve_device"]
 
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,34 @@ class Model(Protocol):
 
     def close(self) -> None:
         """Gives back what the model holds open."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a run's folder and its plan need to know of a model, wherever that runs.
+
+    Attributes:
+        description: ``Model.describe()``.
+        channels: numbers of a point's feature.
+        map_values: numbers of a feature map; about, where they depend on the picture's size.
+        projected: whether its maps lie in a text space, whose size the model alone knows.
+        head_name: the head's name in the configuration.
+        head_weights: the head's weights, on the host; empty for a head without any.
+    """
+
+    description: dict[str, Any]
+    channels: int
+    map_values: int
+    projected: bool
+    head_name: str
+    head_weights: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, model: Model) -> "ModelCard":
+        """The card of a model."""
+        weights = {name: value.detach().cpu() for name, value in model.head.state_dict().items()}
+        projected = model.head.projected
+        return cls(model.describe(), model.channels, model.map_values, projected, model.head_name, weights)
 
 
 @dataclass(frozen=True)

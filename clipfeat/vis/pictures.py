@@ -65,6 +65,9 @@ class Painter(Protocol):
 class Pictures(Protocol):
     """What the extraction loop knows of the pictures."""
 
+    def expect(self, frames_of: Mapping[str, Sequence[int]]) -> None:
+        """Tells the frames of scenes before they come."""
+
     def choose(self, scene_id: str, frame_id: int, count: int) -> NDArray[np.int64] | None:
         """Rows of the frame's ``count`` points that its picture shows, in random order; None if it gets no picture."""
 
@@ -76,8 +79,11 @@ class Pictures(Protocol):
     def draw(self, scene_id: str, frames: Sequence[SampledFrame]) -> None:
         """Draws the pictures of a whole scene; may return before they are there."""
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Returns when all pictures are there."""
+
+    def close(self) -> None:
+        """Returns when all pictures are there; no more are drawn."""
 
     def cancel(self) -> None:
         """Drops what has not begun."""
@@ -85,6 +91,9 @@ class Pictures(Protocol):
 
 class NoPictures:
     """Draws nothing, so that the loop need not ask."""
+
+    def expect(self, frames_of: Mapping[str, Sequence[int]]) -> None:
+        """Does nothing."""
 
     def choose(self, scene_id: str, frame_id: int, count: int) -> None:
         """None: no frame gets a picture."""
@@ -96,6 +105,9 @@ class NoPictures:
         raise NotImplementedError
 
     def draw(self, scene_id: str, frames: Sequence[SampledFrame]) -> None:
+        """Does nothing."""
+
+    def wait(self) -> None:
         """Does nothing."""
 
     def close(self) -> None:
@@ -133,13 +145,20 @@ class ScenePictures:
         keep: bool = False,
     ) -> None:
         self._painter = painter
-        self._wanted = {scene_id: frozenset(spread_evenly(ids, max_frames)) for scene_id, ids in frames_of.items()}
+        self._max_frames = max_frames
+        self._wanted: dict[str, frozenset[int]] = {}
         self._overlay_points = overlay_points
         self._seed = seed
         self._processes = processes
         self._keep = keep
         self._pool: ProcessPoolExecutor | None = None
         self._drawing: deque[Future[None]] = deque()
+        self.expect(frames_of)
+
+    def expect(self, frames_of: Mapping[str, Sequence[int]]) -> None:
+        """Tells the frames of scenes before they come."""
+        for scene_id, ids in frames_of.items():
+            self._wanted[scene_id] = frozenset(spread_evenly(ids, self._max_frames))
 
     def choose(self, scene_id: str, frame_id: int, count: int) -> NDArray[np.int64] | None:
         """A random sample of the frame's points, ``overlay_points`` at most; None for a frame that gets no picture."""
@@ -205,15 +224,23 @@ class ScenePictures:
             self._wait()
         self._drawing.append(self._pool.submit(draw_scene, self._painter, scene_id, frames, keep=self._keep))
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Returns when all pictures are there.
 
         Raises:
             OutputError: If one can't be written.
         """
+        while self._drawing:
+            self._wait()
+
+    def close(self) -> None:
+        """Returns when all pictures are there, and ends the processes.
+
+        Raises:
+            OutputError: If one can't be written.
+        """
         try:
-            while self._drawing:
-                self._wait()
+            self.wait()
         finally:
             self.cancel()
 
