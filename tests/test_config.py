@@ -145,6 +145,11 @@ def test_values_out_of_range_are_named(override, message):
         composed("data.root=x", override)
 
 
+def test_ray_and_devices_exclude_each_other():
+    with pytest.raises(ConfigError, match="devices=2: Ray starts its own processes; say engine.num_workers instead"):
+        composed("data.root=x", "engine=ray", "devices=2")
+
+
 @pytest.mark.parametrize(
     "plain", [{}, {"data": {"name": "new"}}, {"data": 3}, {"data": {"name": "demo"}, "sampling": []}]
 )
