@@ -4,6 +4,9 @@
     python scripts/kill_test.py --how int               Ctrl-C; or term, as kill and SLURM send it
     python scripts/kill_test.py --how full              the disk fills up (a tmpfs in a namespace of its own; Linux)
     python scripts/kill_test.py output=h5 vis=tsne      overrides as for clipfeat-extract
+    python scripts/kill_test.py --true-every 0 devices=2 model.arch=ViT-S-32-alt    several processes
+
+Processes that a run starts know only open_clip's own models, and not the small one of this script.
 
 After each stop every file under its final name must load whole, and no process may be left. Whenever a run comes to
 its end, its folder must hold what the run in peace wrote, array for array, and the record must count right; then the
@@ -14,6 +17,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -41,6 +45,9 @@ TRUE_COMMAND = (
     "import sys, open_clip; open_clip.add_model_config(sys.argv.pop(1)); "
     "from clipfeat.cli import extract_main; extract_main()"
 )
+RECORD = re.compile(r"config\.yaml|report\.html|frames(\.\d+)?\.jsonl|summary(\.\d+)?\.json")
+"""What holds times and folders, so that no two runs write the same."""
+
 PATIENCE_S = 120.0
 
 
@@ -213,7 +220,7 @@ def check_whole(folder: Path, *, temporaries: bool) -> tuple[int, int]:
                 dict(yaml.safe_load(path.read_text(encoding="utf-8")))
             elif path.suffix == ".json":
                 dict(json.loads(path.read_text(encoding="utf-8")))
-            elif path.name not in ("frames.jsonl", "report.html"):
+            elif not RECORD.fullmatch(path.name):
                 raise ValueError("a name that nobody gave it")
         except Exception as error:
             raise WrongError(f"{path}: {error}") from error
@@ -251,7 +258,7 @@ def check_equal(folder: Path, peaceful: Path) -> None:
     names, expected = _names(folder), _names(peaceful)
     if names != expected:
         raise WrongError(f"missing: {sorted(expected - names)}, too many: {sorted(names - expected)}")
-    for name in sorted(names - {"config.yaml", "summary.json", "frames.jsonl", "report.html"}):
+    for name in sorted(name for name in names if not RECORD.fullmatch(name)):
         _check_equal_file(folder / name, peaceful / name)
     first, second = ({**read_config(f), "output_dir": ""} for f in (folder, peaceful))
     if first != second:
