@@ -6,7 +6,7 @@ into these plain dataclasses, and all other code sees only them.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -585,6 +585,43 @@ class ShardConfig:
             raise ConfigError(f"shard.index={index} shard.count={count}: expected both, with 0 <= index < count")
 
 
+ENGINES = ("local", "ray")
+
+
+@dataclass
+class EngineConfig:
+    """Where frames are done.
+
+    Attributes:
+        name: local (this process does its share), or ray (actors of a Ray cluster, each with a model of its own, take
+            one scene after another).
+        address: of the Ray cluster: auto (the one that runs on this machine) or host:port; null starts one here, which
+            ends with the run.
+        num_workers: actors; null is as many as the cluster has room for.
+        gpus_per_worker: GPUs of an actor, also a part of one (0.5: two actors share one); null is 1 where the cluster
+            has GPUs, and 0 with device=cpu.
+        cpus_per_worker: cores of an actor, which are its threads.
+        max_restarts: how many times a scene is tried again that an actor has died of.
+    """
+
+    name: str = "local"
+    address: str | None = None
+    num_workers: int | None = None
+    gpus_per_worker: float | None = None
+    cpus_per_worker: int = 1
+    max_restarts: int = 3
+
+    def __post_init__(self) -> None:
+        _one_of("engine.name", self.name, ENGINES)
+        _at_least("engine.num_workers", self.num_workers, 1)
+        _at_least("engine.gpus_per_worker", self.gpus_per_worker, 0)
+        _at_least("engine.cpus_per_worker", self.cpus_per_worker, 1)
+        _at_least("engine.max_restarts", self.max_restarts, 0)
+        for key in fields(self) if self.name == "local" else ():
+            if (value := getattr(self, key.name)) != key.default:
+                raise ConfigError(f"engine.{key.name}={value}: has a meaning only with engine=ray")
+
+
 FRAME_SELECTIONS = ("first", "random", "uniform")
 
 
@@ -616,6 +653,7 @@ class ExtractConfig:
         check: look first whether poses, K, depth and colour fit each other: no, yes (or true), only (and then stop).
         report: whether the run ends with ``report.html``, one page with its numbers, failures and some pictures.
         shard: see ShardConfig.
+        engine: see EngineConfig.
     """
 
     data: DataConfig = MISSING
@@ -640,6 +678,7 @@ class ExtractConfig:
     check: str = "no"
     report: bool = True
     shard: ShardConfig = field(default_factory=ShardConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
         _at_least("frames_per_scene", self.frames_per_scene, 1)

@@ -50,6 +50,10 @@ class OutputError(ClipfeatError):
     """A place that cannot be written to, or that holds the results of another run."""
 
 
+class EngineError(ClipfeatError):
+    """Processes that can't be had, or that die again and again."""
+
+
 def tell_how_far(
     error: BaseException, done: int, total: int, folder: Path, *, overwrite: bool, unit: str = "frames"
 ) -> None:

@@ -141,7 +141,8 @@ def _sum_up(
 ) -> dict[str, Any]:
     """Writes the summary of all that is in the folder; that of a shard is of its own scenes."""
     summary = summarize(_own_records(folder, plan), stopwatch, finished, about, interrupted=interrupted)
-    summary["run"] |= facts or {}
+    for name, of_engine in (facts or {}).items():
+        summary[name] |= of_engine
     if not folder.shard.is_whole:
         summary["shard"] = dataclasses.asdict(folder.shard)
     folder.write_summary(summary, folder.shard)

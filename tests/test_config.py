@@ -6,6 +6,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from clipfeat.config import (
+    ENGINES,
     TEMPLATES,
     ComposerConfig,
     DemoConfig,
@@ -66,7 +67,7 @@ def test_every_option_of_every_group_composes_and_is_known_to_its_table(group, o
     assert extract_config(dataclasses.asdict(cfg)) == cfg  # what config.yaml holds
     tables = {
         "data": DATASETS, "model/head": HEADS, "output": FORMATS, "cache": CACHES, "sampling": POINT_SOURCES,
-        "vis": KINDS,
+        "vis": KINDS, "engine": ENGINES,
     }  # fmt: skip
     if group in tables:
         node = cfg.model.head if group == "model/head" else getattr(cfg, group)
@@ -131,6 +132,12 @@ def test_what_is_given_on_the_command_line_wins_over_an_experiment():
         ("resume=maybe", "resume=maybe: expected one of true, overwrite"),
         ("cache.name=redis", "cache.name=redis: expected one of none, lmdb"),
         ("cache.path=''", "cache.path is empty"),
+        ("engine.name=dask", "engine.name=dask: expected one of local, ray"),
+        ("engine.num_workers=2", "engine.num_workers=2: has a meaning only with engine=ray"),
+        ("+engine={name:ray,num_workers:0}", "engine.num_workers=0: expected a number of at least 1"),
+        ("+engine={name:ray,gpus_per_worker:-1}", "engine.gpus_per_worker=-1.0: expected a number of at least 0"),
+        ("+engine={name:ray,cpus_per_worker:0}", "engine.cpus_per_worker=0: expected a number of at least 1"),
+        ("+engine={name:ray,max_restarts:-1}", "engine.max_restarts=-1: expected a number of at least 0"),
     ],
 )
 def test_values_out_of_range_are_named(override, message):

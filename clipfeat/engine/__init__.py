@@ -1,11 +1,13 @@
 """Where the work is done: in this process, or on the actors of a Ray cluster."""
 
+import os
 from collections.abc import Generator
 from typing import Any, Protocol
 
 from clipfeat.config import ExtractConfig
 from clipfeat.engine.local import LocalEngine
 from clipfeat.engine.worker import Job, Outcome, open_job
+from clipfeat.errors import ConfigError
 from clipfeat.model import Model, ModelCard
 from clipfeat.plan import Plan
 
@@ -30,7 +32,7 @@ class Engine(Protocol):
         """
 
     def facts(self) -> dict[str, Any]:
-        """What the ``run`` of ``summary.json`` says of it."""
+        """What is said of it in parts of ``summary.json``, such as in ``run``."""
 
     def close(self) -> None:
         """Writes what is on its way and ends all that was started; may be called again."""
@@ -46,4 +48,15 @@ def build_engine(cfg: ExtractConfig, model: Model | None = None) -> Engine:
     Raises:
         ConfigError: If it can't be had, or is at odds with another key.
     """
-    return LocalEngine(cfg, model)
+    if cfg.engine.name == "local":
+        return LocalEngine(cfg, model)
+    if model is not None:
+        raise ConfigError("engine=ray: each actor loads its own model, none can be given")
+    # Read when Ray is imported. It sends figures of its use away, and tells at length of each actor that dies.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    try:
+        from clipfeat.engine.ray import RayEngine
+    except ModuleNotFoundError as error:
+        raise ConfigError('engine=ray needs the package ray: pip install "clipfeat[ray]"') from error
+    return RayEngine(cfg)

@@ -11,7 +11,7 @@ from pathlib import Path
 from clipfeat.config import ExtractConfig
 from clipfeat.data import Dataset, build_dataset
 from clipfeat.direct import page_buffers, reuse_memory
-from clipfeat.lane import Done, Lane
+from clipfeat.lane import MAX_LANES, Done, Lane
 from clipfeat.locate import FrameKey, Locator, build_locator
 from clipfeat.model import Model
 from clipfeat.output import RunFolder
@@ -78,7 +78,7 @@ class Worker:
         cfg = job.cfg
         self._job = job
         self._model = model
-        self._lanes = cfg.num_workers or cores
+        self._lanes = cfg.num_workers or min(cores, MAX_LANES)
         self._batch_size = cfg.batch_size or model.default_batch
         self._pictures = build_pictures(
             cfg.vis.name,

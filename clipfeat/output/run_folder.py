@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 # Keys that may change from one run to the next into the same folder: they say how and how much, not what is in a file.
 _FREE_KEYS = (
-    "output_dir", "resume", "device", "batch_size", "num_workers", "on_bad_frame", "shard", "vis", "check",
-    "uv_index", "scenes_file", "frames_per_scene", "frame_stride", "frame_selection", "model.allow_random",
+    "output_dir", "resume", "device", "batch_size", "num_workers", "on_bad_frame", "shard", "engine", "vis",
+    "check",     "uv_index", "scenes_file", "frames_per_scene", "frame_stride", "frame_selection", "model.allow_random",
     "cache", "map_dtype", "model.offload", "report", "store", "data_root", "formats", "eval_every", "checkpoint_every",
     "tensorboard", "train_scenes_file", "val_scenes_file",
 )  # fmt: skip

@@ -42,6 +42,18 @@ class Stopwatch:
             if own is not None:
                 own[name] = round(own.get(name, 0.0) + spent, 5)
 
+    def take(self) -> dict[str, float]:
+        """The seconds of each stage since they were last taken, for a stopwatch of another process to ``add``."""
+        with self._lock:
+            seconds, self.seconds = dict(self.seconds), defaultdict(float)
+        return seconds
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Adds what another stopwatch has measured."""
+        with self._lock:
+            for name, spent in seconds.items():
+                self.seconds[name] += spent
+
     def total(self) -> float:
         """Seconds since the stopwatch was made."""
         return time.perf_counter() - self.start
