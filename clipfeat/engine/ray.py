@@ -318,9 +318,8 @@ class RayEngine:
                 ray.init(address=engine.address, runtime_env=_environment(), **quiet)
         except (RuntimeError, ValueError, OSError, RayError) as error:
             address = "null" if engine.address is None else engine.address
-            what_to_do = (
-                "" if engine.address is None else "; start one by ray start --head, or leave engine.address out"
-            )
+            what_to_do = "start one by ray start --head, set RAY_AUTH_MODE=token if it has a token, or leave it out"
+            what_to_do = "" if engine.address is None else f"; {what_to_do}"
             raise EngineError(f"engine.address={address}: no Ray cluster to be had ({error}){what_to_do}") from error
         self._own_cluster = True
         if threading.current_thread() is threading.main_thread() and on_terminate is not None:
