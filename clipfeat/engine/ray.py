@@ -270,10 +270,11 @@ class RayEngine:
             self._replace()
             yield from self._next()
         if self._given_up:
+            limit, some = self._cfg.engine.max_restarts, "; ".join(self._given_up[:3])
             raise EngineError(
-                f"scenes that are not done, as {self._cfg.engine.max_restarts + 1} Ray actors died of each: "
-                f"{len(self._given_up)}; the others are. {'; '.join(self._given_up[:3])}. Out of memory is the usual "
-                "cause: try a smaller batch_size or fewer engine.num_workers, the same command goes on from there"
+                f"{len(self._given_up)} scenes are not done, as {limit + 1} Ray actors died of each; the others are. "
+                f"{some}. The usual cause is too little memory: try a smaller batch_size or fewer engine.num_workers, "
+                "the same command goes on from there"
             )
 
     def facts(self) -> dict[str, Any]:
@@ -317,9 +318,8 @@ class RayEngine:
                 ray.init(address=engine.address, runtime_env=_environment(), **quiet)
         except (RuntimeError, ValueError, OSError, RayError) as error:
             address = "null" if engine.address is None else engine.address
-            what_to_do = (
-                "" if engine.address is None else "; start one by ray start --head, or leave engine.address out"
-            )
+            what_to_do = "start one by ray start --head, set RAY_AUTH_MODE=token if it has a token, or leave it out"
+            what_to_do = "" if engine.address is None else f"; {what_to_do}"
             raise EngineError(f"engine.address={address}: no Ray cluster to be had ({error}){what_to_do}") from error
         self._own_cluster = True
         if threading.current_thread() is threading.main_thread() and on_terminate is not None:

@@ -171,10 +171,7 @@ def test_a_scene_that_kills_every_actor_is_left_undone(run, plain, notes):
         out, err = run("out", *RAY, "engine.max_restarts=0", code=1)
     finally:
         (notes / "deadly").unlink()
-    assert (
-        "clipfeat: scenes that are not done, as 1 Ray actors died of each: 1; the others are. demo0002_00: its pro"
-        in err
-    )
+    assert "clipfeat: 1 scenes are not done, as 1 Ray actors died of each; the others are. demo0002_00: its pro" in err
     assert len(times(out)) == 7
     assert summary(out)["run"]["interrupted"] is True
     before = times(out)
