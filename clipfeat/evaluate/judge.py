@@ -9,18 +9,9 @@ from numpy.typing import NDArray
 
 from clipfeat.data.scannet200 import GROUPS, LabelSet
 from clipfeat.evaluate.collect import ReadyCandidate, Store
-from clipfeat.evaluate.metrics import (
-    Counts,
-    Estimate,
-    Measure,
-    accuracy,
-    bootstrap,
-    count,
-    group_means,
-    likeness,
-    mean_iou,
-)
+from clipfeat.evaluate.metrics import Estimate, Measure, bootstrap, group_means, likeness
 from clipfeat.evaluate.probes import linear_probe, nearest_neighbours, zero_shot
+from clipfeat.fusion.metrics import Counts, accuracy, count, mean_iou
 from clipfeat.types import FloatArray
 
 NEVER = -1

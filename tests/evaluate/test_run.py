@@ -17,8 +17,8 @@ from clipfeat.data import build_dataset
 from clipfeat.data.scannet200 import scannet200
 from clipfeat.errors import ConfigError, DataError, FrameError
 from clipfeat.evaluate.frames import FrameLabeller, LabelPictures, labels_of_points
-from clipfeat.evaluate.metrics import count, mean_iou
 from clipfeat.evaluate.run import evaluate
+from clipfeat.fusion.metrics import count, mean_iou
 from clipfeat.locate import build_locator
 from clipfeat.model.heads import Head
 
