@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 
+import layouts
 import numpy as np
 import pytest
 import torch
@@ -239,6 +240,31 @@ def test_labels_of_the_points_themselves(demo_root, tmp_path):
     assert row["edge_accuracy"] is None
     with pytest.raises(DataError, match="its points bear no label or semantic; give labels="):
         run(demo_root, tmp_path, labels=None)
+
+
+def test_labels_of_the_masks_of_scannet200_mv(demo_root, tmp_path):
+    from clipfeat.config import ScanNet200MvConfig
+    from clipfeat.data.scannet200_mv import ESAM_INTRINSICS
+
+    fx, fy, cx, cy = ESAM_INTRINSICS
+    tree = tmp_path / "mv"
+    layouts.write_scannet200_mv(demo_root, tree, np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]))
+    cfg = config(demo_root, tmp_path / "out", labels=None, candidates=["text"])
+    cfg.data, cfg.sampling = ScanNet200MvConfig(root=str(tree), intrinsics="esam"), SamplingConfig("frame_points", None)
+
+    def judged():
+        return evaluate(cfg, lambda views, _device, _seed: [PlantedView(demo_root, step=1)])
+
+    report = judged()
+    assert (report["frames"], report["points"]) == (4, 400)
+    assert "stores no points for it" in report["failed"]["demo0000_00 frame 20"]
+    assert report["rows"][0]["zero_shot_miou"]["value"] > 0.9  # but for edges, as the pictures have other sizes
+    for path in sorted((tree / "semantic_mask").glob("*/*.bin")):
+        labels = np.fromfile(path, np.int64)
+        np.random.default_rng(0).permutation(labels).tofile(path)
+    assert judged()["rows"][0]["zero_shot_miou"]["value"] < 0.3
+    (tree / "semantic_mask/demo0000_00/0.bin").write_bytes(labels[:-1].tobytes())
+    assert "499 labels for 500 points" in judged()["failed"]["demo0000_00 frame 0"]
 
 
 def test_a_damaged_frame_is_left_out_and_told(scans, tmp_path):
