@@ -161,7 +161,7 @@ def plot(rows: Sequence[Row], title: str) -> bytes:
                     "relpos": (0, 0.5),
                 },
             )
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
         axes.set_xlabel(name, family=FONT, color=INK)
