@@ -1045,6 +1045,9 @@ CANDIDATES = (
     "bilinear4x",
     "proj128",
     "pca128",
+    "cons128",
+    "conv256",
+    "tinysa256",
     "text",
     "none+maskclip",
     "none+sclip",
@@ -1069,8 +1072,8 @@ class EvaluateConfig:
         camera: see CameraConfig.
         sampling: see SamplingConfig; how many points a frame has is what bytes and seconds are told for.
         candidates: what is compared, each in words with + between them: a head (none, pixelshuffle, quarter,
-            bilinear2x, bilinear4x, proj128, pca128, text), an attention variant, squash or letterbox, input<pixels>,
-            window<pixels>, nearest. The others are told with their difference to the first one.
+            bilinear2x, bilinear4x, proj128, pca128, cons128, conv256, tinysa256, text), an attention variant, squash or
+            letterbox, input<pixels>, window<pixels>, nearest. The others are told with their difference to the first.
         labels: pattern of 16-bit PNG pictures of ScanNet's raw label ids, with {scene} and {frame} in it, of the colour
             pictures' aspect ratio; null takes the labels that the points bear (``sampling=mesh`` with
             ``sampling.labels_file``, or ``sampling=frame_points``), and then nothing is told of edges.
@@ -1149,13 +1152,23 @@ class EvaluateConfig:
         )
 
 
+FIT_METHODS = ("pca", "clip_cons")
+TRAINING_STEPS = 200
+
+
 @dataclass
 class FitHeadConfig:
     """All of ``clipfeat-fit-head``.
 
     Attributes:
-        data: see DataConfig. Poses, depth and labels are not looked at, but frames without a pose are left out.
-        model: see ModelConfig; its head is pixelshuffle, which proj128 begins with.
+        data: see DataConfig. Labels are not looked at; poses and depth by clip_cons alone, but frames without a pose
+            are left out.
+        model: see ModelConfig; its head is that which is fitted.
+        camera: see CameraConfig; when clip_cons takes a point as seen by two frames.
+        sampling: see SamplingConfig; which points clip_cons looks at.
+        method: pca (the principal axes), or clip_cons: trained so that CLIP's tokens follow linearly from the features,
+            and one point is alike in two frames. It keeps all tokens in memory, 0.3 MB a frame of a ViT-B-16.
+        steps: of training, for clip_cons.
         scenes_file: text file with a scene a line; null takes every scene under ``data.root``. Not those that are
             tested on later.
         frames_per_scene: frames a scene at most; null takes all.
@@ -1169,6 +1182,10 @@ class FitHeadConfig:
 
     data: DataConfig = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    method: str = "pca"
+    steps: int = TRAINING_STEPS
     scenes_file: str | None = None
     frames_per_scene: int | None = 5
     frame_stride: int = 1
@@ -1179,6 +1196,8 @@ class FitHeadConfig:
     on_bad_frame: str = "skip"
 
     def __post_init__(self) -> None:
+        _one_of("method", self.method, FIT_METHODS)
+        _at_least("steps", self.steps, 1)
         if not self.output_file.endswith(".safetensors"):
             raise ConfigError(f"output_file={self.output_file}: expected a .safetensors file")
         if self.data != MISSING:
@@ -1188,7 +1207,9 @@ class FitHeadConfig:
         """The extraction whose frames are looked at."""
         return ExtractConfig(
             data=self.data,
-            model=replace(self.model, head=HeadConfig("pixelshuffle")),
+            model=replace(self.model, head=HeadConfig("none")),
+            camera=self.camera,
+            sampling=self.sampling,
             scenes_file=self.scenes_file,
             frames_per_scene=self.frames_per_scene,
             frame_stride=self.frame_stride,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as nnf
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
@@ -74,6 +75,41 @@ class PlantedModel:
 
     def close(self):
         """Nothing is held open."""
+
+
+class PlantedPatches(PlantedModel):
+    """Tokens of 14×14 patches, as a ViT-B/16 has them: the mean over a patch of its pixels' own label's vector.
+
+    Args:
+        root: of the demo scans.
+        channels: of a token.
+        sub_cells: whether each of the four channels that PixelShuffle makes sub-cells of tells of that sub-cell alone,
+            as if a network had been trained through it; else all channels tell of the whole patch, as a frozen ViT's.
+    """
+
+    def __init__(self, root, channels, *, sub_cells):
+        super().__init__(root, 16)
+        self.channels, self.sub_cells = channels, sub_cells
+        wide = channels // 4 if sub_cells else channels
+        self.vectors = np.random.default_rng(0).normal(size=(max(NAMES) + 1, wide)).astype(np.float32)
+        self.vectors[0] = 0
+
+    def network_input(self, frame):
+        path = self.root / frame.scene_id / "label-filt" / f"{frame.frame_id}.png"
+        labels = np.asarray(Image.open(path))
+        down, right = (((np.arange(224) + 0.5) * size / 224).astype(int) for size in labels.shape)
+        return labels[down][:, right]
+
+    def feature_maps(self, inputs, image_sizes):
+        found = []
+        for labels, size in zip(inputs, image_sizes, strict=True):
+            ids, place = np.unique(labels, return_inverse=True)
+            cells = 28 if self.sub_cells else 14
+            share = np.eye(len(ids), dtype=np.float32)[place.reshape(cells, 224 // cells, cells, -1)].mean((1, 3))
+            values = torch.from_numpy(share @ self.vectors[ids]).permute(2, 0, 1)
+            values = nnf.pixel_unshuffle(values, 2) if self.sub_cells else values
+            found.append(FeatureMap(values, resize_affine(size, (14, 14))))
+        return found
 
 
 def config_of(*overrides):

@@ -61,6 +61,26 @@ def test_the_command_fits_weights_that_the_extraction_takes(run_main, run_cli, t
     assert all((kept[name] == value).all() for name, value in load_file(output).items())
 
 
+def test_the_command_trains_weights(run_main, tiny_arch, demo_root, tmp_path):
+    tiny = [f"data.root={demo_root}", f"model.arch={tiny_arch}", "model.pretrained=null", "method=clip_cons", "steps=2"]
+    output = tmp_path / "cons.safetensors"
+    code, err = run_main(fit_head_main, *tiny, f"output_file={output}", "sampling.num_points=100")
+    assert code == 0, err
+    report = json.loads(output.with_suffix(".json").read_text())
+    assert (report["fitted"], report["frames"], report["steps"]) == ("clip_cons", 8, 2)
+    assert report["points_seen_twice"] > 100
+    trained, seeded = build_head("proj128", 64, output, seed=0), build_head("proj128", 64, None, seed=0)
+    assert (trained.linear.weight != seeded.linear.weight).any()
+    code, err = run_main(fit_head_main, *tiny, f"output_file={output}", "frames_per_scene=1")
+    assert code == 0, err
+    assert "no point is seen by two frames; take more of each scene" in err
+
+
+def test_a_method_that_is_not_there():
+    with pytest.raises(ConfigError, match="method=ica: expected one of pca, clip_cons"):
+        FitHeadConfig(method="ica")
+
+
 def test_the_output_is_a_safetensors_file():
     with pytest.raises(ConfigError, match="output_file=head.pt: expected a .safetensors file"):
         FitHeadConfig(output_file="head.pt")

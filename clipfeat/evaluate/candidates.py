@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as nnf
+from torch import nn
 
 from clipfeat.config import ATTENTIONS, HeadConfig, ModelConfig
 from clipfeat.errors import ConfigError
+from clipfeat.fusion.tiny_sa import TinySA2D
 from clipfeat.model.heads import Head, build_head
-from clipfeat.types import FeatureMap, compose_affine, resize_affine
 
 
 class UpsampledHead(Head):
@@ -39,6 +40,22 @@ class QuarterHead(Head):
         return tokens[:, ::4]
 
 
+class Conv256Head(Head):
+    """The tokens through a 1×1 convolution to 256 channels, and perhaps ``TinySA2D``: as ``BiFusionEncoder`` has it.
+
+    Fitted with and without the attention it tells what that brings.
+    """
+
+    def __init__(self, width: int, *, attends: bool):
+        super().__init__()
+        self.conv = nn.Conv2d(width, 256, 1)
+        self.neck = TinySA2D(256) if attends else nn.Identity()
+
+    def to_map(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, D, h, w) to (B, 256, h, w)."""
+        return self.neck(self.conv(tokens))
+
+
 HeadBuilder = Callable[[int, HeadConfig, int], Head]
 
 
@@ -50,6 +67,19 @@ def _of_model(name: str) -> HeadBuilder:
     return build
 
 
+def _conv256(*, attends: bool) -> HeadBuilder:
+    def build(width: int, _cfg: HeadConfig, seed: int) -> Head:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Conv256Head(width, attends=attends).eval().requires_grad_(False)
+
+    return build
+
+
+def _to_fit(width: int, _cfg: HeadConfig, seed: int) -> Head:
+    return build_head("proj128", width, None, seed)
+
+
 HEADS: dict[str, HeadBuilder] = {
     "none": _of_model("none"),
     "pixelshuffle": _of_model("pixelshuffle"),
@@ -57,10 +87,16 @@ HEADS: dict[str, HeadBuilder] = {
     "bilinear2x": lambda _width, _cfg, _seed: UpsampledHead(2),
     "bilinear4x": lambda _width, _cfg, _seed: UpsampledHead(4),
     "proj128": _of_model("proj128"),
-    "pca128": lambda width, _cfg, seed: build_head("proj128", width, None, seed),
+    "pca128": _to_fit,
+    "cons128": _to_fit,
+    "conv256": _conv256(attends=False),
+    "tinysa256": _conv256(attends=True),
     "text": _of_model("text"),
 }
-"""The heads of the extraction, and such as only serve to compare. ``pca128`` is proj128 with weights fitted here."""
+"""The heads of the extraction, and such as only serve to compare."""
+
+FITTED = {"pca128": "pca", "cons128": "clip_cons", "conv256": "clip_cons", "tinysa256": "clip_cons"}
+"""Heads whose weights are fitted here, and how (``clipfeat.fit_head.METHODS``): to scenes that are not held out."""
 
 _NUMBERED = re.compile(r"(input|window)(\d+)")
 _WORDS = (*HEADS, "nearest", *ATTENTIONS, "squash", "letterbox", "input<pixels>", "window<pixels>")
@@ -142,14 +178,3 @@ def views_of(candidates: Sequence[Candidate]) -> list[ModelConfig]:
         if candidate.view not in views:
             views.append(candidate.view)
     return views
-
-
-@torch.inference_mode()
-def head_map(head: Head, tokens: FeatureMap) -> FeatureMap:
-    """What a head makes of the tokens (D, h, w) of one picture."""
-    values = head.to_map(tokens.values[None].float())[0]
-    (height, width), (new_height, new_width) = tokens.values.shape[1:], values.shape[1:]
-    to_cells = resize_affine((width, height), (new_width, new_height))
-    # Channels last is how maps are sampled; it belongs to the head's work, as it does in an extraction.
-    values = values.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    return FeatureMap(values, compose_affine(to_cells, tokens.image_to_map))

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from clipfeat.config import HeadConfig, ModelConfig
 from clipfeat.errors import OutputError
-from clipfeat.evaluate.candidates import HEADS, Candidate, head_map
+from clipfeat.evaluate.candidates import FITTED, HEADS, Candidate
 from clipfeat.evaluate.frames import Labelled
 from clipfeat.evaluate.metrics import cosines
 from clipfeat.evaluate.views import View
-from clipfeat.fit_head import Moments, pca_weights
-from clipfeat.model.heads import Head, PixelShuffleHead, map_values, point_channels
+from clipfeat.fit_head import Fit
+from clipfeat.model.heads import Head, head_map, map_values, point_channels
 from clipfeat.sampling import sample_img_feat
 from clipfeat.sampling.bilinear import map_positions
 from clipfeat.types import FeatureMap, FloatArray
@@ -33,28 +33,38 @@ class ReadyCandidate:
     Attributes:
         candidate: what it is.
         view: how the encoder looks.
-        head: what is made of the tokens.
+        heads: what is made of the tokens; of a head that is fitted here one a fold, which has not seen the scenes that
+            are held out there.
         from_file: whether the head's weights come from a file of the user's.
     """
 
     candidate: Candidate
     view: View
-    head: Head
+    heads: tuple[Head, ...]
     from_file: bool = False
 
-    def feature_map(self, tokens: FeatureMap) -> FeatureMap:
-        """The map of one picture."""
-        if not self.head.projected:
-            return head_map(self.head, tokens)
-        with torch.inference_mode():
-            values = self.view.project(tokens.values[None])[0]
-        return head_map(self.head, FeatureMap(values, tokens.image_to_map))
+    @property
+    def head(self) -> Head:
+        """The only head, or that of the first fold."""
+        return self.heads[0]
 
-    def features(self, feature_map: FeatureMap, uv: NDArray[np.float32]) -> NDArray[np.float32]:
+    @property
+    def method(self) -> str | None:
+        """How the heads are fitted; None for heads that are not."""
+        return FITTED.get(self.candidate.head)
+
+    @torch.inference_mode()
+    def feature_map(self, tokens: FeatureMap, head: Head) -> FeatureMap:
+        """The map of one picture."""
+        if not head.projected:
+            return head_map(head, tokens)
+        return head_map(head, FeatureMap(self.view.project(tokens.values[None])[0], tokens.image_to_map))
+
+    @torch.inference_mode()
+    def features(self, feature_map: FeatureMap, head: Head, uv: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, C) at the pixels (N, 2)."""
         sampled = sample_nearest(feature_map, uv) if self.candidate.nearest else sample_img_feat(feature_map, uv)
-        with torch.inference_mode():
-            return np.asarray(self.head.to_points(sampled).cpu().numpy(), np.float32)
+        return np.asarray(head.to_points(sampled).cpu().numpy(), np.float32)
 
     @property
     def channels(self) -> int:
@@ -85,8 +95,9 @@ def build_candidates(
     head: HeadConfig,
     device: torch.device,
     seed: int,
+    folds: int,
 ) -> list[ReadyCandidate]:
-    """Puts heads on the views.
+    """Puts heads on the views; those that are to be fitted have random weights yet.
 
     Raises:
         WeightsError: If a head's weights can't be had, or it can't work on the encoder's width.
@@ -94,9 +105,10 @@ def build_candidates(
     ready = []
     for candidate in candidates:
         view = next(view for cfg, view in views if cfg == candidate.view)
-        built = HEADS[candidate.head](view.width, head, seed)
+        count = folds if candidate.head in FITTED else 1
+        heads = tuple(HEADS[candidate.head](view.width, head, seed).to(device) for _ in range(count))
         from_file = bool(head.weights) and head.name == candidate.head
-        ready.append(ReadyCandidate(candidate, view, built.to(device), from_file))
+        ready.append(ReadyCandidate(candidate, view, heads, from_file))
     return ready
 
 
@@ -105,7 +117,7 @@ class Store:
     """Features of one candidate, in a file without a name that goes when the process does.
 
     Attributes:
-        values: (N, C) float32.
+        values: (H, N, C) float32, of each of its heads.
         cost: seconds of a stage, for all frames.
         same: cosines of points in two frames.
         random: cosines of random pairs.
@@ -120,17 +132,17 @@ class Store:
     last: NDArray[np.float32] | None = None
 
 
-def new_store(folder: Path, rows: int, channels: int) -> Store:
-    """Room for (rows, channels), on the disk that ``folder`` is on: a ScanNet of candidates is more than memory.
+def new_store(folder: Path, heads: int, rows: int, channels: int) -> Store:
+    """Room for (heads, rows, channels), on the disk that ``folder`` is on: a ScanNet of candidates is more than memory.
 
     Raises:
         OutputError: If there is none.
     """
     try:
         file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the array
-        return Store(np.memmap(file, np.float32, "w+", shape=(rows, channels)))
+        return Store(np.memmap(file, np.float32, "w+", shape=(heads, rows, channels)))
     except OSError as error:
-        raise OutputError(f"output_dir={folder}: no room for {rows}×{channels} features ({error})") from error
+        raise OutputError(f"output_dir={folder}: no room for {heads * rows}×{channels} features ({error})") from error
 
 
 class Collector:
@@ -140,6 +152,7 @@ class Collector:
         ready: the candidates.
         folder: where features are kept meanwhile.
         rows: points of all frames, at most.
+        held_out: the fold in which each scene is held out, or a negative number.
         device: where the encoders are.
 
     Attributes:
@@ -148,11 +161,19 @@ class Collector:
         frames: so far.
     """
 
-    def __init__(self, ready: Sequence[ReadyCandidate], folder: Path, rows: int, device: torch.device):
+    def __init__(
+        self,
+        ready: Sequence[ReadyCandidate],
+        folder: Path,
+        rows: int,
+        held_out: Mapping[str, int],
+        device: torch.device,
+    ):
         self.ready = ready
-        self.stores = [new_store(folder, rows, one.channels) for one in ready]
+        self.stores = [new_store(folder, len(one.heads), rows, one.channels) for one in ready]
         self.rows = 0
         self.frames = 0
+        self._held_out = held_out
         self._device = device
 
     def add(self, batch: Sequence[Labelled]) -> None:
@@ -178,18 +199,26 @@ class Collector:
     ) -> None:
         begin = self.rows
         for one, of_one in zip(batch, tokens, strict=True):
-            with self._timed(store.cost, "head and sampling"):
-                feature_map = ready.feature_map(of_one)
-                features = ready.features(feature_map, one.located.uv_idx)
-            chosen = features[one.rows]
-            store.values[begin : begin + len(chosen)] = chosen
-            begin += len(chosen)
-            store.map_values += feature_map.values.numel()
-            if len(one.before) and store.last is not None:
-                again = ready.features(feature_map, one.uv_again)
-                store.same.append(cosines(store.last[one.before], again))
-                store.random.append(cosines(store.last[one.before], again[one.other]))
-            store.last = chosen
+            end = begin + len(one.rows)
+            # The scene's own fold decides: that head has not seen it. The others' features are learnt from.
+            own = self._held_out[one.frame.scene_id] % len(ready.heads)
+            for place, head in enumerate(ready.heads):
+                with self._timed(store.cost if place == own else defaultdict(float), "head and sampling"):
+                    feature_map = ready.feature_map(of_one, head)
+                    chosen = ready.features(feature_map, head, one.located.uv_idx)[one.rows]
+                store.values[place, begin:end] = chosen
+                if place == own:
+                    self._compare(ready, store, feature_map, head, one)
+                    store.map_values += feature_map.values.numel()
+                    store.last = chosen
+            begin = end
+
+    def _compare(self, ready: ReadyCandidate, store: Store, feature_map: FeatureMap, head: Head, one: Labelled) -> None:
+        """Points that the frame before saw too, against what they were there."""
+        if len(one.before) and store.last is not None:
+            again = ready.features(feature_map, head, one.uv_again)
+            store.same.append(cosines(store.last[one.before], again))
+            store.random.append(cosines(store.last[one.before], again[one.other]))
 
     @contextmanager
     def _timed(self, seconds: dict[str, float], stage: str) -> Iterator[None]:
@@ -200,19 +229,34 @@ class Collector:
         seconds[stage] += time.perf_counter() - begin
 
 
-def fit_pca(ready: Sequence[ReadyCandidate], frames: Callable[[], Iterator[Labelled]]) -> None:
-    """Fits the heads of the ``pca128`` candidates to the given frames' cells. No label is looked at.
+def fit_heads(
+    ready: Sequence[ReadyCandidate],
+    frames: Callable[[], Iterator[Labelled]],
+    held_out: Mapping[str, int],
+    build: Callable[[str], Fit],
+) -> None:
+    """Fits the heads that are to be, each to the scenes that are not held out in its fold. No label is looked at.
 
     Args:
         ready: the candidates.
         frames: gives the frames, once for each view that has such a candidate.
+        held_out: the fold in which each scene is held out.
+        build: begins a fit of a method.
+
+    Raises:
+        DataError: If there is no frame for a fold.
     """
-    to_fit = [one for one in ready if one.candidate.head == "pca128"]
-    for view in dict.fromkeys(one.view for one in to_fit):
-        shuffle, moments = PixelShuffleHead(view.width), Moments(view.width // 4)
+    to_fit = [(one, one.method) for one in ready if one.method is not None]
+    for view in dict.fromkeys(one.view for one, _ in to_fit):
+        here = [(one, method) for one, method in to_fit if one.view is view]
+        folds = range(len(here[0][0].heads))
+        fits = {method: [build(method) for _ in folds] for method in dict.fromkeys(method for _, method in here)}
         for frame in frames():
             tokens = view.model.feature_maps([view.model.network_input(frame.frame)], [frame.image_size])[0]
-            moments.add(head_map(shuffle, tokens).values.flatten(1).T.cpu().numpy())
-        for one in to_fit:
-            if one.view is view:
-                one.head.load_state_dict(pca_weights(moments))
+            for of_method in fits.values():
+                for fold, fit in enumerate(of_method):
+                    if held_out[frame.frame.scene_id] != fold:
+                        fit.add(frame.frame, tokens)
+        for one, method in here:
+            for head, fit in zip(one.heads, fits[method], strict=True):
+                fit.fit(head)

@@ -9,18 +9,9 @@ from numpy.typing import NDArray
 
 from clipfeat.data.scannet200 import GROUPS, LabelSet
 from clipfeat.evaluate.collect import ReadyCandidate, Store
-from clipfeat.evaluate.metrics import (
-    Counts,
-    Estimate,
-    Measure,
-    accuracy,
-    bootstrap,
-    count,
-    group_means,
-    likeness,
-    mean_iou,
-)
+from clipfeat.evaluate.metrics import Estimate, Measure, bootstrap, group_means, likeness
 from clipfeat.evaluate.probes import linear_probe, nearest_neighbours, zero_shot
+from clipfeat.fusion.metrics import Counts, accuracy, count, mean_iou
 from clipfeat.types import FloatArray
 
 NEVER = -1
@@ -88,18 +79,19 @@ def judge(
     """Asks each scene's points of probes that learnt from scenes of other folds.
 
     Args:
-        features: (N, C) float32.
+        features: (H, N, C) float32: one for all folds, or one for each.
         truth: of these points.
         neighbours: that vote on a point's class.
         edge_px: within which a point is at an edge.
         names: (K, C) vectors of the classes' names, of length 1, for features in text space.
         device: where probes compute.
     """
-    by_line, by_neighbours = np.zeros((2, len(features)), np.int64)
+    by_line, by_neighbours = np.zeros((2, features.shape[1]), np.int64)
     fold_of = truth.held_out[truth.scene]
     for fold in np.unique(fold_of[truth.asked]):
         learnt, asked = fold_of != fold, fold_of == fold
-        known, classes, unknown = features[learnt], truth.classes[learnt], features[asked]
+        of_fold = features[fold % len(features)]
+        known, classes, unknown = of_fold[learnt], truth.classes[learnt], of_fold[asked]
         by_line[asked] = linear_probe(known, classes, unknown, device=device)
         by_neighbours[asked] = nearest_neighbours(known, classes, unknown, count=neighbours, device=device)
     everything, edges = truth.asked, bool(np.isfinite(truth.edge_px).any())
@@ -109,7 +101,7 @@ def judge(
         neighbours=truth.counts(by_neighbours, everything),
         edge=truth.counts(by_line, everything & at_edge) if edges else None,
         inside=truth.counts(by_line, everything & ~at_edge) if edges else None,
-        texts=None if names is None else truth.counts(zero_shot(features, names), everything),
+        texts=None if names is None else truth.counts(zero_shot(features[0], names), everything),
     )
 
 
@@ -175,8 +167,13 @@ def _head_weights(ready: ReadyCandidate, encoder: str) -> str | None:
     """Where the weights of the head come from; None for a head without any."""
     if not ready.head.state_dict():
         return None
-    if ready.candidate.head == "pca128":
-        return f"pca of these frames' features (weights={encoder})" if encoder == "random" else "pca of these features"
+    if ready.method is not None:
+        how = {"pca": "pca", "clip_cons": "ClipCons"}[ready.method]
+        return (
+            f"{how} of these frames' features (weights={encoder})"
+            if encoder == "random"
+            else f"{how} of these features"
+        )
     return "file" if ready.from_file else "random"
 
 

@@ -1,4 +1,4 @@
-"""How good predicted classes are, and how sure that is: IoU, accuracy, likeness of views, bootstrap over scenes."""
+"""How sure a figure is (bootstrap over scenes), and what is judged beside classes: edges, likeness of views."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,88 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from clipfeat.fusion.metrics import Counts, mean_iou
 from clipfeat.types import FloatArray
 from clipfeat.vis.directions import unit_directions
 
 _RESAMPLES_AT_A_TIME = 100
-
-
-@dataclass(frozen=True, eq=False)
-class Counts:
-    """What is known of predictions, scene by scene: all that IoU and accuracy need, and no (K, K) table a scene.
-
-    Attributes:
-        hits: (S, K) int64 points of a class that are predicted as it.
-        predicted: (S, K) int64 points that are predicted as the class.
-        actual: (S, K) int64 points that are of the class.
-    """
-
-    hits: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    actual: NDArray[np.int64]
-
-    def resampled(self, weights: NDArray[np.int64]) -> "Counts":
-        """The counts (R, K) of R sets of scenes, each with the scenes (R, S) that many times."""
-        return Counts(weights @ self.hits, weights @ self.predicted, weights @ self.actual)
-
-    @property
-    def total(self) -> "Counts":
-        """All scenes as one: (1, K)."""
-        return self.resampled(np.ones((1, len(self.hits)), np.int64))
-
-
-def count(
-    truth: NDArray[np.int64], predicted: NDArray[np.int64], scene: NDArray[np.int64], scenes: int, classes: int
-) -> Counts:
-    """Counts predictions.
-
-    Args:
-        truth: (N,) classes, 0 to ``classes`` - 1.
-        predicted: (N,) classes.
-        scene: (N,) index of each point's scene, 0 to ``scenes`` - 1.
-        scenes: how many there are.
-        classes: how many there are.
-
-    Raises:
-        ValueError: If a shape or a class does not fit.
-    """
-    if not truth.shape == predicted.shape == scene.shape or truth.ndim != 1:
-        raise ValueError(
-            f"truth, predicted and scene must be (N,) all: {truth.shape}, {predicted.shape}, {scene.shape}"
-        )
-    if len(truth) and (min(truth.min(), predicted.min()) < 0 or max(truth.max(), predicted.max()) >= classes):
-        raise ValueError(f"classes must be 0 to {classes - 1}; leave unlabelled points out")
-
-    def by_class(of: NDArray[np.int64], where: NDArray[np.bool_] | slice) -> NDArray[np.int64]:
-        found = np.bincount((scene * classes + of)[where], minlength=scenes * classes)
-        return found.reshape(scenes, classes).astype(np.int64)
-
-    everything = slice(None)
-    return Counts(by_class(truth, truth == predicted), by_class(predicted, everything), by_class(truth, everything))
-
-
-def mean_iou(counts: Counts, among: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-    """Mean over classes of hits / (predicted + actual - hits).
-
-    Args:
-        counts: of each row.
-        among: (K,) which classes take part; None is all.
-
-    Returns:
-        A value a row, over the classes that have a point there; NaN without any. A class that is predicted and has no
-        point lowers the IoU of those whose points it took, and has none of its own.
-    """
-    union = counts.predicted + counts.actual - counts.hits
-    present = counts.actual > 0 if among is None else (counts.actual > 0) & among
-    iou = np.where(present, counts.hits / np.maximum(union, 1), 0.0)
-    number = present.sum(axis=1)
-    return np.where(number > 0, iou.sum(axis=1) / np.maximum(number, 1), np.nan)
-
-
-def accuracy(counts: Counts) -> NDArray[np.float64]:
-    """Share of the points that are predicted right, a value a row; NaN without a point."""
-    points = counts.actual.sum(axis=1)
-    return np.where(points > 0, counts.hits.sum(axis=1) / np.maximum(points, 1), np.nan)
 
 
 @dataclass(frozen=True)

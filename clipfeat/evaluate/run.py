@@ -4,13 +4,14 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -21,12 +22,13 @@ from clipfeat.data import Dataset, build_dataset
 from clipfeat.data.scannet200 import scannet200
 from clipfeat.errors import ConfigError, DataError
 from clipfeat.evaluate.candidates import parse_candidates, views_of
-from clipfeat.evaluate.collect import Collector, ReadyCandidate, build_candidates, fit_pca
+from clipfeat.evaluate.collect import Collector, ReadyCandidate, build_candidates, fit_heads
 from clipfeat.evaluate.frames import FrameLabeller, Judged, Labelled, LabelPictures, labels_of_points
 from clipfeat.evaluate.judge import NEVER, Judgement, Truth, judge, row_of
 from clipfeat.evaluate.probes import folds_of
 from clipfeat.evaluate.table import advice, csv_table, markdown, plot
 from clipfeat.evaluate.views import View, build_views
+from clipfeat.fit_head import build_fit
 from clipfeat.locate import FrameKey, build_locator, list_frames
 from clipfeat.model import default_batch, resolve_device
 from clipfeat.model.text import TEMPLATES
@@ -34,8 +36,8 @@ from clipfeat.output.run_folder import make_writable
 
 log = logging.getLogger(__name__)
 
-FITTED_FRAMES = 32
-"""Frames that pca128 is fitted to, evenly spread."""
+FITTED_FRAMES = 96
+"""Of the scenes that heads are fitted to here, over all folds; scenes are taken whole, evenly spread."""
 
 ViewBuilder = Callable[[Sequence[ModelConfig], torch.device, int], Sequence[View]]
 
@@ -61,21 +63,23 @@ def evaluate(cfg: EvaluateConfig, build: ViewBuilder = build_views) -> dict[str,
     dataset = build_dataset(cfg.data)
     failed: dict[str, str] = {}
     keys, test_scenes = _frames(cfg, dataset, failed)
+    held_out = _held_out(cfg, keys, test_scenes)
     views = views_of(candidates)
     built = list(zip(views, build(views, device, cfg.seed), strict=True))
-    ready = build_candidates(candidates, built, cfg.model.head, device, cfg.seed)
+    folds = len(set(held_out.values()) - {NEVER})
+    ready = build_candidates(candidates, built, cfg.model.head, device, cfg.seed, folds)
 
     per_frame = max(1, min(cfg.points_per_frame, cfg.max_points // len(keys)))
     read = _reader(cfg, dataset, per_frame)
-    spread = [keys[i] for i in np.linspace(0, len(keys) - 1, min(FITTED_FRAMES, len(keys))).round().astype(int)]
-    fit_pca(ready, lambda: _usable(read(), spread))
+    to_fit = _fitted_keys(keys, held_out)
+    fit_heads(ready, lambda: _usable(read(), to_fit), held_out, lambda method: build_fit(method, cfg.extraction()))
     # What is slow only once (threads, compiled loops) is no candidate's cost.
-    warm = Collector(ready, folder, per_frame, device)
+    warm = Collector(ready, folder, per_frame, held_out, device)
     warm.add(list(islice(_usable(read(), keys), 1)))
-    collector = Collector(ready, folder, per_frame * len(keys), device)
+    collector = Collector(ready, folder, per_frame * len(keys), held_out, device)
     del warm
     found = _collect(cfg, collector, read(), keys, failed, cfg.batch_size or default_batch(device))
-    truth = _truth(cfg, found, test_scenes)
+    truth = _truth(found, held_out)
     rows = _judge(cfg, collector, truth, found)
 
     tested = int((truth.held_out != NEVER).sum())
@@ -113,6 +117,34 @@ def _frames(cfg: EvaluateConfig, dataset: Dataset, failed: dict[str, str]) -> tu
             f"these as scenes_file=…"
         )
     return keys + tested, {scene_id for scene_id, _ in tested}
+
+
+def _held_out(cfg: EvaluateConfig, keys: Sequence[FrameKey], test_scenes: set[str]) -> dict[str, int]:
+    """The fold in which each scene is held out, or ``NEVER``."""
+    scenes = list(dict.fromkeys(scene_id for scene_id, _ in keys))
+    if test_scenes:
+        folds = np.array([0 if scene_id in test_scenes else NEVER for scene_id in scenes])
+    else:
+        folds = folds_of(len(scenes), min(cfg.folds, len(scenes)), cfg.seed)
+    _check_folds(folds)
+    return dict(zip(scenes, folds.tolist(), strict=True))
+
+
+def _check_folds(folds: NDArray[np.int64]) -> None:
+    if len(np.unique(folds)) < 2:
+        raise DataError(f"{len(folds)} scenes can be used: expected two at least, one to learn from and one held out")
+
+
+def _fitted_keys(keys: Sequence[FrameKey], held_out: Mapping[str, int]) -> list[FrameKey]:
+    """The frames that heads are fitted to: of each fold as many, or of the scenes that are never held out."""
+    groups = {NEVER} if NEVER in held_out.values() else set(held_out.values())
+    chosen: set[str] = set()
+    for group in groups:
+        scenes = [scene_id for scene_id, fold in held_out.items() if fold == group]
+        frames = sum(held_out[scene_id] == group for scene_id, _ in keys)
+        count = min(len(scenes), max(1, FITTED_FRAMES * len(scenes) // (len(groups) * frames)))
+        chosen |= {scenes[i] for i in np.linspace(0, len(scenes) - 1, count).round().astype(int)}
+    return [key for key in keys if key[0] in chosen]
 
 
 Reader = Callable[[FrameKey], Any]
@@ -158,22 +190,16 @@ def _collect(
     return done
 
 
-def _truth(cfg: EvaluateConfig, found: Sequence[Judged], test_scenes: set[str]) -> Truth:
+def _truth(found: Sequence[Judged], held_out: Mapping[str, int]) -> Truth:
     scenes = list(dict.fromkeys(one.scene_id for one in found))
-    if test_scenes:
-        held_out = np.array([0 if scene_id in test_scenes else NEVER for scene_id in scenes])
-        enough = 0 in held_out and NEVER in held_out
-    else:
-        held_out = folds_of(len(scenes), min(cfg.folds, len(scenes)), cfg.seed)
-        enough = len(scenes) > 1
-    if not enough:
-        raise DataError(f"{len(scenes)} scenes can be used: expected two at least, one to learn from and one held out")
+    folds = np.array([held_out[scene_id] for scene_id in scenes])
+    _check_folds(folds)
     index = {scene_id: i for i, scene_id in enumerate(scenes)}
     return Truth(
         classes=np.concatenate([one.classes for one in found]),
         scene=np.concatenate([np.full(len(one.classes), index[one.scene_id]) for one in found]),
         edge_px=np.concatenate([one.edge_px for one in found]),
-        held_out=held_out,
+        held_out=folds,
         labels=scannet200(),
     )
 
@@ -196,7 +222,7 @@ def _judge(cfg: EvaluateConfig, collector: Collector, truth: Truth, found: Seque
         for ready, store in bar:
             bar.set_description(ready.candidate.name, refresh=False)
             judgement = judge(
-                np.asarray(store.values[: collector.rows]),
+                np.asarray(store.values[:, : collector.rows]),
                 truth,
                 neighbours=cfg.neighbours,
                 edge_px=cfg.edge_px,

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,35 +119,68 @@ def advice(rows: Sequence[Row]) -> str:
 def plot(rows: Sequence[Row], title: str) -> bytes:
     """Linear mIoU with its interval over the bytes of a map, and over the seconds a frame takes; a PNG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
-    figure = Figure(figsize=(13, 5.2), dpi=110, layout="constrained")
+    judged = sorted(
+        (row for row in rows if row["linear_miou"]["value"] is not None), key=lambda row: row["linear_miou"]["value"]
+    )
+    figure = Figure(figsize=(14, max(5.2, 1.6 + 0.21 * len(judged))), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    judged = [row for row in rows if row["linear_miou"]["value"] is not None]
     panels = (
         (left, [row["map_bytes"] / 1e6 for row in judged], "MB a frame (map in float16)"),
         (right, [1 / row["frames_per_s"] for row in judged], "seconds a frame"),
     )
+    estimates = [row["linear_miou"] for row in judged]
+    bottom = min((one["low"] for one in estimates), default=0.0)
+    top = max((one["high"] for one in estimates), default=0.0)
+    margin = 0.05 * (top - bottom) or 0.01
+    left.set_ylim(bottom - margin, top + margin)
+    heights = [(one["value"] - bottom + margin) / (top - bottom + 2 * margin) for one in estimates]
+    labels = _apart(heights, 1 / max(len(judged), 18))
     for axes, along, name in panels:
-        for x, row in zip(along, judged, strict=True):
-            estimate = row["linear_miou"]
+        axes.set_xscale("log")
+        for x, row, estimate, label in zip(along, judged, estimates, labels, strict=True):
             axes.plot([x, x], [estimate["low"], estimate["high"]], color=RULE, linewidth=1.5, zorder=1)
             axes.plot([x], [estimate["value"]], "o", color=INK, markersize=5, zorder=2)
+            # Points lie on each other, so all names stand beside the panel.
             axes.annotate(
                 row["candidate"],
                 (x, estimate["value"]),
-                xytext=(5, 3),
-                textcoords="offset points",
-                fontsize=7,
-                color=FAINT_INK,
+                xytext=(1.04, label),
+                textcoords="axes fraction",
+                va="center",
+                fontsize=9,
+                color=INK,
                 family=FONT,
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": FAINT_INK,
+                    "linewidth": 0.4,
+                    "shrinkA": 1,
+                    "shrinkB": 3,
+                    "relpos": (0, 0.5),
+                },
             )
-        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
         axes.set_xlabel(name, family=FONT, color=INK)
         axes.grid(color=RULE, linewidth=0.4)
         axes.spines[["top", "right"]].set_visible(False)
     left.set_ylabel("linear probe, mIoU (95 % interval over scenes)", family=FONT, color=INK)
     random = any(row["weights"] == "random" for row in rows)
-    figure.suptitle(f"{title}\n{_RANDOM}" if random else title, fontsize=9, family=FONT, color=INK)
+    lines = textwrap.wrap(title, 170) + ([_RANDOM] if random else [])
+    figure.suptitle("\n".join(lines), fontsize=10, family=FONT, color=INK)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Ascending heights from 0 to 1, moved as little as need be so that they are ``gap`` apart."""
+    found = list(heights)
+    for i in range(1, len(found)):
+        found[i] = max(found[i], found[i - 1] + gap)
+    for i in range(len(found) - 1, -1, -1):
+        found[i] = min(found[i], 1 - gap * (len(found) - 1 - i))
+    return found

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from clipfeat.errors import WeightsError
+from clipfeat.types import FeatureMap, compose_affine, resize_affine
 
 _LARGEST_WEIGHT = 1e6
 """Far above any of a trained head; with these, no feature can become infinite."""
@@ -120,6 +121,16 @@ def build_head(name: str, width: int, weights: Path | None, seed: int) -> Head:
             raise WeightsError(f"model.head.weights={weights}: head {name} has no weights; leave it out")
         load_head(head, weights)
     return head.eval().requires_grad_(False)
+
+
+def head_map(head: Head, tokens: FeatureMap) -> FeatureMap:
+    """What a head makes of the tokens (D, h, w) of one picture, float32; differentiable in the head's weights."""
+    values = head.to_map(tokens.values[None].float())[0]
+    (height, width), (new_height, new_width) = tokens.values.shape[1:], values.shape[1:]
+    to_cells = resize_affine((width, height), (new_width, new_height))
+    # Channels last is how maps are sampled; it belongs to the head's work, as it does in an extraction.
+    values = values.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    return FeatureMap(values, compose_affine(to_cells, tokens.image_to_map))
 
 
 @torch.inference_mode()

@@ -4,9 +4,9 @@ import torch
 
 from clipfeat.config import CANDIDATES, HeadConfig, ModelConfig
 from clipfeat.errors import ConfigError
-from clipfeat.evaluate.candidates import HEADS, QuarterHead, UpsampledHead, head_map, parse_candidates, views_of
+from clipfeat.evaluate.candidates import HEADS, QuarterHead, UpsampledHead, parse_candidates, views_of
 from clipfeat.evaluate.collect import sample_nearest
-from clipfeat.model.heads import PixelShuffleHead
+from clipfeat.model.heads import PixelShuffleHead, head_map
 from clipfeat.sampling import sample_img_feat
 from clipfeat.types import FeatureMap, resize_affine
 

@@ -1,19 +1,9 @@
 import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
-from sklearn.metrics import accuracy_score, jaccard_score
 
-from clipfeat.evaluate.metrics import (
-    Counts,
-    accuracy,
-    bootstrap,
-    cosines,
-    count,
-    edge_distances,
-    group_means,
-    likeness,
-    mean_iou,
-)
+from clipfeat.evaluate.metrics import bootstrap, cosines, edge_distances, group_means, likeness
+from clipfeat.fusion.metrics import Counts, accuracy, count, mean_iou
 
 
 def test_a_case_counted_by_hand():
@@ -29,27 +19,6 @@ def test_a_case_counted_by_hand():
     found = group_means(counts, groups)
     assert (found["head"], found["common"]) == (pytest.approx((2 / 4 + 1 / 3) / 2), 0)
     assert np.isnan(found["tail"])
-
-
-def test_counts_agree_with_scikit_learn():
-    rng = np.random.default_rng(0)
-    truth, predicted = rng.integers(0, 7, (2, 3000))
-    predicted[truth == 3] = 3
-    scene = rng.integers(0, 4, 3000)
-    counts = count(truth, predicted, scene, scenes=4, classes=9)
-    expected = jaccard_score(truth, predicted, labels=np.unique(truth), average="macro")
-    assert mean_iou(counts.total)[0] == pytest.approx(expected, abs=1e-12)
-    assert accuracy(counts)[2] == pytest.approx(accuracy_score(truth[scene == 2], predicted[scene == 2]))
-
-
-def test_points_without_a_class_are_refused():
-    one = np.zeros(1, np.int64)
-    with pytest.raises(ValueError, match="classes must be 0 to 2; leave unlabelled points out"):
-        count(one - 1, one, one, 1, 3)
-    with pytest.raises(ValueError, match="classes must be 0 to 2"):
-        count(one, one + 3, one, 1, 3)
-    with pytest.raises(ValueError, match=r"must be \(N,\) all"):
-        count(one, np.zeros(2, np.int64), one, 1, 3)
 
 
 def test_without_a_point_there_is_no_number():

@@ -4,11 +4,12 @@ import csv
 import dataclasses
 import json
 
+import layouts
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from planted import PlantedModel, PlantedTexts
+from planted import PlantedModel, PlantedPatches, PlantedTexts
 
 from clipfeat.camera import build_rules
 from clipfeat.cli import evaluate_main
@@ -17,8 +18,9 @@ from clipfeat.data import build_dataset
 from clipfeat.data.scannet200 import scannet200
 from clipfeat.errors import ConfigError, DataError, FrameError
 from clipfeat.evaluate.frames import FrameLabeller, LabelPictures, labels_of_points
-from clipfeat.evaluate.metrics import count, mean_iou
+from clipfeat.evaluate.probes import folds_of
 from clipfeat.evaluate.run import evaluate
+from clipfeat.fusion.metrics import count, mean_iou
 from clipfeat.locate import build_locator
 from clipfeat.model.heads import Head
 
@@ -28,8 +30,8 @@ LABELS = "{root}/{{scene}}/label-filt/{{frame}}.png"
 class PlantedView:
     """A view whose tokens are the label's own vector, and noise; or what does not depend on the label at all."""
 
-    def __init__(self, root, noise=0.05, shuffled=False, step=6):
-        self.model = PlantedModel(root, step)
+    def __init__(self, root, noise=0.05, shuffled=False, step=6, model=None):
+        self.model = model or PlantedModel(root, step)
         self.model.head, self.model.head_name = Head(), "none"
         self.width = self.text_width = self.model.channels
         self.texts = PlantedTexts()
@@ -126,6 +128,57 @@ def test_pca_weights_are_fitted_on_the_way(demo_root, tmp_path):
     assert row["linear_accuracy"]["value"] > 0.3
 
 
+def test_no_head_is_fitted_to_scenes_that_it_is_judged_by(demo_root, tmp_path, monkeypatch):
+    begun = []
+
+    class Recorder:
+        def __init__(self):
+            self.scenes, self.heads = set(), 0
+            begun.append(self)
+
+        def add(self, frame, tokens):
+            assert tokens.values.shape[0] == 32
+            self.scenes.add(frame.scene_id)
+
+        def fit(self, head):
+            self.heads += 1
+
+    methods = []
+    monkeypatch.setattr("clipfeat.evaluate.run.build_fit", lambda method, _run: methods.append(method) or Recorder())
+    view = PlantedView(demo_root, step=18)
+    fitted = ["pca128", "cons128", "conv256", "tinysa256"]
+    rows = run(demo_root, tmp_path / "a", view, candidates=fitted, points_per_frame=20)["rows"]
+    assert methods == ["pca", "pca", "clip_cons", "clip_cons"]
+    held_out = folds_of(2, 2, 0)
+    for method in range(0, 4, 2):
+        for fold in range(2):
+            assert begun[method + fold].scenes == {f"demo000{scene}_00" for scene in (0, 1) if held_out[scene] != fold}
+    assert [one.heads for one in begun] == [1, 1, 3, 3]
+    assert [row["channels"] for row in rows] == [128, 128, 256, 256]
+    assert rows[1]["head_weights"] == "ClipCons of these features"
+
+    begun.clear()
+    (tmp_path / "train.txt").write_text("demo0001_00\n")
+    (tmp_path / "test.txt").write_text("demo0000_00\n")
+    files = {"scenes_file": str(tmp_path / "train.txt"), "test_scenes_file": str(tmp_path / "test.txt")}
+    run(demo_root, tmp_path / "b", view, candidates=["pca128"], points_per_frame=20, **files)
+    assert [one.scenes for one in begun] == [{"demo0001_00"}]
+
+
+@pytest.mark.parametrize("sub_cells", [False, True])
+def test_pixelshuffle_helps_only_features_that_were_made_for_it(demo_root, tmp_path, sub_cells):
+    view = PlantedView(demo_root, noise=0.3, model=PlantedPatches(demo_root, 128, sub_cells=sub_cells))
+    rows = run(demo_root, tmp_path, view, candidates=["none", "pixelshuffle", "quarter"], edge_px=4)["rows"]
+    none, shuffled, quarter = (
+        np.array([row["neighbours_accuracy"]["value"], row["views"]["separation"]]) for row in rows
+    )
+    if sub_cells:  # a sub-cell's own channels tell of a quarter of the patch, which is nearer
+        assert shuffled[0] > none[0]
+    else:  # fewer channels cost something, and that they mean another thing in each sub-cell costs more
+        assert (shuffled < quarter - 0.03).all()
+        assert (quarter <= none + 0.01).all()
+
+
 def test_features_that_know_nothing_score_chance(demo_root, tmp_path):
     row = run(demo_root, tmp_path, PlantedView(demo_root, shuffled=True), candidates=["text"])["rows"][0]
     assert row["zero_shot_miou"]["value"] < 0.02
@@ -187,6 +240,31 @@ def test_labels_of_the_points_themselves(demo_root, tmp_path):
     assert row["edge_accuracy"] is None
     with pytest.raises(DataError, match="its points bear no label or semantic; give labels="):
         run(demo_root, tmp_path, labels=None)
+
+
+def test_labels_of_the_masks_of_scannet200_mv(demo_root, tmp_path):
+    from clipfeat.config import ScanNet200MvConfig
+    from clipfeat.data.scannet200_mv import ESAM_INTRINSICS
+
+    fx, fy, cx, cy = ESAM_INTRINSICS
+    tree = tmp_path / "mv"
+    layouts.write_scannet200_mv(demo_root, tree, np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]))
+    cfg = config(demo_root, tmp_path / "out", labels=None, candidates=["text"])
+    cfg.data, cfg.sampling = ScanNet200MvConfig(root=str(tree), intrinsics="esam"), SamplingConfig("frame_points", None)
+
+    def judged():
+        return evaluate(cfg, lambda views, _device, _seed: [PlantedView(demo_root, step=1)])
+
+    report = judged()
+    assert (report["frames"], report["points"]) == (4, 400)
+    assert "stores no points for it" in report["failed"]["demo0000_00 frame 20"]
+    assert report["rows"][0]["zero_shot_miou"]["value"] > 0.9  # but for edges, as the pictures have other sizes
+    for path in sorted((tree / "semantic_mask").glob("*/*.bin")):
+        labels = np.fromfile(path, np.int64)
+        np.random.default_rng(0).permutation(labels).tofile(path)
+    assert judged()["rows"][0]["zero_shot_miou"]["value"] < 0.3
+    (tree / "semantic_mask/demo0000_00/0.bin").write_bytes(labels[:-1].tobytes())
+    assert "499 labels for 500 points" in judged()["failed"]["demo0000_00 frame 0"]
 
 
 def test_a_damaged_frame_is_left_out_and_told(scans, tmp_path):

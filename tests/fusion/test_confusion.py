@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, jaccard_score
 
-from clipfeat.fusion.metrics import Confusion
+from clipfeat.fusion.metrics import Confusion, accuracy, count, mean_iou
 
 
 def test_figures_of_a_small_case():
@@ -21,3 +22,24 @@ def test_figures_of_a_small_case():
 def test_no_points_are_no_error():
     nothing = Confusion.of(np.array([-1]), np.array([0]), 2)
     assert (nothing.miou, nothing.accuracy, nothing.table(["a", "b"])) == (0, 0, "")
+
+
+def test_counts_agree_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.integers(0, 7, (2, 3000))
+    predicted[truth == 3] = 3
+    scene = rng.integers(0, 4, 3000)
+    counts = count(truth, predicted, scene, scenes=4, classes=9)
+    expected = jaccard_score(truth, predicted, labels=np.unique(truth), average="macro")
+    assert mean_iou(counts.total)[0] == pytest.approx(expected, abs=1e-12)
+    assert accuracy(counts)[2] == pytest.approx(accuracy_score(truth[scene == 2], predicted[scene == 2]))
+
+
+def test_points_without_a_class_are_refused():
+    one = np.zeros(1, np.int64)
+    with pytest.raises(ValueError, match="classes must be 0 to 2; leave unlabelled points out"):
+        count(one - 1, one, one, 1, 3)
+    with pytest.raises(ValueError, match="classes must be 0 to 2"):
+        count(one, one + 3, one, 1, 3)
+    with pytest.raises(ValueError, match=r"must be \(N,\) all"):
+        count(one, np.zeros(2, np.int64), one, 1, 3)
