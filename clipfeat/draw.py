@@ -18,7 +18,8 @@ from clipfeat.locate import FrameKey
 from clipfeat.output import FeatureStore
 from clipfeat.output.run_folder import make_writable, picture_path, read_run_config
 from clipfeat.scans import Scans
-from clipfeat.streaming import prefetch, usable_cores
+from clipfeat.shards import usable_cores
+from clipfeat.streaming import prefetch
 from clipfeat.vis import build_pictures, model_note
 from clipfeat.vis.pictures import SampledFrame, spread_evenly
 

@@ -36,7 +36,8 @@ from clipfeat.sampling.merge import BestViews, ViewMerger
 from clipfeat.sampling.point_files import read_faces
 from clipfeat.sampling.points import scene_points
 from clipfeat.sampling.voxels import VoxelCloud
-from clipfeat.streaming import prefetch, usable_cores
+from clipfeat.shards import usable_cores
+from clipfeat.streaming import prefetch
 from clipfeat.types import FloatArray, Points
 from clipfeat.views import build_views
 from clipfeat.vis.pca import fit_pca_colors

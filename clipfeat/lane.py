@@ -28,8 +28,7 @@ from clipfeat.output.run_folder import done_record
 from clipfeat.output.summary import Stopwatch
 from clipfeat.prepare import Failed, Prepared
 from clipfeat.sampling import sample_img_feat
-from clipfeat.shards import local_count
-from clipfeat.streaming import usable_cores
+from clipfeat.shards import usable_cores
 from clipfeat.types import FeatureMap, PointFeatures
 from clipfeat.vis import Pictures
 from clipfeat.vis.pictures import SampledFrame
@@ -55,8 +54,8 @@ class Done:
 
 
 def default_lanes() -> int:
-    """As many as this process may use cores; those that torchrun starts on one machine share them."""
-    return max(1, min(usable_cores() // local_count(), MAX_LANES))
+    """As many as this process may use cores."""
+    return min(usable_cores(), MAX_LANES)
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,12 @@ def begun_file(output_dir: str, environment: Mapping[str, str] = os.environ) -> 
     return Path(error_file).absolute().parents[2] / f"clipfeat-begun-{environment['RANK']}-{digest}"
 
 
+def usable_cores() -> int:
+    """Cores for this process: under SLURM or taskset fewer than the machine has, under torchrun its share of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // local_count())
+
+
 def share_scenes(sizes: Mapping[str, int], shard: Shard) -> list[str]:
     """The scenes of a share, in the order of ``sizes``; the shares are balanced by frames, see ``all_shares``.
 

@@ -14,11 +14,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: under SLURM or taskset fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def end_with_parent() -> None:
     """Ends this process when the one that started it is gone. A pool's process that is not told would wait for ever.
 

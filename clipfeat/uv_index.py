@@ -33,7 +33,8 @@ from clipfeat.output.run_folder import (
     write_config,
 )
 from clipfeat.output.summary import status_counts, visible_share
-from clipfeat.streaming import end_with_parent, in_order, usable_cores
+from clipfeat.shards import usable_cores
+from clipfeat.streaming import end_with_parent, in_order
 from clipfeat.types import Frame, Points, PointStatus
 
 log = logging.getLogger(__name__)

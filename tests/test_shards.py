@@ -3,7 +3,7 @@ import pytest
 
 from clipfeat.config import ShardConfig
 from clipfeat.errors import ConfigError
-from clipfeat.shards import WHOLE, Shard, all_shares, local_count, local_rank, share_scenes, this_shard
+from clipfeat.shards import WHOLE, Shard, all_shares, local_count, local_rank, share_scenes, this_shard, usable_cores
 
 
 def shares(sizes, count):
@@ -101,3 +101,13 @@ def test_the_process_s_number_on_its_machine():
 def test_files_of_a_share_are_named_after_it():
     assert WHOLE.file_name("frames.jsonl") == "frames.jsonl"
     assert Shard(3, 8).file_name("frames.jsonl") == "frames.3.jsonl"
+
+
+def test_processes_of_one_machine_divide_its_cores(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert usable_cores() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert usable_cores() == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert usable_cores() == 1

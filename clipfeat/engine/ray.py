@@ -35,8 +35,7 @@ from clipfeat.output import build_cache
 from clipfeat.output.run_folder import different_keys
 from clipfeat.output.summary import machine, peak_memory
 from clipfeat.plan import Plan
-from clipfeat.shards import Shard, this_shard
-from clipfeat.streaming import usable_cores
+from clipfeat.shards import Shard, this_shard, usable_cores
 
 log = logging.getLogger(__name__)
 

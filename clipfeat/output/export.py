@@ -28,7 +28,8 @@ from clipfeat.output.store import FeatureStore
 from clipfeat.sampling.merge import ViewMerger
 from clipfeat.sampling.point_files import read_points
 from clipfeat.sampling.points import check_vertices
-from clipfeat.streaming import prefetch, usable_cores
+from clipfeat.shards import usable_cores
+from clipfeat.streaming import prefetch
 from clipfeat.types import resize_affine
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ from clipfeat.output.grid import GridFrame, grid_frame
 from clipfeat.output.run_folder import different_keys, latest_lines, read_config, read_json, record_files
 from clipfeat.output.store import FeatureStore
 from clipfeat.output.summary import reason_of, visible_share
-from clipfeat.streaming import prefetch, usable_cores
+from clipfeat.shards import usable_cores
+from clipfeat.streaming import prefetch
 
 Item = TypeVar("Item")
 FrameKey = tuple[str, int]

@@ -23,7 +23,8 @@ from clipfeat.output.run_folder import different_keys, read_config, read_run_con
 from clipfeat.query.pixel_features import pixel_features
 from clipfeat.query.prompts import Prompts, best_mean
 from clipfeat.scans import Scans
-from clipfeat.streaming import prefetch, usable_cores
+from clipfeat.shards import usable_cores
+from clipfeat.streaming import prefetch
 from clipfeat.types import resize_affine
 from clipfeat.vis import model_note
 from clipfeat.vis.pictures import save_png, thumbnail
