@@ -219,8 +219,8 @@ class RayEngine:
         if not shard.is_whole:
             raise ConfigError(
                 f"engine=ray: this process would be shard {shard.index} of {shard.count}, but Ray divides the scenes "
-                "itself: start one process, without torchrun, srun and shard.*; where SLURM's environment says "
-                "otherwise, say shard.index=0 shard.count=1"
+                "itself: start one process, without devices, torchrun, srun and shard.*; where SLURM's environment "
+                "says otherwise, say shard.index=0 shard.count=1"
             )
         gpus = cfg.engine.gpus_per_worker
         if cfg.device not in ("auto", "cpu", "cuda"):
@@ -307,7 +307,7 @@ class RayEngine:
         engine, quiet = self._cfg.engine, {"log_to_driver": False, "logging_level": logging.ERROR}
         if engine.address not in (None, "auto"):
             _check_answers(engine.address)
-        on_terminate = signal.getsignal(signal.SIGTERM)
+        on_terminate, self._own_cluster = signal.getsignal(signal.SIGTERM), True
         try:
             if engine.address is None:
                 cores = max(usable_cores(), (engine.num_workers or 1) * engine.cpus_per_worker)
@@ -320,7 +320,6 @@ class RayEngine:
             what_to_do = "start one by ray start --head, set RAY_AUTH_MODE=token if it has a token, or leave it out"
             what_to_do = "" if engine.address is None else f"; {what_to_do}"
             raise EngineError(f"engine.address={address}: no Ray cluster to be had ({error}){what_to_do}") from error
-        self._own_cluster = True
         if threading.current_thread() is threading.main_thread() and on_terminate is not None:
             signal.signal(signal.SIGTERM, on_terminate)  # Ray has set its own
 
