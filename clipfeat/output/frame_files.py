@@ -153,11 +153,13 @@ class SceneFiles(FrameFiles):
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays and the meta of a frame, see ``FrameFiles``."""
         own = self.frame_path(scene_id, frame_id)
-        if self.path(scene_id, frame_id) == own:
+        while self.path(scene_id, frame_id) == own:
             try:
                 return super().read(scene_id, frame_id, only_meta=only_meta)
-            except DataError:
-                if self.path(scene_id, frame_id) == own:  # or it became part of the scene's file in this moment
+            except DataError as error:
+                # It may have become part of the scene's file in this moment, and even have been written anew since.
+                is_back = isinstance(error.__cause__, FileNotFoundError) and own.is_file()
+                if self.path(scene_id, frame_id) == own and not is_back:
                     raise
         path = self.scene_path(scene_id)
         return read_checked(path, lambda: read_h5(path, arrays=not only_meta, group=f"frame_{frame_id}"))
