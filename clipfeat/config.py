@@ -327,7 +327,7 @@ class HeadConfig:
         weights: safetensors file of a head that has weights; null seeds them from the run's ``seed``.
     """
 
-    name: str = "pixelshuffle"
+    name: str = "none"
     weights: str | None = None
 
     def __post_init__(self) -> None:

@@ -12,10 +12,13 @@ from clipfeat.locate import FrameKey, Locator, frame_keys, list_scenes, locate_s
 from clipfeat.model import ModelCard
 from clipfeat.output import FORMATS, RunFolder
 from clipfeat.output.files import FrameSize
-from clipfeat.output.space import DiskSpace
+from clipfeat.output.space import DiskSpace, readable
 from clipfeat.vis import PICTURE_BYTES, pictured_frames
 
 log = logging.getLogger(__name__)
+
+MUCH = 1e11
+"""Bytes of a run from which on it is told what output=grid would take."""
 
 
 @dataclass(frozen=True)
@@ -112,5 +115,8 @@ def check_space(
     if cfg.resume == "overwrite":
         replaced = folder.replaced(dataclasses.asdict(cfg), model.description, new)
         freed = sum(path.stat().st_size for path in replaced if path.is_file())
-    space.check(FORMATS[cfg.output.name].bytes_of(size), certain=certain, freed=freed)
+    own, as_grid = (FORMATS[name].bytes_of(size) for name in (cfg.output.name, "grid"))
+    space.check(own, certain=certain, freed=freed)
+    if len(new) * own > MUCH and own > 5 * as_grid:
+        log.info("output=grid would take about %s and keeps the same features", readable(len(new) * as_grid))
     return space

@@ -1,6 +1,7 @@
 """The end-to-end test that the seed names: files readable, shapes right, points on their pixels."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_every_frame_has_a_readable_file_of_the_right_shape(run, output, head, c
 
 def test_points_lie_on_their_pixels_and_features_are_the_map_s_there(run, demo_root, tiny_arch):
     """Everything recomputed from the scans by slow and obvious means."""
-    out = run("out", "model.resize_mode=letterbox")
+    out = run("out", "model.resize_mode=letterbox", "model/head=pixelshuffle")
     dataset = ScanNetDataset(demo_root)
     encoder = load_encoder(tiny_arch, None)
     preprocess = Preprocess(224, "letterbox", encoder.mean, encoder.std)
@@ -295,12 +296,22 @@ def test_a_disk_that_is_too_small_is_refused_before_the_start(run_cli, demo_root
     base = [f"data.root={demo_root}", "output_dir=out"]
     code, err = run_cli(*base)
     assert code == 1
-    assert "clipfeat: output_dir=out: about 219 kB to write, 100 kB free in out: that can't fit. Make room" in err
+    assert "clipfeat: output_dir=out: about 526 kB to write, 100 kB free in out: that can't fit. Make room" in err
     assert not (tmp_path / "out" / "config.yaml").exists()
     for uncertain in (["sampling=mesh", "sampling.num_points=1000"], ["sampling.num_points=null"]):
         code, err = run_cli(*base[:1], f"output_dir={len(uncertain)}", *uncertain)
         assert code == 0, err
         assert "that may not fit" in err
+
+
+def test_a_run_that_writes_much_is_told_what_maps_would_take(run_cli, demo_root, monkeypatch):
+    base = [f"data.root={demo_root}", "vis=none", "report=false"]
+    assert "output=grid would take" not in run_cli(*base, "output_dir=little")[1]
+    monkeypatch.setattr("clipfeat.plan.MUCH", 5e6)
+    code, err = run_cli(*base, "output_dir=much", "sampling.num_points=8000")
+    assert code == 0, err
+    assert re.search(r"about [0-9]+ MB to write, .*\noutput=grid would take about [0-9.]+ MB and keeps the same", err)
+    assert "output=grid would take" not in run_cli(*base, "output_dir=maps", "output=grid")[1]
 
 
 def test_scenes_file_and_frame_selection(run, tmp_path):

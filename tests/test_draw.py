@@ -68,7 +68,7 @@ def test_the_pictures_are_those_of_the_run(run_of, run_vis, tmp_path, monkeypatc
     code, err = run_vis(f"store={store}", f"vis={kind}", *SMALL, "output_dir=again", "num_workers=1")
     assert code == 0, err
     assert "8 pictures to draw, 0 are there already, into again" in err
-    assert "  drawn            8 pictures (clipfeat-test-ViT · pixelshuffle · weights=random), in " in err
+    assert "  drawn            8 pictures (clipfeat-test-ViT · none · weights=random), in " in err
     before, now = pictures(store), pictures(tmp_path / "again")
     assert before.keys() == now.keys()
     assert len(now) == 8

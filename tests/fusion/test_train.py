@@ -151,7 +151,7 @@ def test_maps_give_what_features_give(store):
     classes, device = Classes(np.array([1]), ["wall"]), torch.device("cpu")
     plain, maps = (LabelledFrames(FeatureStore(store), ["demo0000_00"], with_maps=w) for w in (False, True))
     torch.manual_seed(0)
-    encoder = BiFusionEncoder(clip_channels=16, offline_clip_feat=True).eval()
+    encoder = BiFusionEncoder(clip_channels=64, offline_clip_feat=True).eval()
     with torch.no_grad():
         one = encoder(**plain.batch([key], classes, 300, (0,), device).inputs)
         two = encoder(**maps.batch([key], classes, 300, (0,), device).inputs)

@@ -76,7 +76,8 @@ def test_a_map_found_again_is_the_one_that_was_made(config, cache_path, demo_fra
 
 
 def test_maps_of_windows_are_kept_though_they_are_not_square(config, cache_path, demo_frames, forbid_loading):
-    windowed = ModelConfig(arch=config.arch, pretrained=None, window=160, stride=64)
+    head = HeadConfig("pixelshuffle")
+    windowed = ModelConfig(arch=config.arch, pretrained=None, window=160, stride=64, head=head)
     expected = maps_of(load_model(windowed, CPU, 0), demo_frames)
     first = cached(windowed, cache_path)
     maps_of(first, demo_frames)
@@ -97,7 +98,7 @@ def test_whatever_shapes_a_map_is_in_its_fingerprint(config, cache_path, tmp_pat
     torch.save(open_clip.create_model(config.arch).state_dict(), checkpoint)
     changes = [
         {}, {"seed": 1}, {"pretrained": str(checkpoint)}, {"input_size": 64}, {"resize_mode": "crop"},
-        {"precision": "bf16"}, {"head": HeadConfig("none")}, {"head": HeadConfig("proj128")},
+        {"precision": "bf16"}, {"head": HeadConfig("pixelshuffle")}, {"head": HeadConfig("proj128")},
         {"attention": "sclip"}, {"attention": "naclip"}, {"head": HeadConfig("text")},
         {"window": 224}, {"window": 224, "stride": 16}, {"window": 112, "stride": 112},
         {"head": HeadConfig("proj128"), "seed": 2},

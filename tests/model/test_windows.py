@@ -132,7 +132,7 @@ def test_the_network_sees_windows_of_their_own_size_and_no_more_at_once_than_the
     together = model.feature_maps([model.preprocess.pixels(p) for p in pictures], [(128, 96)] * 4)
     assert seen == [(4, 3, 224, 224)] * 6
     for picture, found in zip(pictures, together, strict=True):
-        assert found.values.shape == (16, 42, 56)
+        assert found.values.shape == (64, 21, 28)
         alone = model.feature_maps([model.preprocess.pixels(picture)], [(128, 96)])[0]
         torch.testing.assert_close(found.values, alone.values, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(found.clip_global, alone.clip_global, atol=1e-5, rtol=1e-5)
