@@ -98,6 +98,9 @@ HEADS: dict[str, HeadBuilder] = {
 FITTED = {"pca128": "pca", "cons128": "clip_cons", "conv256": "clip_cons", "tinysa256": "clip_cons"}
 """Heads whose weights are fitted here, and how (``clipfeat.fit_head.METHODS``): to scenes that are not held out."""
 
+_OFFERED = ("none", "pixelshuffle", "proj128", "pca128", "cons128", "text")
+"""Heads of the extraction; two of them are proj128 with the weights that clipfeat-fit-head makes."""
+
 _NUMBERED = re.compile(r"(input|window)(\d+)")
 _WORDS = (*HEADS, "nearest", *ATTENTIONS, "squash", "letterbox", "input<pixels>", "window<pixels>")
 
@@ -117,6 +120,11 @@ class Candidate:
     head: str
     nearest: bool
     view: ModelConfig
+
+    @property
+    def offered(self) -> bool:
+        """Whether clipfeat-extract makes such features, too; others only serve to compare."""
+        return self.head in _OFFERED and not self.nearest
 
 
 def parse_candidate(words: str, model: ModelConfig) -> Candidate:

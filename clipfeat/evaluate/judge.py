@@ -142,6 +142,7 @@ def row_of(
     about = ready.view.model.describe()
     return {
         "candidate": ready.candidate.name,
+        "offered": ready.candidate.offered,
         "weights": about["weights"],
         "head_weights": _head_weights(ready, about["weights"]),
         "channels": ready.channels,

@@ -99,21 +99,38 @@ def _flat(row: Row, prefix: str = "") -> dict[str, Any]:
 
 
 def advice(rows: Sequence[Row]) -> str:
-    """One line: the best by the linear probe, and what is as good and smaller, or as good and faster."""
-    judged = [row for row in rows if row["linear_miou"]["value"] is not None]
+    """One line, what to use when: best by the linear probe, as good and smaller or faster, best for texts."""
+    judged = sorted((row for row in rows if _miou(row) is not None), key=_miou, reverse=True)
     if not judged:
         return "Nothing can be said: no held-out point has a class."
-    best = max(judged, key=lambda row: row["linear_miou"]["value"])
-    as_good = [row for row in judged if row["linear_miou"]["value"] >= best["linear_miou"]["value"] - _TOLERANCE]
-    smallest = min(as_good, key=lambda row: row["map_bytes"])
-    fastest = max(as_good, key=lambda row: row["frames_per_s"])
-    line = (
-        f"Best by the linear probe: {best['candidate']} (mIoU {best['linear_miou']['value']:.3f}). "
-        f"Within {_TOLERANCE:g} of it, {smallest['candidate']} has the smallest maps "
-        f"({smallest['map_bytes'] / 1e6:.2f} MB a frame) and {fastest['candidate']} is the fastest "
-        f"({fastest['frames_per_s']:.2f} frames/s)."
-    )
+    said = []
+    offered = [row for row in judged if row["offered"]]
+    if not judged[0]["offered"]:
+        said.append(f"Best by the linear probe: {_named(judged[0])}, which clipfeat-extract does not offer.")
+    if offered:
+        best = offered[0]
+        said.append(f"Use {_named(best)}.")
+        as_good = [row for row in offered if _miou(row) >= _miou(best) - _TOLERANCE]
+        smallest = min(as_good, key=lambda row: row["map_bytes"])
+        fastest = max(as_good, key=lambda row: row["frames_per_s"])
+        if smallest is not best:
+            said.append(f"Where bytes matter, {_named(smallest)}: {smallest['map_bytes'] / 1e6:.2f} MB a frame.")
+        if fastest is not best:
+            said.append(f"Where time matters, {_named(fastest)}: {fastest['frames_per_s']:.2f} frames/s.")
+    texts = [row for row in offered if row["zero_shot_miou"] is not None]
+    if texts:
+        best = max(texts, key=lambda row: row["zero_shot_miou"]["value"] or 0)
+        said.append(f"For texts, {best['candidate']} (zero-shot mIoU {best['zero_shot_miou']['value'] or 0:.3f}).")
+    line = " ".join(said)
     return f"{line} {_RANDOM}." if any(row["weights"] == "random" for row in rows) else line
+
+
+def _miou(row: Row) -> Any:
+    return row["linear_miou"]["value"]
+
+
+def _named(row: Row) -> str:
+    return f"{row['candidate']} (mIoU {_miou(row):.3f})"
 
 
 def plot(rows: Sequence[Row], title: str) -> bytes:
@@ -121,9 +138,7 @@ def plot(rows: Sequence[Row], title: str) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    judged = sorted(
-        (row for row in rows if row["linear_miou"]["value"] is not None), key=lambda row: row["linear_miou"]["value"]
-    )
+    judged = sorted((row for row in rows if _miou(row) is not None), key=_miou)
     figure = Figure(figsize=(14, max(5.2, 1.6 + 0.21 * len(judged))), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     panels = (

@@ -18,6 +18,7 @@ def test_words_say_what_differs_from_the_model():
     )
     assert [one.head for one in found] == ["none", "pixelshuffle", "text", "none"]
     assert [one.nearest for one in found] == [False, True, False, False]
+    assert [one.offered for one in found] == [True, False, True, True]
     assert [one.view.attention for one in found] == ["naclip", "naclip", "sclip", "naclip"]
     assert (found[2].view.resize_mode, found[3].view.input_size, found[3].view.window) == ("letterbox", 448, 224)
     assert len(views_of(found)) == 3  # the first two share their forward passes
