@@ -1136,20 +1136,7 @@ class EvaluateConfig:
 
     def extraction(self) -> ExtractConfig:
         """The extraction whose frames and points are looked at."""
-        return ExtractConfig(
-            data=self.data,
-            model=self.model,
-            camera=self.camera,
-            sampling=self.sampling,
-            scenes_file=self.scenes_file,
-            frames_per_scene=self.frames_per_scene,
-            frame_stride=self.frame_stride,
-            frame_selection=self.frame_selection,
-            device=self.device,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            on_bad_frame=self.on_bad_frame,
-        )
+        return ExtractConfig(**_of_frames(self), model=self.model, batch_size=self.batch_size)
 
 
 FIT_METHODS = ("pca", "clip_cons")
@@ -1205,19 +1192,13 @@ class FitHeadConfig:
 
     def extraction(self) -> ExtractConfig:
         """The extraction whose frames are looked at."""
-        return ExtractConfig(
-            data=self.data,
-            model=replace(self.model, head=HeadConfig("none")),
-            camera=self.camera,
-            sampling=self.sampling,
-            scenes_file=self.scenes_file,
-            frames_per_scene=self.frames_per_scene,
-            frame_stride=self.frame_stride,
-            frame_selection=self.frame_selection,
-            device=self.device,
-            seed=self.seed,
-            on_bad_frame=self.on_bad_frame,
-        )
+        return ExtractConfig(**_of_frames(self), model=replace(self.model, head=HeadConfig("none")))
+
+
+def _of_frames(cfg: EvaluateConfig | FitHeadConfig) -> dict[str, Any]:
+    """The keys of ExtractConfig that say which frames and points are looked at, and where."""
+    keys = ("data", "camera", "sampling", "scenes_file", "frames_per_scene", "frame_stride", "frame_selection")
+    return {key: getattr(cfg, key) for key in (*keys, "device", "seed", "on_bad_frame")}
 
 
 COMMANDS: dict[str, type[Any]] = {

@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import CHECKOUT
+from stores import arrays, assert_same_arrays
 
 from clipfeat.launch import process_count
 from clipfeat.shards import begun_file
@@ -101,18 +101,9 @@ def workers(process):
     return [child for child, command in commands.items() if b"spawn_main" in command or b"program.py" in command]
 
 
-def assert_same(out, plain):
-    expected = sorted(path.relative_to(plain) for path in plain.glob("*/frame_*.npz"))
-    assert sorted(path.relative_to(out) for path in out.glob("*/frame_*.npz")) == expected
-    for path in expected:
-        with np.load(plain / path) as before, np.load(out / path) as now:
-            for name in ("pts_feat", "uv_idx", "conf_2d", "xyz", "pts_idx"):
-                np.testing.assert_array_equal(now[name], before[name])
-
-
 def assert_all_done_once(out, plain, times):
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    assert_same(out, plain)
+    assert_same_arrays(out, arrays(plain))
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["frames"], summary["run"]["interrupted"]) == (8, False)
     assert sorted(path.name for path in out.glob("frames*.jsonl")) == ["frames.0.jsonl", "frames.1.jsonl"]

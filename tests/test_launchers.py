@@ -4,14 +4,13 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import CHECKOUT
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from stores import arrays, assert_same_arrays
 
 from clipfeat.cli import extract_main
-from clipfeat.output import FeatureStore
 
 SBATCH = """
 import os, re, shutil, subprocess, sys
@@ -67,17 +66,6 @@ def job_folder(out):
     return folder
 
 
-def assert_same(folder, expected):
-    found, expected = FeatureStore(folder), FeatureStore(expected)
-    assert found.scenes == expected.scenes
-    for scene in expected.scenes:
-        assert found.frames(scene) == expected.frames(scene)
-        for frame in expected.frames(scene):
-            one, other = found.load(scene, frame), expected.load(scene, frame)
-            for name in ("pts_feat", "uv_idx", "conf_2d", "xyz", "pts_idx"):
-                np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-
-
 def two_jobs(run, root, launcher, *more):
     sweep = ["-m", f"hydra/launcher={launcher}", "shard.index=0,1", "shard.count=2"]
     return run(*sweep, f"data.root={root}", "output_dir=out", *more)
@@ -88,7 +76,7 @@ def test_two_jobs_on_this_machine_give_the_arrays_of_one_process(run, demo_root,
     code, err = two_jobs(run, demo_root, "submitit_local")
     assert code == 0, err
     out = job_folder(tmp_path / "out")
-    assert_same(out, tmp_path / "plain")
+    assert_same_arrays(out, arrays(tmp_path / "plain"))
     assert sorted(path.name for path in out.glob("frames*.jsonl")) == ["frames.0.jsonl", "frames.1.jsonl"]
     assert (out / "summary.json").is_file()
     logs = "".join(path.read_text() for path in (tmp_path / "out" / ".submitit").glob("*/*.err"))
@@ -102,7 +90,7 @@ def test_two_jobs_on_slurm_give_the_arrays_of_one_process_on_real_frames(run, of
     assert run(f"data.root={office}", "output_dir=plain", *some)[0] == 0
     code, err = two_jobs(run, office, "slurm", "hydra.launcher.partition=gpu", *some)
     assert code == 0, err
-    assert_same(job_folder(tmp_path / "out"), tmp_path / "plain")
+    assert_same_arrays(job_folder(tmp_path / "out"), arrays(tmp_path / "plain"))
     asked = slurm.read_text().splitlines()
     for line in ("--array=0-1%2", "--partition=gpu", "--cpus-per-task=8", "--gpus-per-node=1", "--time=720"):
         assert f"#SBATCH {line}" in asked

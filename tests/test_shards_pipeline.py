@@ -2,17 +2,15 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 from conftest import CHECKOUT
+from stores import arrays, assert_same_arrays, uneven_scenes
 
-from clipfeat.output import FeatureStore
 from clipfeat.output.inspect import inspect_folder
 
 
@@ -20,11 +18,7 @@ from clipfeat.output.inspect import inspect_folder
 def uneven_root(demo_root, tmp_path_factory):
     """Five scenes of three, one, three, two and one frames."""
     root = tmp_path_factory.mktemp("uneven")
-    for number, frames in enumerate((3, 1, 3, 2, 1)):
-        scene = shutil.copytree(demo_root / f"demo{number % 2:04d}_00", root / f"demo{number:04d}_00")
-        for frame_id in (0, 20, 40, 60)[frames:]:
-            (scene / "color" / f"{frame_id}.jpg").unlink()
-    return root
+    return uneven_scenes(demo_root, root, (3, 1, 3, 2, 1))
 
 
 @pytest.fixture
@@ -37,23 +31,6 @@ def run(run_cli, tmp_path):
         return tmp_path / name, err
 
     return extract
-
-
-def arrays(folder):
-    store, found = FeatureStore(folder), {}
-    for scene in store.scenes:
-        for frame in store.frames(scene):
-            features = store.load(scene, frame)
-            found[scene, frame] = [features.pts_feat, features.uv_idx, features.conf_2d, features.xyz, features.pts_idx]
-    return found
-
-
-def assert_same(folder, expected):
-    found = arrays(folder)
-    assert found.keys() == expected.keys()
-    for key, values in expected.items():
-        for value, other in zip(found[key], values, strict=True):
-            np.testing.assert_array_equal(value, other)
 
 
 def summary(folder, name="summary.json"):
@@ -74,7 +51,7 @@ def test_shards_give_the_arrays_and_the_summary_of_one_run(run, uneven_root, tmp
         assert ("the last one to end writes summary.json" in err) == (index > 0)
         if index == 1:
             assert inspect_folder(out).facts["run"].startswith("still running")
-    assert_same(out, arrays(plain))
+    assert_same_arrays(out, arrays(plain))
     whole, expected = summary(out), summary(plain)
     assert {key: dict(whole)[key] for key in SAME} == {key: expected[key] for key in SAME}
     assert whole["run"]["frames"] == 10
@@ -99,7 +76,7 @@ def test_shards_of_real_frames_give_the_arrays_of_one_run(run, office):
     plain, _ = run(office, "plain", *some)
     for index in range(2):
         out, _ = run(office, "out", *some, f"shard.index={index}", "shard.count=2")
-    assert_same(out, arrays(plain))
+    assert_same_arrays(out, arrays(plain))
 
 
 def test_torchrun_and_slurm_say_which_shard_it_is(run, uneven_root, monkeypatch):
@@ -130,11 +107,11 @@ def test_other_shards_than_before_go_on_and_one_that_is_overwritten_is_done_agai
     run(uneven_root, "out", "shard.index=0", "shard.count=2")
     for index in range(3):
         out, _ = run(uneven_root, "out", f"shard.index={index}", "shard.count=3")
-    assert_same(out, arrays(plain))
+    assert_same_arrays(out, arrays(plain))
     assert summary(out)["run"]["shards"] == 3
     out, err = run(uneven_root, "out", "shard.index=1", "shard.count=3", "resume=overwrite")
     assert ", 0 done already" in err
-    assert_same(out, arrays(plain))
+    assert_same_arrays(out, arrays(plain))
     out, _ = run(uneven_root, "out", "seed=1", "shard.index=0", "shard.count=2", "resume=overwrite")
     assert sorted(path.name for path in out.glob("*.*.json*")) == ["frames.0.jsonl", "summary.0.json"]
 
@@ -195,7 +172,7 @@ def test_a_shard_that_is_killed_is_ended_by_the_same_command(run, start, uneven_
     assert not (out / "summary.json").exists()
     assert "shard 0 is done; the last one to end" in run(uneven_root, "out", "shard.index=0", "shard.count=2")[1]
     run(uneven_root, "out", "shard.index=1", "shard.count=2")
-    assert_same(out, arrays(plain))
+    assert_same_arrays(out, arrays(plain))
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert {key: summary(out)[key] for key in SAME} == {key: summary(plain)[key] for key in SAME}
     assert summary(out)["run"]["interrupted"] is False
@@ -220,7 +197,7 @@ def test_two_processes_that_are_given_the_same_scenes_do_no_harm(run, start, une
     if told:
         assert not (out / "summary.json").exists()
         run(uneven_root, "out", f"output={output}", "shard.index=1", "shard.count=2")
-    assert_same(out, arrays(plain))
+    assert_same_arrays(out, arrays(plain))
     assert {key: summary(out)[key] for key in SAME} == {key: summary(plain)[key] for key in SAME}
     found = inspect_folder(out, verify=True)
     assert (found.facts["run"], found.facts["record"], found.broken) == ("finished", "", [])

@@ -1,7 +1,6 @@
 """Scenes on the actors of a local Ray cluster: the arrays are those of one process, whatever happens to an actor."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import CHECKOUT
-from test_shards_pipeline import SAME, arrays, assert_same, summary
+from stores import arrays, assert_same_arrays, uneven_scenes
+from test_shards_pipeline import SAME, summary
 
 from clipfeat.output.inspect import inspect_folder
 
@@ -45,11 +45,7 @@ RAY = ["engine=ray", "engine.num_workers=2", *FIXED]
 def root(demo_root, tmp_path_factory):
     """Five scenes of three, one, four, two and one frames."""
     root = tmp_path_factory.mktemp("scenes")
-    for number, frames in enumerate((3, 1, 4, 2, 1)):
-        scene = shutil.copytree(demo_root / f"demo{number % 2:04d}_00", root / f"demo{number:04d}_00")
-        for frame_id in (0, 20, 40, 60)[frames:]:
-            (scene / "color" / f"{frame_id}.jpg").unlink()
-    return root
+    return uneven_scenes(demo_root, root, (3, 1, 4, 2, 1))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +102,7 @@ def times(folder):
 
 
 def assert_whole(folder, plain):
-    assert_same(folder, arrays(plain))
+    assert_same_arrays(folder, arrays(plain))
     assert {key: summary(folder)[key] for key in SAME if key != "visible_share"} == {
         key: summary(plain)[key] for key in SAME if key != "visible_share"
     }
