@@ -9,16 +9,16 @@ import argparse
 from pathlib import Path
 
 from clipfeat import FeatureStore
-from clipfeat.output.run_folder import picture_path, read_run_config
-from clipfeat.scans import Scans
-from clipfeat.vis import KINDS, build_pictures, model_note
+from clipfeat.extraction.scans import Scans, read_run_config
+from clipfeat.output.run_folder import picture_path
+from clipfeat.vis.build import KINDS, build_pictures, model_note
 
 
 def draw(folder: Path, scene_id: str, output: Path, kind: str) -> None:
     """Draws ``<output>/<scene>/vis_<i>.png`` of each of the scene's frames; their colours are comparable."""
     store = FeatureStore(folder)
     run = read_run_config(folder)
-    scans = Scans(store, run)
+    scans = Scans(store, run.data)
     frames = store.frames(scene_id)
     pictures = build_pictures(kind, {scene_id: frames}, seed=run.seed, weights_note=model_note(store.model))
     sampled = []

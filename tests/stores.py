@@ -5,7 +5,9 @@ import shutil
 import numpy as np
 import torch
 
-from clipfeat.output import FeatureStore, GridFrame, RunFolder
+from clipfeat.output.grid import GridFrame
+from clipfeat.output.run_folder import RunFolder
+from clipfeat.output.store import FeatureStore
 from clipfeat.types import Camera, FeatureMap, PointFeatures, resize_affine
 
 MODEL = {"arch": "A", "weights": "w", "weights_sha256": "0123", "head": "none", "head_sha256": None}

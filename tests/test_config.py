@@ -5,29 +5,23 @@ from conftest import CHECKOUT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from clipfeat.config import (
-    ENGINES,
-    TEMPLATES,
-    ComposerConfig,
-    DemoConfig,
-    EvaluateConfig,
-    ExtractConfig,
-    FitHeadConfig,
-    FuseConfig,
-    PicturesConfig,
-    QueryConfig,
-    ScanNetConfig,
-    config_dir,
-    extract_config,
-    register_schemas,
-)
-from clipfeat.data import DATASETS
+from clipfeat.cli.config import ComposerConfig
+from clipfeat.cli.schemas import register_schemas
+from clipfeat.config.folder import config_dir
+from clipfeat.data.config import DemoConfig, ScanNetConfig
+from clipfeat.data.layouts import DATASETS
 from clipfeat.errors import ConfigError
+from clipfeat.evaluate.config import EvaluateConfig
+from clipfeat.extraction.config import ENGINES, ExtractConfig, extract_config
+from clipfeat.fusion.config import FitHeadConfig
 from clipfeat.model import text
+from clipfeat.model.cache import CACHES
 from clipfeat.model.heads import HEADS
-from clipfeat.output import CACHES, FORMATS
-from clipfeat.sampling import POINT_SOURCES
-from clipfeat.vis import KINDS
+from clipfeat.output.files import FORMATS
+from clipfeat.queries.config import TEMPLATES, QueryConfig
+from clipfeat.results.config import FuseConfig, PicturesConfig
+from clipfeat.sampling.points import POINT_SOURCES
+from clipfeat.vis.build import KINDS
 
 CONF = CHECKOUT / "conf"
 OPTIONS = sorted(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.config import PosedRgbdConfig
+from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.posed_rgbd import PosedRgbdDataset
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Frame

@@ -1,1 +1,1 @@
-"""Which features are better, measured on labelled frames: metrics, probes, candidates and tables."""
+"""Which features are better, measured on labelled frames."""

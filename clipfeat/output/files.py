@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipfeat import arrays as array_files
-from clipfeat.atomic import atomic_file
-from clipfeat.direct import direct_file
 from clipfeat.errors import DamagedFileError, DataError
 from clipfeat.output.grid import GridFrame, grid_arrays, read_grid, write_grid
 from clipfeat.output.h5 import read_h5, write_h5
 from clipfeat.output.npz import write_npz
+from clipfeat.system import arrays as array_files
+from clipfeat.system.atomic import atomic_file
+from clipfeat.system.direct import direct_file
 from clipfeat.types import PointFeatures
 
 SCHEMA_VERSION = 1

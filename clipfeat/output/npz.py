@@ -16,7 +16,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.lib import format as npy
 
-from clipfeat.direct import BLOCK
+from clipfeat.system.direct import BLOCK
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")

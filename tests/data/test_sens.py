@@ -16,8 +16,8 @@ from conftest import CHECKOUT
 from sens_writer import COLOR_CODES, DEPTH_CODES, FIXED, SensWriter, encode_color, encode_depth, patch, write_like
 from twins import random_pose
 
-from clipfeat.config import SensConfig
-from clipfeat.data import build_dataset
+from clipfeat.data.config import SensConfig
+from clipfeat.data.layouts import build_dataset
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.data.sens import SensDataset, SensFile, unpack_depth
 from clipfeat.errors import DataError, FrameError

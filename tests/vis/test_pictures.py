@@ -9,8 +9,8 @@ from PIL import Image
 
 from clipfeat.errors import ConfigError, OutputError
 from clipfeat.types import PointFeatures
-from clipfeat.vis import KINDS, NoPictures, build_pictures
-from clipfeat.vis.pictures import ScenePictures, spread_evenly, thumbnail
+from clipfeat.vis.build import KINDS, build_pictures
+from clipfeat.vis.pictures import NoPictures, ScenePictures, spread_evenly, thumbnail
 
 pytestmark = pytest.mark.filterwarnings("error")
 
