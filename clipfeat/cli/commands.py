@@ -29,7 +29,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from clipfeat.cli.config import ComposerConfig
 from clipfeat.cli.schemas import COMMANDS, register_schemas
 from clipfeat.config.folder import config_dir
-from clipfeat.data.config import DATA_CONFIGS
+from clipfeat.data.config import LAYOUTS
 from clipfeat.errors import ClipfeatError, ConfigError, one_line
 from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ExtractConfig
@@ -432,5 +432,5 @@ def _known_keys(config_name: str) -> list[str]:
     every = asdict(COMMANDS[config_name]())
     if "data" not in every:
         return walk(every, "")
-    layouts = dict.fromkeys(f"data.{f.name}" for layout in DATA_CONFIGS for f in fields(layout))
+    layouts = dict.fromkeys(f"data.{f.name}" for layout, _ in LAYOUTS.values() for f in fields(layout))
     return walk(every | {"data": {}}, "") + list(layouts)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.data.base import check_scene_name
+from clipfeat.data.config import SensConfig
 from clipfeat.data.images import MAX_PIXELS, depth_in_metres, picture_of
 from clipfeat.data.matrices import camera_for, check_pose
 from clipfeat.errors import DataError, FrameError
@@ -488,3 +489,8 @@ def _pread(fd: int, size: int, offset: int) -> bytes:
         data = os.pread(fd, missing, offset + size - missing)
         parts.append(data)
     return b"".join(parts)
+
+
+def open_sens(cfg: SensConfig) -> SensDataset:
+    """The data set of ``data=sens``."""
+    return SensDataset(Path(cfg.root))
