@@ -19,7 +19,9 @@ from twins import random_pose
 from clipfeat.data.config import SensConfig
 from clipfeat.data.layouts import build_dataset
 from clipfeat.data.scannet import ScanNetDataset
-from clipfeat.data.sens import SensDataset, SensFile, unpack_depth
+from clipfeat.data.sens import SensDataset
+from clipfeat.data.sens_file import SensFile
+from clipfeat.data.sens_format import unpack_depth
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Camera, Frame, Picture
 
