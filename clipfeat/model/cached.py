@@ -29,7 +29,8 @@ import torch
 from numpy.typing import NDArray
 
 from clipfeat.errors import WeightsError
-from clipfeat.model.cache import CacheEntry, MapCache, as_float16
+from clipfeat.model.cache import MapCache
+from clipfeat.model.cache_entry import CacheEntry, as_float16
 from clipfeat.model.clip_model import (
     ClipModel,
     build_preprocess,

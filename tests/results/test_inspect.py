@@ -182,7 +182,8 @@ def test_a_scene_file(tmp_path):
 
 def test_a_cache_of_maps(tmp_path):
     pytest.importorskip("lmdb")
-    from clipfeat.model.cache import CacheEntry, MapCache
+    from clipfeat.model.cache import MapCache
+    from clipfeat.model.cache_entry import CacheEntry
 
     path = tmp_path / "maps.lmdb"
     with MapCache.open(path) as cache:
