@@ -13,7 +13,7 @@ from twins import random_pose
 
 from clipfeat.camera.projection import build_uv_index, unproject_depth, world_to_cam
 from clipfeat.camera.visibility import lookup_depth
-from clipfeat.cli.commands import explain
+from clipfeat.cli.explain import explain
 from clipfeat.cli.schemas import register_schemas
 from clipfeat.config.folder import config_dir
 from clipfeat.data.config import PosedRgbdConfig
