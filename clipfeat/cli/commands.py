@@ -11,7 +11,8 @@ import threading
 from pathlib import Path
 
 from clipfeat.cli.config import ComposerConfig
-from clipfeat.cli.run import EXIT_ERROR, run_command, set_up_process, terminate, told_in_a_line
+from clipfeat.cli.main import program
+from clipfeat.cli.run import EXIT_ERROR, add_version, run_command, set_up_process, terminate, told_in_a_line
 from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.fusion.config import FitHeadConfig, TrainConfig
@@ -78,9 +79,7 @@ def _export(cfg: ExportConfig) -> None:
 
 def report_main() -> None:
     """Entry point of ``clipfeat-report``."""
-    parser = argparse.ArgumentParser(
-        prog="clipfeat-report", description="Writes report.html into the folder of a run of clipfeat-extract."
-    )
+    parser = _parser("report", "Writes report.html into the folder of a run of clipfeat-extract.")
     parser.add_argument("path", metavar="PATH", type=Path, help="the run's output_dir")
     path = parser.parse_args().path
     from clipfeat.output.report import open_run, write_report
@@ -113,10 +112,10 @@ def _train(cfg: TrainConfig) -> None:
 
 def inspect_main() -> None:
     """Entry point of ``clipfeat-inspect``, which has no configuration."""
-    parser = argparse.ArgumentParser(
-        prog="clipfeat-inspect",
-        description="Tells what is in a folder: a run, scenes of clipfeat-fuse, a cache of maps, or a uv index.",
-        epilog="Ends with code 1 if something is broken. Changes nothing.",
+    parser = _parser(
+        "inspect",
+        "Tells what is in a folder: a run, scenes of clipfeat-fuse, a cache of maps, or a uv index.",
+        "Ends with code 1 if something is broken. Changes nothing.",
     )
     parser.add_argument("path", type=Path, help="the folder")
     parser.add_argument("--verify", action="store_true", help="read every file, and list those that are damaged")
@@ -175,10 +174,10 @@ def _fit_head(cfg: FitHeadConfig) -> None:
 
 def view_main() -> None:
     """Entry point of ``clipfeat-view``, which has no configuration."""
-    parser = argparse.ArgumentParser(
-        prog="clipfeat-view",
-        description="Shows fused scenes in a browser: points, cameras, and a box to colour the points by a text.",
-        epilog="Ctrl-C ends it.",
+    parser = _parser(
+        "view",
+        "Shows fused scenes in a browser: points, cameras, and a box to colour the points by a text.",
+        "Ctrl-C ends it.",
     )
     parser.add_argument("path", type=Path, help="folder of clipfeat-fuse, a file of it, or a run that was fused")
     parser.add_argument("--port", type=int, default=8080, help="if it is taken, the next free one (default 8080)")
@@ -196,3 +195,10 @@ def view_main() -> None:
             print("clipfeat: the viewer has ended")
         finally:
             viewer.close()
+
+
+def _parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Of a command without a configuration, which Hydra does not read the command line of."""
+    parser = argparse.ArgumentParser(prog=program(name), description=description, epilog=epilog)
+    add_version(parser)
+    return parser

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from clipfeat.cli.main import program
 from clipfeat.cli.schemas import COMMANDS
 from clipfeat.data.config import LAYOUTS
 from clipfeat.errors import ClipfeatError, one_line
@@ -93,7 +94,7 @@ def _unknown_key(key: str, config_name: str) -> str:
 
 
 def _command(config_name: str) -> str:
-    return "clipfeat-extract --config-name composer" if config_name == "composer" else f"clipfeat-{config_name}"
+    return f"{program('extract')} --config-name composer" if config_name == "composer" else program(config_name)
 
 
 def _known_keys(config_name: str) -> list[str]:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from clipfeat.cli.explain import explain, of_launcher
+from clipfeat.cli.main import own_version, program
 from clipfeat.cli.schemas import COMMANDS, register_schemas
 from clipfeat.config.folder import config_dir
 from clipfeat.errors import ClipfeatError, ConfigError
@@ -34,6 +35,7 @@ EXIT_INTERRUPTED = 130
 
 def run_command(config_name: str, work: Callable[[Any], None]) -> None:
     """Composes ``config_name`` with the command line, calls ``work`` and turns what goes wrong into an exit code."""
+    _answer_version()
     register_schemas()
     set_up_process()
     # With this set, Hydra hands every exception over as it is instead of printing it its own way.
@@ -42,7 +44,7 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
 
     def task(cfg: DictConfig) -> None:
         if not issubclass(OmegaConf.get_type(cfg) or dict, COMMANDS[config_name]):
-            raise ConfigError(f"--config-name={HydraConfig.get().job.config_name}: is not for clipfeat-{config_name}")
+            raise ConfigError(f"--config-name={HydraConfig.get().job.config_name}: is not for {program(config_name)}")
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             cfg.output_dir = str(Path(cfg.output_dir) / sweep_folder(HydraConfig.get().overrides.task))
         work(OmegaConf.to_object(cfg))
@@ -120,6 +122,18 @@ def _show_own_messages(begin: str = "") -> None:
 def terminate(_signum: int, _frame: "FrameType | None") -> None:
     """SIGTERM (what SLURM and ``kill`` send) ends a run as cleanly as Ctrl-C."""
     raise KeyboardInterrupt
+
+
+def _answer_version() -> None:
+    """Ends the process with our version if the command line asks for one: Hydra's parser would tell its own."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_version(parser)
+    parser.parse_known_args()
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Lets a command line ask for the version of clipfeat."""
+    parser.add_argument("--version", action="version", version=f"clipfeat {own_version()}")
 
 
 def _asked_for(config_name: str) -> str:
