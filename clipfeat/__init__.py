@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clipfeat.output import FeatureDataset, FeatureStore, collate_points
+    from clipfeat.output.dataset import FeatureDataset, collate_points
+    from clipfeat.output.store import FeatureStore
 
 __all__ = ["FeatureDataset", "FeatureStore", "__version__", "collate_points"]
 

@@ -38,33 +38,36 @@ from sklearn.manifold import TSNE
 from torch.utils.data import DataLoader, RandomSampler, default_collate
 from tqdm import tqdm
 
-from clipfeat.camera import VisibilityRule, project_views, world_to_cam
-from clipfeat.camera.projection import transform_points
-from clipfeat.config import (
-    CacheConfig,
-    ExtractConfig,
-    FuseConfig,
-    OutputConfig,
-    VisConfig,
-    config_dir,
-    register_schemas,
-)
-from clipfeat.data import Dataset, build_dataset
+from clipfeat.camera.projection import transform_points, world_to_cam
+from clipfeat.camera.visibility import VisibilityRule, project_views
+from clipfeat.cli.schemas import register_schemas
+from clipfeat.config.folder import config_dir
+from clipfeat.data.base import Dataset
 from clipfeat.data.demo import SceneOptions, render_scene
+from clipfeat.data.layouts import build_dataset
 from clipfeat.data.scannet import ScanNetDataset
+from clipfeat.data.selection import FrameKey, list_frames
 from clipfeat.errors import ConfigError
-from clipfeat.extract import extract
-from clipfeat.fuse import fuse
-from clipfeat.lane import default_lanes
-from clipfeat.locate import FrameKey, build_locator, list_frames
-from clipfeat.model import ClipModel, load_model, resolve_device
-from clipfeat.output import FeatureDataset, FeatureStore, GridFrame, RunFolder, collate_points, write_features
+from clipfeat.extraction.config import ExtractConfig
+from clipfeat.extraction.extract import extract
+from clipfeat.extraction.lane import default_lanes
+from clipfeat.model.clip_model import ClipModel, load_model, resolve_device
+from clipfeat.model.config import CacheConfig
+from clipfeat.output.config import OutputConfig
+from clipfeat.output.dataset import FeatureDataset, collate_points
+from clipfeat.output.files import write_features
 from clipfeat.output.fused import read_fused
-from clipfeat.output.run_folder import write_config
+from clipfeat.output.grid import GridFrame
+from clipfeat.output.run_folder import RunFolder, write_config
+from clipfeat.output.store import FeatureStore
 from clipfeat.output.summary import machine, peak_memory, versions
+from clipfeat.results.config import FuseConfig
+from clipfeat.results.fuse import fuse
+from clipfeat.sampling.locate import build_locator
 from clipfeat.sampling.point_files import read_points
-from clipfeat.shards import Shard
+from clipfeat.system.shards import Shard
 from clipfeat.types import FeatureMap, Frame, resize_affine
+from clipfeat.vis.config import VisConfig
 
 log = logging.getLogger("clipfeat.benchmark")
 
@@ -235,7 +238,7 @@ def benchmark(cfg: ExtractConfig, limit: int, rounds: int) -> dict[str, Any]:
             shutil.rmtree(scratch / name, ignore_errors=True)
         os.sync()  # or the next would wait for the disk to take what the last one wrote
 
-    logging.getLogger("clipfeat.extract").setLevel(logging.ERROR)
+    logging.getLogger("clipfeat.extraction.extract").setLevel(logging.ERROR)
     try:
         rates = measure(
             {
@@ -291,7 +294,7 @@ def benchmark_pictures(cfg: ExtractConfig, limit: int, plain_frames: int) -> str
         raise SystemExit(f"the configuration asks for {len(frames)} frames; raise --frames or lower frames_per_scene")
     model = load_model(cfg.model, resolve_device(cfg.device), cfg.seed)
     threads = torch.get_num_threads()
-    logging.getLogger("clipfeat.extract").setLevel(logging.ERROR)
+    logging.getLogger("clipfeat.extraction.extract").setLevel(logging.ERROR)
     try:
         begin = time.perf_counter()
         extract(cfg, model)
@@ -419,7 +422,7 @@ def benchmark_fuse(rounds: int, num_views: int = 100) -> str:
         scene_id = store.scenes[0]
         mesh = scratch / "scans" / scene_id / f"{scene_id}_vh_clean_2.ply"
         cfg = FuseConfig(str(scratch / "store"), str(scratch / "out"), formats=[], resume="overwrite")
-        logging.getLogger("clipfeat.fuse").setLevel(logging.ERROR)
+        logging.getLogger("clipfeat.results.fuse").setLevel(logging.ERROR)
         rates = measure(
             {
                 "fuse": lambda: fuse(cfg),
@@ -552,7 +555,7 @@ def benchmark_shards(overrides: list[str], count: int, rounds: int) -> str:
 
 
 def _start_on(core: int, overrides: list[str]) -> "subprocess.Popen[str]":
-    program = [sys.executable, "-c", "from clipfeat.cli import extract_main; extract_main()", *overrides]
+    program = [sys.executable, "-c", "from clipfeat.cli.commands import extract_main; extract_main()", *overrides]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     return subprocess.Popen(  # noqa: S603 - our own program
         program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,

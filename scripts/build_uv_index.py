@@ -6,13 +6,13 @@
 It takes the keys of clipfeat-extract. The same command again does only what is missing.
 """
 
-from clipfeat.cli import run_command
-from clipfeat.config import ExtractConfig
+from clipfeat.cli.run import run_command
+from clipfeat.extraction.config import ExtractConfig
 
 
 def build(cfg: ExtractConfig) -> None:
     """Imported late, so that --help answers at once."""
-    from clipfeat.uv_index import write_uv_index
+    from clipfeat.extraction.uv_index import write_uv_index
 
     write_uv_index(cfg)
 

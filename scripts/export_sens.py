@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from clipfeat.atomic import atomic_file
 from clipfeat.data.images import picture_size
-from clipfeat.data.sens import SensDataset, SensFile
+from clipfeat.data.sens import SensDataset
+from clipfeat.data.sens_file import SensFile
 from clipfeat.errors import ClipfeatError, DataError, FrameError, OutputError
-from clipfeat.streaming import prefetch
+from clipfeat.system.atomic import atomic_file
+from clipfeat.system.streaming import prefetch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,7 +43,7 @@ SMALL = (
 SIGNALS = {"kill": signal.SIGKILL, "int": signal.SIGINT, "term": signal.SIGTERM}
 TRUE_COMMAND = (
     "import sys, open_clip; open_clip.add_model_config(sys.argv.pop(1)); "
-    "from clipfeat.cli import extract_main; extract_main()"
+    "from clipfeat.cli.commands import extract_main; extract_main()"
 )
 RECORD = re.compile(r"config\.yaml|report\.html|frames(\.\d+)?\.jsonl|summary(\.\d+)?\.json")
 """What holds times and folders, so that no two runs write the same."""
@@ -140,8 +140,8 @@ def warm_up(work: Path) -> None:
     """
     import open_clip
 
-    import clipfeat.cli
-    import clipfeat.extract  # noqa: F401 - for the runs that are forked
+    import clipfeat.cli.commands
+    import clipfeat.extraction.extract  # noqa: F401 - for the runs that are forked
 
     (work / "arch").mkdir()
     config = {
@@ -154,7 +154,7 @@ def warm_up(work: Path) -> None:
 
 
 def _run_here(arguments: list[str]) -> NoReturn:
-    from clipfeat.cli import extract_main
+    from clipfeat.cli.commands import extract_main
 
     sys.argv = ["clipfeat-extract", *arguments]
     code: Any = 0
@@ -289,8 +289,7 @@ def _names(folder: Path) -> set[str]:
 
 def _counts(folder: Path) -> dict[str, Any]:
     """What the record says of the frames, without times."""
-    from clipfeat.output import RunFolder
-    from clipfeat.output.run_folder import read_config
+    from clipfeat.output.run_folder import RunFolder, read_config
 
     run_folder = RunFolder(folder, read_config(folder)["output"]["name"], "float32")
     summary = run_folder.read_summary()

@@ -13,7 +13,7 @@ Time is told in multiples of the ideal: all frames, divided by what the workers 
   scheduler is given to the next free worker after 30 seconds, when the death is noticed.
 * To load the model takes 20 seconds: of fixed shares, once a shard; of moving tasks, once a worker.
 
-Disks and networks are taken to be as fast as one likes. The shares are those of clipfeat.shards.
+Disks and networks are taken to be as fast as one likes. The shares are those of clipfeat.system.shards.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from clipfeat.shards import all_shares
+from clipfeat.system.shards import all_shares
 
 FRAMES_PER_SECOND = 200.0
 SETUP_S = 20.0

@@ -102,7 +102,7 @@ def run_main(monkeypatch, capsys, tmp_path):
 @pytest.fixture
 def run_cli(run_main, tiny_arch):
     """Runs ``clipfeat-extract`` as ``run_main`` does, with a small model and few points where nothing else is said."""
-    from clipfeat.cli import extract_main
+    from clipfeat.cli.commands import extract_main
 
     def run(*overrides, tiny=True, small=True):
         arguments = [f"model.arch={tiny_arch}", "model.pretrained=null"] if tiny else []

@@ -34,18 +34,20 @@ from PIL import Image
 from safetensors.torch import save_file
 from sens_writer import FIXED, write_like
 
-from clipfeat.config import config_dir, register_schemas
+from clipfeat.cli.schemas import register_schemas
+from clipfeat.config.folder import config_dir
 from clipfeat.data.demo import SceneOptions, render_scenes
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.data.scannet200_mv import ESAM_INTRINSICS, ESAM_SIZE
 from clipfeat.errors import ClipfeatError, DataError
-from clipfeat.extract import extract
-from clipfeat.model import load_model
+from clipfeat.extraction.extract import extract
+from clipfeat.extraction.uv_index import write_uv_index
+from clipfeat.model.clip_model import load_model
 from clipfeat.model.heads import build_head
-from clipfeat.output import FORMATS, FeatureStore
+from clipfeat.output.files import FORMATS
+from clipfeat.output.store import FeatureStore
 from clipfeat.sampling.point_files import read_points
 from clipfeat.types import Camera
-from clipfeat.uv_index import write_uv_index
 
 MEMORY = 1 << 30
 """Bytes that a child may ask for beyond what it has when it is ready."""

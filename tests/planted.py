@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from clipfeat.config import config_dir, register_schemas
+from clipfeat.cli.schemas import register_schemas
+from clipfeat.config.folder import config_dir
 from clipfeat.data.demo.furniture import SCANNET200_IDS
 from clipfeat.model.heads import build_head
 from clipfeat.model.preprocess import Preprocess

@@ -1,9 +1,13 @@
-"""Small stores, as a run would have written them."""
+"""Small stores, as a run would have written them, and what two runs have in common."""
+
+import shutil
 
 import numpy as np
 import torch
 
-from clipfeat.output import GridFrame, RunFolder
+from clipfeat.output.grid import GridFrame
+from clipfeat.output.run_folder import RunFolder
+from clipfeat.output.store import FeatureStore
 from clipfeat.types import Camera, FeatureMap, PointFeatures, resize_affine
 
 MODEL = {"arch": "A", "weights": "w", "weights_sha256": "0123", "head": "none", "head_sha256": None}
@@ -57,3 +61,30 @@ def write_store(path, frames, name="npz", **about):
             }
         run.write(scene_id, frame_id, features, meta)
     return run
+
+
+def uneven_scenes(demo_root, root, frames):
+    """A scene of the demo for each of ``frames``, which says how many of its first four are left."""
+    for number, count in enumerate(frames):
+        scene = shutil.copytree(demo_root / f"demo{number % 2:04d}_00", root / f"demo{number:04d}_00")
+        for frame_id in (0, 20, 40, 60)[count:]:
+            (scene / "color" / f"{frame_id}.jpg").unlink()
+    return root
+
+
+def arrays(folder):
+    store, found = FeatureStore(folder), {}
+    for scene in store.scenes:
+        for frame in store.frames(scene):
+            features = store.load(scene, frame)
+            found[scene, frame] = [features.pts_feat, features.uv_idx, features.conf_2d, features.xyz, features.pts_idx]
+    return found
+
+
+def assert_same_arrays(folder, expected):
+    """The run's frames are those of ``expected``, as ``arrays`` has them, bit for bit."""
+    found = arrays(folder)
+    assert found.keys() == expected.keys()
+    for key, values in expected.items():
+        for value, other in zip(found[key], values, strict=True):
+            np.testing.assert_array_equal(value, other)

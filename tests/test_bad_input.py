@@ -215,7 +215,7 @@ def test_weights_that_cannot_be_had(scans, run_cli, monkeypatch):
 
 
 def test_ctrl_c_keeps_what_is_done(scans, run_cli, tmp_path, monkeypatch):
-    import clipfeat.engine.worker as module
+    import clipfeat.extraction.worker as module
 
     whole = module.prefetch
 
@@ -241,7 +241,7 @@ def test_ctrl_c_keeps_what_is_done(scans, run_cli, tmp_path, monkeypatch):
 
 
 def test_features_that_overflow_are_a_bad_frame(scans, run_cli, monkeypatch):
-    from clipfeat.model import ClipModel
+    from clipfeat.model.clip_model import ClipModel
 
     real = ClipModel.feature_maps
 
@@ -264,7 +264,7 @@ def test_features_that_overflow_are_a_bad_frame(scans, run_cli, monkeypatch):
 
 
 def test_a_map_that_float16_can_not_hold_is_a_bad_frame_of_a_grid(scans, run_cli, monkeypatch):
-    from clipfeat.model import ClipModel
+    from clipfeat.model.clip_model import ClipModel
 
     real = ClipModel.feature_maps
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clipfeat.camera.kernel import project_points
 from clipfeat.camera.projection import EDGE_PX, valid_depth, world_to_cam
 from clipfeat.camera.zbuffer import ZBuffer
-from clipfeat.shards import usable_cores
+from clipfeat.system.shards import usable_cores
 from clipfeat.types import FloatArray, Frame, PointStatus, Projection
 
 

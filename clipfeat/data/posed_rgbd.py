@@ -1,7 +1,7 @@
 """Posed RGB-D folders of any layout: where their files are, and what is in them, is told by the configuration.
 
-Paths are patterns below ``data.root`` (``clipfeat.patterns``): ``{scene}`` and ``{sequence}`` make up the scene's id,
-``{frame}`` is the frame's number. A new layout is one YAML file. What it has to say::
+Paths are patterns below ``data.root`` (``clipfeat.system.patterns``): ``{scene}`` and ``{sequence}`` make up the
+scene's id, ``{frame}`` is the frame's number. A new layout is one YAML file. What it has to say::
 
     color: "{scene}/color/{frame}.jpg"      # 8-bit pictures; or color_list
     depth: "{scene}/depth/{frame}.png"      # 16-bit PNG registered to colour; or depth_list; or null
@@ -26,8 +26,8 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.config import PosedRgbdConfig
 from clipfeat.data.base import check_scene_name
+from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.images import read_depth, read_picture
 from clipfeat.data.matrices import Calibration, camera_for, check_pose, pinhole, read_calibration, read_pose
 from clipfeat.data.trajectories import (
@@ -40,7 +40,7 @@ from clipfeat.data.trajectories import (
     read_tum_poses,
 )
 from clipfeat.errors import DataError, FrameError
-from clipfeat.patterns import PathPattern
+from clipfeat.system.patterns import PathPattern
 from clipfeat.types import Camera, Frame
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as nnf
 from torch import nn
 
-from clipfeat.config import ATTENTIONS, HeadConfig, ModelConfig
 from clipfeat.errors import ConfigError
 from clipfeat.fusion.tiny_sa import TinySA2D
+from clipfeat.model.config import ATTENTIONS, HeadConfig, ModelConfig
 from clipfeat.model.heads import Head, build_head
 
 
@@ -96,7 +96,7 @@ HEADS: dict[str, HeadBuilder] = {
 """The heads of the extraction, and such as only serve to compare."""
 
 FITTED = {"pca128": "pca", "cons128": "clip_cons", "conv256": "clip_cons", "tinysa256": "clip_cons"}
-"""Heads whose weights are fitted here, and how (``clipfeat.fit_head.METHODS``): to scenes that are not held out."""
+"""Heads whose weights are fitted here, and how (one of ``FIT_METHODS``): to scenes that are not held out."""
 
 _OFFERED = ("none", "pixelshuffle", "proj128", "pca128", "cons128", "text")
 """Heads of the extraction; two of them are proj128 with the weights that clipfeat-fit-head makes."""

@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipfeat.config import HeadConfig, ModelConfig
 from clipfeat.errors import OutputError
 from clipfeat.evaluate.candidates import FITTED, HEADS, Candidate
 from clipfeat.evaluate.frames import Labelled
 from clipfeat.evaluate.metrics import cosines
 from clipfeat.evaluate.views import View
-from clipfeat.fit_head import Fit
+from clipfeat.fusion.fit_head import Fit
+from clipfeat.model.config import HeadConfig, ModelConfig
 from clipfeat.model.heads import Head, head_map, map_values, point_channels
-from clipfeat.sampling import sample_img_feat
-from clipfeat.sampling.bilinear import map_positions
+from clipfeat.sampling.bilinear import map_positions, sample_img_feat
 from clipfeat.types import FeatureMap, FloatArray
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.camera import VisibilityRule, project_frame
+from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.data.base import Dataset, seeded_rng
 from clipfeat.data.images import read_uint16
 from clipfeat.data.scannet200 import UNLABELLED, LabelSet
+from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError, FrameError
 from clipfeat.evaluate.metrics import edge_distances
-from clipfeat.locate import FrameKey, Located, Locator
+from clipfeat.sampling.locate import Located, Locator
 from clipfeat.types import Frame, Points, resize_affine
 
 _LABEL_ATTRIBUTES = ("label", "semantic")

@@ -15,24 +15,27 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from clipfeat.atomic import atomic_file
-from clipfeat.camera import build_rules
-from clipfeat.config import EvaluateConfig, ModelConfig
-from clipfeat.data import Dataset, build_dataset
+from clipfeat.camera.rules import build_rules
+from clipfeat.data.base import Dataset
+from clipfeat.data.layouts import build_dataset
 from clipfeat.data.scannet200 import scannet200
+from clipfeat.data.selection import FrameKey, list_frames
 from clipfeat.errors import ConfigError, DataError
 from clipfeat.evaluate.candidates import parse_candidates, views_of
 from clipfeat.evaluate.collect import Collector, ReadyCandidate, build_candidates, fit_heads
+from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.evaluate.frames import FrameLabeller, Judged, Labelled, LabelPictures, labels_of_points
 from clipfeat.evaluate.judge import NEVER, Judgement, Truth, judge, row_of
 from clipfeat.evaluate.probes import folds_of
 from clipfeat.evaluate.table import advice, csv_table, markdown, plot
 from clipfeat.evaluate.views import View, build_views
-from clipfeat.fit_head import build_fit
-from clipfeat.locate import FrameKey, build_locator, list_frames
-from clipfeat.model import default_batch, resolve_device
+from clipfeat.fusion.fit_head import build_fit
+from clipfeat.model.clip_model import default_batch, resolve_device
+from clipfeat.model.config import ModelConfig
 from clipfeat.model.text import TEMPLATES
 from clipfeat.output.run_folder import make_writable
+from clipfeat.sampling.locate import build_locator
+from clipfeat.system.atomic import atomic_file
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +75,7 @@ def evaluate(cfg: EvaluateConfig, build: ViewBuilder = build_views) -> dict[str,
     per_frame = max(1, min(cfg.points_per_frame, cfg.max_points // len(keys)))
     read = _reader(cfg, dataset, per_frame)
     to_fit = _fitted_keys(keys, held_out)
-    fit_heads(ready, lambda: _usable(read(), to_fit), held_out, lambda method: build_fit(method, cfg.extraction()))
+    fit_heads(ready, lambda: _usable(read(), to_fit), held_out, lambda method: build_fit(method, cfg))
     # What is slow only once (threads, compiled loops) is no candidate's cost.
     warm = Collector(ready, folder, per_frame, held_out, device)
     warm.add(list(islice(_usable(read(), keys), 1)))
@@ -105,11 +108,10 @@ def evaluate(cfg: EvaluateConfig, build: ViewBuilder = build_views) -> dict[str,
 
 def _frames(cfg: EvaluateConfig, dataset: Dataset, failed: dict[str, str]) -> tuple[list[FrameKey], set[str]]:
     """The frames, scene after scene, and the scenes that are held out; none where each is, in its fold."""
-    extraction = cfg.extraction()
-    keys = list_frames(extraction, dataset, failed)
+    keys = list_frames(cfg, dataset, failed)
     if cfg.test_scenes_file is None:
         return keys, set()
-    tested = list_frames(dataclasses.replace(extraction, scenes_file=cfg.test_scenes_file), dataset, failed)
+    tested = list_frames(dataclasses.replace(cfg, scenes_file=cfg.test_scenes_file), dataset, failed)
     both = {scene_id for scene_id, _ in keys} & {scene_id for scene_id, _ in tested}
     if both:
         raise ConfigError(
@@ -152,8 +154,7 @@ Reader = Callable[[FrameKey], Any]
 
 def _reader(cfg: EvaluateConfig, dataset: Dataset, per_frame: int) -> Callable[[], Reader]:
     """Makes readers, each of which has seen no frame."""
-    extraction = cfg.extraction()
-    locate, (rule, _) = build_locator(extraction), build_rules(cfg.camera)
+    locate, (rule, _) = build_locator(cfg), build_rules(cfg.camera)
     labeller = labels_of_points if cfg.labels is None else LabelPictures(cfg.labels)
     return lambda: FrameLabeller(dataset, locate, rule, labeller, scannet200(), per_frame, cfg.seed)
 

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from numpy.typing import NDArray
 
-from clipfeat.config import ModelConfig
 from clipfeat.errors import WeightsError
-from clipfeat.model import ClipModel, Model, load_model
+from clipfeat.model.clip_model import ClipModel, Model, load_model
+from clipfeat.model.config import ModelConfig
 from clipfeat.model.encoder import Encoder
 from clipfeat.model.text import load_text_encoder
 from clipfeat.types import FloatArray

@@ -1,1 +1,1 @@
-"""The Bi-Fusion encoder: CLIP features and geometry of the same points, fused by a gate, trained, merged online."""
+"""The Bi-Fusion encoder: 2D and 3D features joined, its losses, its online memory, its training."""

@@ -13,8 +13,8 @@ from clipfeat.fusion.geometry import GEO_CHANNELS, build_geo_pe, pose_change_of
 from clipfeat.fusion.inputs import Maps, Uneven, pad, pixels_of, sample_maps
 from clipfeat.fusion.neighbours import bounding_box
 from clipfeat.fusion.tiny_sa import TinySA2D, TinySAModule, find_surroundings
-from clipfeat.model import ClipModel
-from clipfeat.output.cache import MapCache
+from clipfeat.model.cache import MapCache
+from clipfeat.model.clip_model import ClipModel
 
 FUSED_CHANNELS = 96
 PE_CHANNELS = 32

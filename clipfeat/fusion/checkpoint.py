@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from clipfeat.atomic import atomic_file
 from clipfeat.errors import DamagedFileError, DataError
+from clipfeat.system.atomic import atomic_file
 
 NAME = "checkpoint.safetensors"
 

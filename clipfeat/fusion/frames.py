@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError
 from clipfeat.fusion.inputs import Maps, pad
-from clipfeat.locate import FrameKey
-from clipfeat.output import FeatureStore
+from clipfeat.output.store import FeatureStore
 from clipfeat.sampling.points import choose
 from clipfeat.types import FeatureMap
 

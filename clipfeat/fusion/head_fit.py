@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from clipfeat.camera import VisibilityRule, project_frame
+from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.data.base import seeded_rng
 from clipfeat.errors import DataError
 from clipfeat.fusion.losses import ClipConsCriterion
-from clipfeat.locate import Located, Locator
 from clipfeat.model.heads import Head, head_map, point_channels
-from clipfeat.sampling import sample_img_feat
+from clipfeat.sampling.bilinear import sample_img_feat
+from clipfeat.sampling.locate import Located, Locator
 from clipfeat.types import FeatureMap, Frame
 
 POINTS = 256

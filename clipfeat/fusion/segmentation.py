@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from clipfeat.config import TrainConfig
 from clipfeat.errors import DataError
 from clipfeat.fusion.bi_fusion import FUSED_CHANNELS, BiFusionEncoder, FusionOutput
 from clipfeat.fusion.checkpoint import NAME, load_checkpoint, read_about
+from clipfeat.fusion.config import TrainConfig
 from clipfeat.fusion.losses import ClipConsCriterion
 
 

@@ -24,19 +24,19 @@ import torch.nn.functional as nnf
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from clipfeat.atomic import atomic_file, remove_leftovers
-from clipfeat.config import TrainConfig
 from clipfeat.data.base import read_scenes_file
-from clipfeat.direct import reuse_memory
+from clipfeat.data.selection import FrameKey
 from clipfeat.errors import ConfigError, DataError, tell_how_far
 from clipfeat.fusion.checkpoint import NAME, load_checkpoint, read_about, write_checkpoint
+from clipfeat.fusion.config import TrainConfig
 from clipfeat.fusion.frames import NO_CLASS, Batch, Classes, LabelledFrames, read_classes
 from clipfeat.fusion.metrics import Confusion
 from clipfeat.fusion.segmentation import Segmenter
-from clipfeat.locate import FrameKey
-from clipfeat.model import resolve_device
-from clipfeat.output import FeatureStore
+from clipfeat.model.clip_model import resolve_device
 from clipfeat.output.run_folder import check_config, make_writable, remove_files, write_config
+from clipfeat.output.store import FeatureStore
+from clipfeat.system.atomic import atomic_file, remove_leftovers
+from clipfeat.system.direct import reuse_memory
 from clipfeat.vis.curve import draw_curve
 
 log = logging.getLogger(__name__)

@@ -28,9 +28,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipfeat.config import ModelConfig
 from clipfeat.errors import WeightsError
-from clipfeat.model import (
+from clipfeat.model.cache import MapCache
+from clipfeat.model.cache_entry import CacheEntry, as_float16
+from clipfeat.model.clip_model import (
     ClipModel,
     build_preprocess,
     default_batch,
@@ -40,10 +41,10 @@ from clipfeat.model import (
     resolve_offload,
     resolve_precision,
 )
+from clipfeat.model.config import ModelConfig
 from clipfeat.model.encoder import EncoderCard, warn_of_random_weights, why_not_to_be_had
 from clipfeat.model.heads import build_head, map_values, point_channels
 from clipfeat.model.preprocess import Preprocess
-from clipfeat.output.cache import CacheEntry, MapCache, as_float16
 from clipfeat.types import FeatureMap, Frame
 
 log = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, get_worker_info
 
-from clipfeat.direct import reuse_memory
 from clipfeat.errors import DataError
 from clipfeat.output.store import FeatureStore
 from clipfeat.sampling.points import choose
+from clipfeat.system.direct import reuse_memory
 from clipfeat.types import PointFeatures
 
 Item = dict[str, Any]

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from clipfeat.atomic import atomic_file, locked
 from clipfeat.errors import DataError
 from clipfeat.output.files import FORMATS, damage_named, read_arrays, read_checked
 from clipfeat.output.h5 import group_names, read_h5, write_scene
+from clipfeat.system.atomic import atomic_file, locked
 
 _FRAME = r"frame_(0|[1-9][0-9]*)"
 _FRAME_GROUP = re.compile(_FRAME)

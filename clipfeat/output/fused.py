@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipfeat.atomic import atomic_file
 from clipfeat.errors import DataError
 from clipfeat.output.files import read_arrays, write_arrays
+from clipfeat.system.atomic import atomic_file
 from clipfeat.types import FloatArray, Points
 
 _ARRAYS = ("pts_feat", "xyz", "views", "weight", "pts_idx")

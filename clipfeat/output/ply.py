@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.atomic import atomic_file
+from clipfeat.system.atomic import atomic_file
 from clipfeat.types import FloatArray
 
 UNSEEN = 128

@@ -17,14 +17,13 @@ import torch
 import yaml
 from safetensors.torch import save
 
-from clipfeat.atomic import atomic_file, locked, remove_leftovers, temporary_path
-from clipfeat.config import ExtractConfig, extract_config
-from clipfeat.errors import ConfigError, DataError, OutputError
+from clipfeat.errors import DataError, OutputError
 from clipfeat.output.files import FORMATS, write_features
 from clipfeat.output.frame_files import open_files
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.summary import visible_share
-from clipfeat.shards import WHOLE, Shard
+from clipfeat.system.atomic import atomic_file, locked, remove_leftovers, temporary_path
+from clipfeat.system.shards import WHOLE, Shard
 from clipfeat.types import PointFeatures
 
 log = logging.getLogger(__name__)
@@ -456,37 +455,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise OutputError(f"{path}: holds no configuration. {_ANOTHER_FOLDER}")
     return config
-
-
-def read_run_config(folder: Path, data_root: str | None = None) -> ExtractConfig:
-    """The configuration of the run of clipfeat-extract whose results a folder holds.
-
-    Args:
-        folder: the run's output_dir.
-        data_root: where the scans are now, if they moved: it takes the old root's place in all paths.
-
-    Raises:
-        DataError: If there is none, or it can't be read.
-    """
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise DataError(f"{path}: no such file, the configuration of the run; give the output_dir of clipfeat-extract")
-    try:
-        config = read_config(folder)
-        if data_root is not None:
-            config = _moved(config, config["data"]["root"], data_root)
-        return extract_config(config)
-    except (KeyError, TypeError, OutputError, ConfigError) as error:
-        raise DataError(f"{path}: not the configuration of a run of this clipfeat ({error})") from error
-
-
-def _moved(node: Any, before: str, now: str) -> Any:
-    """The same, with the paths below a folder below another one."""
-    if isinstance(node, dict):
-        return {key: _moved(value, before, now) for key, value in node.items()}
-    if isinstance(node, str) and (node + "/").startswith(before.rstrip("/") + "/"):
-        return now + node[len(before.rstrip("/")) :]
-    return node
 
 
 def different_keys(before: Any, now: Any, prefix: str = "") -> list[str]:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipfeat.camera import VisibilityRule, build_uv_index, project_frame, world_to_cam
+from clipfeat.camera.projection import build_uv_index, world_to_cam
+from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.errors import DamagedFileError, DataError, WeightsError
 from clipfeat.model.encoder import state_hash
 from clipfeat.model.heads import Head, build_head
@@ -19,7 +20,7 @@ from clipfeat.output.files import FORMATS, point_features
 from clipfeat.output.frame_files import FrameFiles, SceneFiles, detect_format
 from clipfeat.output.grid import GridFrame, grid_frame
 from clipfeat.output.run_folder import different_keys
-from clipfeat.sampling import sample_img_feat
+from clipfeat.sampling.bilinear import sample_img_feat
 from clipfeat.types import FeatureMap, FloatArray, Frame, PointFeatures
 
 _READERS = 16

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipfeat import __version__
 from clipfeat.types import PointStatus
 
 LOW_VISIBLE_SHARE = 0.6
@@ -171,7 +170,7 @@ def _cpu_name() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    found = {"clipfeat": __version__, "python": platform.python_version()}
+    found = {"clipfeat": version("clipfeat"), "python": platform.python_version()}
     for package in ("torch", "open_clip_torch", "numpy", "pillow", "h5py"):
         try:
             found[package] = version(package)

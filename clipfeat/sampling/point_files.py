@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.arrays import read_npz
 from clipfeat.errors import DataError
+from clipfeat.system.arrays import read_npz
 from clipfeat.types import FARTHEST_M, Points
 
 _PLY_COORDINATES = ("x", "y", "z")

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.camera.projection import measured_pixels, unproject_depth
-from clipfeat.errors import DataError, FrameError
+from clipfeat.errors import ConfigError, DataError, FrameError
+from clipfeat.sampling.config import MeshSamplingConfig, SamplingConfig
 from clipfeat.sampling.point_files import read_points
 from clipfeat.types import Frame, PointFeatures, Points
 
@@ -140,3 +142,33 @@ def check_vertices(path: Path, features: PointFeatures, mesh: str, vertices: NDA
         f"{path}: its points are not the vertices of {mesh} ({what}); say where the run's own meshes are, as "
         f"points_file=…/{{scene}}.ply"
     )
+
+
+def _depth(cfg: SamplingConfig, _seed: int) -> PointSource:
+    return lambda frame, rng: depth_points(frame, cfg.num_points, rng)
+
+
+def _frame_points(cfg: SamplingConfig, _seed: int) -> PointSource:
+    return lambda frame, rng: frame_points(frame, cfg.num_points, rng)
+
+
+def _mesh(cfg: MeshSamplingConfig, seed: int) -> PointSource:
+    return ScenePoints(cfg.points_file, cfg.labels_file, cfg.num_points, seed)
+
+
+POINT_SOURCES: dict[str, Callable[[Any, int], PointSource]] = {
+    "depth": _depth,
+    "frame_points": _frame_points,
+    "mesh": _mesh,
+}
+
+
+def build_point_source(cfg: SamplingConfig, seed: int) -> PointSource:
+    """The source that ``sampling=…`` names.
+
+    Raises:
+        ConfigError: If there is no such source.
+    """
+    if cfg.name not in POINT_SOURCES:
+        raise ConfigError(f"sampling.name={cfg.name}: expected one of {', '.join(POINT_SOURCES)}")
+    return POINT_SOURCES[cfg.name](cfg, seed)

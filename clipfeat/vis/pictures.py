@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from clipfeat.atomic import atomic_file
 from clipfeat.errors import process_died
-from clipfeat.streaming import end_with_parent
+from clipfeat.system.atomic import atomic_file
+from clipfeat.system.streaming import end_with_parent
 from clipfeat.types import PointFeatures, resize_affine
 from clipfeat.vis.directions import unit_directions
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfeat.camera import VisibilityRule, project_frame, project_views
 from clipfeat.camera.masks import edge_distance
+from clipfeat.camera.visibility import VisibilityRule, project_frame, project_views
 from clipfeat.data.demo import SceneOptions, render_scene
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.sampling.point_files import read_points

@@ -4,8 +4,8 @@ import itertools
 import numpy as np
 import pytest
 
-from clipfeat.camera import VisibilityRule, build_uv_index, project_frame, unproject_depth, world_to_cam
-from clipfeat.camera.visibility import lookup_depth
+from clipfeat.camera.projection import build_uv_index, unproject_depth, world_to_cam
+from clipfeat.camera.visibility import VisibilityRule, lookup_depth, project_frame
 from clipfeat.types import Camera, Frame, Picture, PointStatus
 
 

@@ -11,11 +11,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from twins import random_pose
 
-from clipfeat.camera import build_uv_index, unproject_depth, world_to_cam
+from clipfeat.camera.projection import build_uv_index, unproject_depth, world_to_cam
 from clipfeat.camera.visibility import lookup_depth
-from clipfeat.cli import explain
-from clipfeat.config import PosedRgbdConfig, config_dir, register_schemas
-from clipfeat.data import build_dataset
+from clipfeat.cli.explain import explain
+from clipfeat.cli.schemas import register_schemas
+from clipfeat.config.folder import config_dir
+from clipfeat.data.config import PosedRgbdConfig
+from clipfeat.data.layouts import build_dataset
 from clipfeat.data.posed_rgbd import PosedRgbdDataset
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.errors import ClipfeatError, ConfigError, DataError, FrameError

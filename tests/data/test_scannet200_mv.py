@@ -8,10 +8,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from clipfeat.camera import build_uv_index, world_to_cam
-from clipfeat.config import ScanNet200MvConfig, config_dir, register_schemas
-from clipfeat.data import build_dataset
+from clipfeat.camera.projection import build_uv_index, world_to_cam
+from clipfeat.cli.schemas import register_schemas
+from clipfeat.config.folder import config_dir
 from clipfeat.data.base import read_scenes_file
+from clipfeat.data.config import ScanNet200MvConfig
+from clipfeat.data.layouts import build_dataset
 from clipfeat.data.scannet200_mv import ESAM_INTRINSICS, ScanNet200MvDataset
 from clipfeat.errors import ConfigError, DataError, FrameError
 

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from clipfeat.config import CANDIDATES, HeadConfig, ModelConfig
 from clipfeat.errors import ConfigError
 from clipfeat.evaluate.candidates import HEADS, QuarterHead, UpsampledHead, parse_candidates, views_of
 from clipfeat.evaluate.collect import sample_nearest
+from clipfeat.evaluate.config import CANDIDATES
+from clipfeat.model.config import HeadConfig, ModelConfig
 from clipfeat.model.heads import PixelShuffleHead, head_map
-from clipfeat.sampling import sample_img_feat
+from clipfeat.sampling.bilinear import sample_img_feat
 from clipfeat.types import FeatureMap, resize_affine
 
 

@@ -11,18 +11,21 @@ import torch
 from PIL import Image
 from planted import PlantedModel, PlantedPatches, PlantedTexts
 
-from clipfeat.camera import build_rules
-from clipfeat.cli import evaluate_main
-from clipfeat.config import DataConfig, EvaluateConfig, HeadConfig, ModelConfig, SamplingConfig, ScanNetConfig
-from clipfeat.data import build_dataset
+from clipfeat.camera.rules import build_rules
+from clipfeat.cli.commands import evaluate_main
+from clipfeat.data.config import DataConfig, ScanNetConfig
+from clipfeat.data.layouts import build_dataset
 from clipfeat.data.scannet200 import scannet200
 from clipfeat.errors import ConfigError, DataError, FrameError
+from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.evaluate.frames import FrameLabeller, LabelPictures, labels_of_points
 from clipfeat.evaluate.probes import folds_of
 from clipfeat.evaluate.run import evaluate
 from clipfeat.fusion.metrics import count, mean_iou
-from clipfeat.locate import build_locator
+from clipfeat.model.config import HeadConfig, ModelConfig
 from clipfeat.model.heads import Head
+from clipfeat.sampling.config import SamplingConfig
+from clipfeat.sampling.locate import build_locator
 
 LABELS = "{root}/{{scene}}/label-filt/{{frame}}.png"
 
@@ -73,7 +76,7 @@ def judged_points(cfg, root, step=6):
     """What a run judges: the scene and class of each point, and the class that the planted map's cell there holds."""
     dataset = build_dataset(cfg.data)
     rule, _ = build_rules(cfg.camera)
-    locate, labeller = build_locator(cfg.extraction()), LabelPictures(cfg.labels) if cfg.labels else labels_of_points
+    locate, labeller = build_locator(cfg), LabelPictures(cfg.labels) if cfg.labels else labels_of_points
     read = FrameLabeller(dataset, locate, rule, labeller, scannet200(), cfg.points_per_frame, cfg.seed)
     scenes, classes, cells = [], [], []
     for scene_id in dataset.scenes():
@@ -229,7 +232,7 @@ def test_scenes_that_are_held_out_by_a_file_are_not_learnt_from(demo_root, tmp_p
 
 
 def test_labels_of_the_points_themselves(demo_root, tmp_path):
-    from clipfeat.config import MeshSamplingConfig
+    from clipfeat.sampling.config import MeshSamplingConfig
 
     mesh = f"{demo_root}/{{scene}}/{{scene}}_vh_clean_2"
     cfg = config(demo_root, tmp_path, labels=None, candidates=["text"])
@@ -243,7 +246,7 @@ def test_labels_of_the_points_themselves(demo_root, tmp_path):
 
 
 def test_labels_of_the_masks_of_scannet200_mv(demo_root, tmp_path):
-    from clipfeat.config import ScanNet200MvConfig
+    from clipfeat.data.config import ScanNet200MvConfig
     from clipfeat.data.scannet200_mv import ESAM_INTRINSICS
 
     fx, fy, cx, cy = ESAM_INTRINSICS

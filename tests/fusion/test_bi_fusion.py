@@ -6,13 +6,13 @@ import torch
 from torch import nn
 from twins import random_pose
 
-from clipfeat.config import HeadConfig, ModelConfig
 from clipfeat.errors import ConfigError
 from clipfeat.fusion.bi_fusion import BiFusionEncoder
 from clipfeat.fusion.inputs import Maps
-from clipfeat.model import load_model
+from clipfeat.model.cache import MapCache
+from clipfeat.model.clip_model import load_model
+from clipfeat.model.config import HeadConfig, ModelConfig
 from clipfeat.model.windows import Windows
-from clipfeat.output.cache import MapCache
 
 SIZE = (48, 36)
 K = torch.tensor([[40.0, 0, 24], [0, 40, 18], [0, 0, 1]])

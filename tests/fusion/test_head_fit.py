@@ -3,15 +3,18 @@ import pytest
 import torch
 from planted import PlantedPatches
 
-from clipfeat.camera import build_rules
-from clipfeat.config import CameraConfig, DataConfig, ExtractConfig, SamplingConfig
+from clipfeat.camera.config import CameraConfig
+from clipfeat.camera.rules import build_rules
+from clipfeat.data.config import DataConfig
 from clipfeat.errors import DataError
 from clipfeat.evaluate.candidates import Conv256Head
 from clipfeat.evaluate.metrics import likeness
+from clipfeat.extraction.config import ExtractConfig
 from clipfeat.fusion.head_fit import ClipConsFit
-from clipfeat.locate import build_locator
 from clipfeat.model.heads import build_head, head_map
-from clipfeat.sampling import sample_img_feat
+from clipfeat.sampling.bilinear import sample_img_feat
+from clipfeat.sampling.config import SamplingConfig
+from clipfeat.sampling.locate import build_locator
 from clipfeat.types import FeatureMap
 
 WIDTH = 64

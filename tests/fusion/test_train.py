@@ -12,17 +12,19 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors import safe_open
 
-from clipfeat.cli import train_main
-from clipfeat.config import TrainConfig, config_dir, register_schemas
+from clipfeat.cli.commands import train_main
+from clipfeat.cli.schemas import register_schemas
+from clipfeat.config.folder import config_dir
 from clipfeat.errors import ConfigError, DataError, OutputError
-from clipfeat.extract import extract
+from clipfeat.extraction.extract import extract
 from clipfeat.fusion import train as train_module
 from clipfeat.fusion.bi_fusion import BiFusionEncoder
 from clipfeat.fusion.checkpoint import NAME
+from clipfeat.fusion.config import TrainConfig
 from clipfeat.fusion.frames import NO_CLASS, Classes, LabelledFrames, read_classes
 from clipfeat.fusion.segmentation import load_segmenter
 from clipfeat.fusion.train import augment, batch_frames, schedule, split_scenes, train
-from clipfeat.output import FeatureStore
+from clipfeat.output.store import FeatureStore
 
 LABELS = "sampling.labels_file='${data.root}/{scene}/{scene}_vh_clean_2.labels.ply'"
 SMALL = {"num_points": 60, "batch_size": 2, "steps": 4, "eval_every": 100, "device": "cpu"}

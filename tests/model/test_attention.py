@@ -7,9 +7,9 @@ import pytest
 import torch
 from open_clip.transformer import CustomResidualAttentionBlock, QuickGELU, ResidualAttentionBlock
 
-from clipfeat.config import ATTENTIONS
 from clipfeat.errors import WeightsError
 from clipfeat.model.attention import VARIANTS, can_vary, run_last_block
+from clipfeat.model.config import ATTENTIONS
 from clipfeat.model.encoder import load_encoder
 
 GRID, WIDTH, HEADS = 7, 32, 4

@@ -4,11 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from clipfeat import model as model_module
-from clipfeat.config import HeadConfig, ModelConfig
 from clipfeat.errors import ConfigError
-from clipfeat.model import ClipModel, build_model, load_model, resolve_device, resolve_offload, resolve_precision
-from clipfeat.output.cache import MapCache
+from clipfeat.model import clip_model as model_module
+from clipfeat.model.cache import MapCache
+from clipfeat.model.clip_model import (
+    ClipModel,
+    build_model,
+    load_model,
+    resolve_device,
+    resolve_offload,
+    resolve_precision,
+)
+from clipfeat.model.config import HeadConfig, ModelConfig
 
 CPU = torch.device("cpu")
 

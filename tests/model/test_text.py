@@ -6,9 +6,9 @@ import open_clip
 import pytest
 import torch
 
-from clipfeat.config import HeadConfig, ModelConfig
 from clipfeat.errors import ConfigError, WeightsError
-from clipfeat.model import load_model
+from clipfeat.model.clip_model import load_model
+from clipfeat.model.config import HeadConfig, ModelConfig
 from clipfeat.model.encoder import load_encoder
 from clipfeat.model.text import TEMPLATES, fill_template, load_text_encoder
 

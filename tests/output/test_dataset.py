@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 import clipfeat
 from clipfeat.errors import DataError
-from clipfeat.output import FeatureDataset, FeatureStore, collate_points
+from clipfeat.output.dataset import FeatureDataset, collate_points
+from clipfeat.output.store import FeatureStore
 
 POINTS = ("pts_feat", "xyz", "uv_idx", "conf_2d", "pts_idx", "rgb", "label")
 FRAMES = {("s2", frame_id): some_features(frame_id, 20 + frame_id) for frame_id in (0, 10, 20, 30)}

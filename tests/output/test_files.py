@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from clipfeat.errors import DataError, OutputError
-from clipfeat.output import FORMATS, read_features, write_features
-from clipfeat.output.files import read_meta
+from clipfeat.output.files import FORMATS, read_features, read_meta, write_features
 from clipfeat.types import PointFeatures
 
 FULL = Path("/dev/full")

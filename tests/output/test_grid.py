@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from clipfeat.camera import unproject_depth
+from clipfeat.camera.projection import unproject_depth
 from clipfeat.errors import DataError, OutputError
 from clipfeat.output.files import FORMATS, read_arrays, read_features, read_meta, write_features
 from clipfeat.output.grid import GridFrame, grid_arrays, grid_frame, read_grid, write_grid

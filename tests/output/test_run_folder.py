@@ -7,10 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from clipfeat.atomic import locked, temporary_path
 from clipfeat.errors import OutputError
-from clipfeat.output import RunFolder
-from clipfeat.output.run_folder import different_keys
+from clipfeat.output.run_folder import RunFolder, different_keys
+from clipfeat.system.atomic import locked, temporary_path
 from clipfeat.types import PointFeatures
 
 DONE = {"scene_id": "a", "frame_id": 0, "status": "done", "points": {"visible": 3}, "bytes": 9}

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from clipfeat.errors import OutputError
-from clipfeat.output import FORMATS, space, write_features
-from clipfeat.output.files import FrameSize
+from clipfeat.output import space
+from clipfeat.output.files import FORMATS, FrameSize, write_features
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.space import DiskSpace, readable
 from clipfeat.types import Camera, FeatureMap, PointFeatures, resize_affine

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 import clipfeat
-from clipfeat.camera import VisibilityRule, project_frame
+from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.errors import DataError
 from clipfeat.model.encoder import state_hash
 from clipfeat.model.heads import build_head
-from clipfeat.output import FORMATS, FeatureStore, GridFrame, RunFolder
-from clipfeat.sampling import sample_img_feat
+from clipfeat.output.files import FORMATS
+from clipfeat.output.grid import GridFrame
+from clipfeat.output.run_folder import RunFolder
+from clipfeat.output.store import FeatureStore
+from clipfeat.sampling.bilinear import sample_img_feat
 from clipfeat.types import Camera, FeatureMap, Frame, Picture, PointFeatures, resize_affine
 
 KEYS = ("pts_feat", "uv_idx", "conf_2d", "xyz", "pts_idx", "clip_global")

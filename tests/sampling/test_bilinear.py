@@ -5,7 +5,7 @@ import torch.nn.functional as nnf
 from twins import slow_sample
 
 from clipfeat.model.preprocess import PLACEMENTS, Preprocess
-from clipfeat.sampling import sample_img_feat
+from clipfeat.sampling.bilinear import sample_img_feat
 from clipfeat.types import FeatureMap, resize_affine
 
 MEAN = STD = (0.5, 0.5, 0.5)

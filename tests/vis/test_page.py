@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfeat.vis.page import (
+from clipfeat.vis.page import (  # fmt: skip
     PICTURE_SIDE,
     Bar,
     Markup,
@@ -21,7 +21,7 @@ from clipfeat.vis.page import (
     section,
     table,
     tag,
-)  # fmt: skip
+)
 
 NASTY = "</td><script>alert('x')</script>&\"\x00\ud800\n2"
 SAFE = "&lt;/td&gt;&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;&amp;&quot;?? 2"

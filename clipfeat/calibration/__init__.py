@@ -1,0 +1,1 @@
+"""What ``check=…`` does: whether poses, K, depth and colour fit each other."""

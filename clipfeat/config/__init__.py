@@ -1,0 +1,1 @@
+"""What the configurations of all rooms share: checks, and where the YAML files are."""

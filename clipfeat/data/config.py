@@ -1,0 +1,295 @@
+"""What ``data=…`` sets, a dataclass a layout, and which of the frames are looked at."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from clipfeat.config.checks import at_least, check_size, must_say, one_of
+from clipfeat.errors import ConfigError
+from clipfeat.system.patterns import check_pattern
+
+
+def as_size(value: list[int] | None) -> tuple[int, int] | None:
+    """[width, height] of a configuration as (width, height)."""
+    return None if value is None else (value[0], value[1])
+
+
+@dataclass
+class DataConfig:
+    """Where frames come from.
+
+    Attributes:
+        name: layout of the data set.
+        root: folder that holds one folder a scene.
+        masks: path of external instance masks (16-bit PNG of the colour picture's size, 0 for none), with {scene} and
+            {frame} in it; null for none. The camera.mask_* keys say what they do.
+    """
+
+    name: str = MISSING
+    root: str = MISSING
+    masks: str | None = None
+
+
+@dataclass
+class ScanNetConfig(DataConfig):
+    """ScanNet as its own tool exports it: ``<root>/<scene>/{color,depth,pose,intrinsic}``.
+
+    Attributes:
+        depth_scale: units of the depth files in a metre (1000: millimetres).
+        color_intrinsics_size: [width, height] that the stored colour K belongs to, where the pictures were resized
+            after the export. Null: K belongs to the pictures as they are stored.
+        depth_intrinsics_size: the same for the depth K.
+    """
+
+    name: str = "scannet"
+    depth_scale: float = 1000.0
+    color_intrinsics_size: list[int] | None = None
+    depth_intrinsics_size: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        at_least("data.depth_scale", self.depth_scale, 0, above=True)
+        for key in ("color_intrinsics_size", "depth_intrinsics_size"):
+            check_size(f"data.{key}", getattr(self, key))
+
+
+@dataclass
+class SensConfig(DataConfig):
+    """ScanNet's raw recordings: ``<root>/<scene>/<scene>.sens`` or ``<root>/<scene>.sens``.
+
+    Intrinsics, their resolution and the depth scale stand in the files, so nothing is left to set but ``root``.
+    """
+
+    name: str = "sens"
+
+
+@dataclass
+class DemoConfig(ScanNetConfig):
+    """Rendered rooms in ScanNet's layout, written to ``root`` the first time and read from there afterwards.
+
+    Attributes:
+        num_scenes: rooms to render.
+        num_frames: views a room.
+        depth_noise: standard deviation of the depth noise in metres at 1 m; it grows with the square of the depth.
+        depth_holes: share of the depth pixels that are missing, in blobs, 0 to 0.9.
+        lost_poses: frames a scene whose pose is -inf, as ScanNet writes a lost track.
+        mesh_spacing: distance of the mesh's vertices in metres.
+        color_size: [width, height] of the colour pictures.
+        depth_size: [width, height] of the depth pictures.
+        seed: what the rooms look like.
+    """
+
+    name: str = "demo"
+    num_scenes: int = 2
+    num_frames: int = 5
+    depth_noise: float = 0.0
+    depth_holes: float = 0.0
+    lost_poses: int = 0
+    mesh_spacing: float = 0.04
+    color_size: list[int] = field(default_factory=lambda: [1296, 968])
+    depth_size: list[int] = field(default_factory=lambda: [640, 480])
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("data.num_scenes", self.num_scenes, 1)
+        at_least("data.num_frames", self.num_frames, 1)
+        at_least("data.depth_noise", self.depth_noise, 0)
+        at_least("data.lost_poses", self.lost_poses, 0)
+        at_least("data.mesh_spacing", self.mesh_spacing, 0.005)
+        at_least("data.seed", self.seed, 0)
+        if not 0 <= self.depth_holes <= 0.9:
+            raise ConfigError(f"data.depth_holes={self.depth_holes}: expected a share from 0 to 0.9")
+        for key in ("color_size", "depth_size"):
+            size = getattr(self, key)
+            if len(size) != 2 or min(size) < 16:
+                raise ConfigError(f"data.{key}={size}: expected [width,height] of at least 16 pixels each")
+
+
+POSE_FORMATS = ("matrix_per_frame", "trajectory_matrices", "trajectory_log", "tum")
+
+
+POSE_DIRECTIONS = ("camera_to_world", "world_to_camera")
+
+
+POSE_ROWS = ("frame_number", "picture_order")
+
+
+@dataclass
+class PosedRgbdConfig(DataConfig):
+    """Posed RGB-D folders whose layout is told by patterns: see ``clipfeat/data/posed_rgbd.py`` and ``patterns.py``.
+
+    Attributes:
+        root_is_scene: root is itself one scene: ``{scene}`` stands for its name, and patterns begin in its parent.
+        color: pattern of the colour pictures, with ``{scene}`` and ``{frame}``. It, or ``color_list``, must be set.
+        color_list: pattern of a file of ``timestamp filename`` lines instead, one a scene; for ``pose_format=tum``.
+        depth: pattern of the depth pictures; null for a data set without depth.
+        depth_list: pattern of a file of ``timestamp filename`` lines instead.
+        depth_scale: units of the depth files in a metre.
+        depth_invalid: raw depth values that mean: nothing was measured.
+        pose: pattern of the poses: with ``{frame}`` for matrix_per_frame, else of one trajectory file a scene.
+        pose_format: matrix_per_frame (4×4 text), trajectory_matrices (16 or 12 numbers a line), trajectory_log
+            (Open3D, Redwood: ``i i i+1`` and 4×4) or tum (``timestamp tx ty tz qx qy qz qw`` a line).
+        pose_direction: camera_to_world or world_to_camera. Has no default: a wrong one ruins everything silently.
+        pose_rows: which pose of a trajectory goes with which picture: frame_number (pose k, from 0, or of that number
+            in a log, with the picture of number k) or picture_order (the k-th with the k-th).
+        max_dt: how many seconds a depth picture or a pose may be away from the colour picture, in lists with times.
+        intrinsics: [fx,fy,cx,cy] in pixels. It, or ``intrinsics_file``, must be set.
+        intrinsics_file: pattern of a calibration file: fx fy cx cy, a 3×3 or 4×4 matrix, or JSON.
+        intrinsics_size: [width,height] that K belongs to, where the pictures were resized since; null: to the pictures
+            as they are stored, or what a JSON file says.
+        depth_intrinsics: depth's own K, the same three ways; without one it has colour's, resized.
+        depth_intrinsics_file: see depth_intrinsics.
+        depth_intrinsics_size: see depth_intrinsics.
+    """
+
+    name: str = "posed_rgbd"
+    root_is_scene: bool = False
+    color: str | None = None
+    color_list: str | None = None
+    depth: str | None = None
+    depth_list: str | None = None
+    depth_scale: float = 1000.0
+    depth_invalid: list[int] = field(default_factory=lambda: [0, 65535])
+    pose: str | None = None
+    pose_format: str | None = None
+    pose_direction: str | None = None
+    pose_rows: str = "frame_number"
+    max_dt: float = 0.02
+    intrinsics: list[float] | None = None
+    intrinsics_file: str | None = None
+    intrinsics_size: list[int] | None = None
+    depth_intrinsics: list[float] | None = None
+    depth_intrinsics_file: str | None = None
+    depth_intrinsics_size: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        must_say("data.pose_direction", self.pose_direction, POSE_DIRECTIONS)
+        must_say("data.pose_format", self.pose_format, POSE_FORMATS)
+        one_of("data.pose_rows", self.pose_rows, POSE_ROWS)
+        at_least("data.depth_scale", self.depth_scale, 0, above=True)
+        at_least("data.max_dt", self.max_dt, 0)
+        if any(not 0 <= value <= 65535 for value in self.depth_invalid):
+            raise ConfigError(f"data.depth_invalid={self.depth_invalid}: expected raw values from 0 to 65535")
+        self._check_files()
+        self._check_intrinsics()
+
+    def _check_files(self) -> None:
+        timed = self.pose_format == "tum"
+        if timed != (self.color_list is not None) or timed == (self.color is not None):
+            raise ConfigError(
+                f"data.color={self.color} data.color_list={self.color_list} data.pose_format={self.pose_format}: "
+                "expected color_list alone for pose_format=tum, whose poses go by time, and color alone for any other"
+            )
+        if (self.depth if timed else self.depth_list) is not None:
+            wrong, right = ("depth", "depth_list") if timed else ("depth_list", "depth")
+            raise ConfigError(f"data.{wrong} is set, but with pose_format={self.pose_format} depth is data.{right}")
+        if self.pose is None:
+            raise ConfigError("data.pose is not set: give the pattern of the pose files, or of the trajectory file")
+        per_scene = self._scene_placeholders()
+        for key in ("color", "depth"):
+            if (pattern := getattr(self, key)) is not None:
+                check_pattern(f"data.{key}", pattern, required=[*per_scene, "frame"])
+            if (pattern := getattr(self, f"{key}_list")) is not None:
+                check_pattern(f"data.{key}_list", pattern, required=per_scene, forbidden=["frame"])
+        if self.pose_format == "matrix_per_frame":
+            check_pattern("data.pose", self.pose, required=[*per_scene, "frame"])
+        else:
+            check_pattern("data.pose", self.pose, required=per_scene, forbidden=["frame"])
+
+    def _scene_placeholders(self) -> list[str]:
+        """{scene}, and {sequence} where the pictures have it: then all other files must tell them apart too."""
+        return ["scene", "sequence"] if "{sequence}" in (self.color or self.color_list or "") else ["scene"]
+
+    def _check_intrinsics(self) -> None:
+        if (self.intrinsics is None) == (self.intrinsics_file is None):
+            raise ConfigError(
+                f"data.intrinsics={self.intrinsics} data.intrinsics_file={self.intrinsics_file}: "
+                "expected one of the two, and null for the other"
+            )
+        if self.depth_intrinsics is not None and self.depth_intrinsics_file is not None:
+            raise ConfigError(
+                "data.depth_intrinsics and data.depth_intrinsics_file are both set: expected one of the two"
+            )
+        unknown = [n for n in ("sequence", "frame") if n not in self._scene_placeholders()]
+        for key in ("intrinsics", "depth_intrinsics"):
+            numbers = getattr(self, key)
+            if numbers is not None and (len(numbers) != 4 or min(numbers[:2]) <= 0):
+                raise ConfigError(f"data.{key}={numbers}: expected [fx,fy,cx,cy] in pixels, focal lengths above 0")
+            if (file := getattr(self, f"{key}_file")) is not None:
+                check_pattern(f"data.{key}_file", file, forbidden=unknown)
+            check_size(f"data.{key}_size", getattr(self, f"{key}_size"))
+
+
+@dataclass
+class ScanNet200MvConfig(DataConfig):
+    """ESAM's ``scannet200-mv`` tree: ``2D/<scene>/{color,depth,pose}``, ``points/<scene>/<frame>.bin`` and masks.
+
+    Attributes:
+        depth_scale: units of the depth files in a metre.
+        intrinsics: esam (the K that ESAM's own code has for every scene, and made the points with), or the pattern of
+            a file a scene, such as "intrinsics/{scene}.txt": fx fy cx cy, a 3×3 or 4×4 matrix, or JSON. The tree has
+            none, so it must be said.
+        intrinsics_size: [width,height] that the files' K belongs to; null: to the pictures as they are stored.
+    """
+
+    name: str = "scannet200_mv"
+    depth_scale: float = 1000.0
+    intrinsics: str | None = None
+    intrinsics_size: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        at_least("data.depth_scale", self.depth_scale, 0, above=True)
+        check_size("data.intrinsics_size", self.intrinsics_size)
+        expected = "expected esam, or a pattern such as 'intrinsics/{scene}.txt'"
+        if self.intrinsics is None:
+            raise ConfigError(f"data.intrinsics is not set, and the tree holds no K: {expected}")
+        if self.intrinsics == "esam":
+            if self.intrinsics_size is not None:
+                raise ConfigError("data.intrinsics_size is set, but the K of data.intrinsics=esam belongs to 640×480")
+        elif "." not in self.intrinsics:
+            raise ConfigError(f"data.intrinsics={self.intrinsics}: {expected}")
+        else:
+            check_pattern("data.intrinsics", self.intrinsics, forbidden=["sequence", "frame"])
+
+
+LAYOUTS: dict[str, tuple[type[DataConfig], str]] = {
+    "scannet": (ScanNetConfig, "clipfeat.data.scannet:open_scannet"),
+    "sens": (SensConfig, "clipfeat.data.sens:open_sens"),
+    "demo": (DemoConfig, "clipfeat.data.demo.scans:open_demo"),
+    "posed_rgbd": (PosedRgbdConfig, "clipfeat.data.posed_rgbd:PosedRgbdDataset"),
+    "scannet200_mv": (ScanNet200MvConfig, "clipfeat.data.scannet200_mv:open_scannet200_mv"),
+}
+"""What ``data.name`` can be: the keys of each layout, and what makes its ``Dataset`` of them, imported when needed."""
+
+
+FRAME_SELECTIONS = ("first", "random", "uniform")
+
+
+@dataclass
+class FramesConfig:
+    """Which frames a command looks at.
+
+    Attributes:
+        data: see DataConfig.
+        scenes_file: text file with a scene a line; null takes every scene under ``data.root``.
+        frames_per_scene: frames a scene at most; null takes all.
+        frame_stride: every how many-th frame is looked at.
+        frame_selection: which of those are taken: first, random or uniform (evenly spread).
+        seed: of the choice of frames, and of all else that is drawn.
+        on_bad_frame: skip (count and list it; also a scene that can't be read) or fail (stop).
+    """
+
+    data: DataConfig = MISSING
+    scenes_file: str | None = None
+    frames_per_scene: int | None = None
+    frame_stride: int = 1
+    frame_selection: str = "first"
+    seed: int = 0
+    on_bad_frame: str = "skip"
+
+    def __post_init__(self) -> None:
+        at_least("frames_per_scene", self.frames_per_scene, 1)
+        at_least("frame_stride", self.frame_stride, 1)
+        at_least("seed", self.seed, 0)
+        one_of("frame_selection", self.frame_selection, FRAME_SELECTIONS)
+        one_of("on_bad_frame", self.on_bad_frame, ("skip", "fail"))

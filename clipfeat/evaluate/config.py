@@ -1,0 +1,90 @@
+"""All of ``clipfeat-evaluate``."""
+
+from dataclasses import dataclass, field
+
+from clipfeat.config.checks import at_least, one_of
+from clipfeat.errors import ConfigError
+from clipfeat.model.config import TEMPLATES, ModelConfig
+from clipfeat.sampling.config import PointsConfig
+
+CANDIDATES = (
+    "none",
+    "none+nearest",
+    "pixelshuffle",
+    "pixelshuffle+nearest",
+    "quarter",
+    "bilinear2x",
+    "bilinear4x",
+    "proj128",
+    "pca128",
+    "cons128",
+    "conv256",
+    "tinysa256",
+    "text",
+    "none+maskclip",
+    "none+sclip",
+    "none+clearclip",
+    "none+naclip",
+    "text+naclip",
+    "none+letterbox",
+    "none+input336",
+    "none+input336+window224",
+)
+"""What clipfeat-evaluate compares where nothing else is said; clipfeat/evaluate/candidates.py knows the words."""
+
+
+@dataclass
+class EvaluateConfig(PointsConfig):
+    """All of ``clipfeat-evaluate``; which frames and points it looks at is told by ``PointsConfig``.
+
+    Attributes:
+        model: see ModelConfig; what a candidate's words don't say is as here. Its ``head.weights`` are those of the
+            candidates with its ``head.name``.
+        candidates: what is compared, each in words with + between them: a head (none, pixelshuffle, quarter,
+            bilinear2x, bilinear4x, proj128, pca128, cons128, conv256, tinysa256, text), an attention variant, squash or
+            letterbox, input<pixels>, window<pixels>, nearest. The others are told with their difference to the first.
+        labels: pattern of 16-bit PNG pictures of ScanNet's raw label ids, with {scene} and {frame} in it, of the colour
+            pictures' aspect ratio; null takes the labels that the points bear (``sampling=mesh`` with
+            ``sampling.labels_file``, or ``sampling=frame_points``), and then nothing is told of edges.
+        templates: what is put around a class's name for zero-shot: plain, photo or indoor.
+        test_scenes_file: text file with the scenes that are held out, beside those of ``scenes_file``, which are then
+            learnt from alone; null holds out each scene once, see ``folds``.
+        folds: parts of the scenes, each of which is held out in turn.
+        points_per_frame: labelled points of a frame whose features are judged, chosen at random.
+        max_points: of all frames together; fewer a frame are taken where there would be more.
+        neighbours: of each point that vote on its class.
+        edge_px: pixels of the colour picture within which a point is at an edge of the labels.
+        resamples: sets of scenes that the 95 % intervals are made of.
+        output_dir: folder for the tables and the plot; others of clipfeat-evaluate are replaced.
+        device: auto, cpu, cuda or cuda:<n>.
+        batch_size: pictures a forward pass; null is 8 on a CPU and 32 on a GPU.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    candidates: list[str] = field(default_factory=lambda: list(CANDIDATES))
+    labels: str | None = "${data.root}/{scene}/label-filt/{frame}.png"
+    templates: str = "plain"
+    test_scenes_file: str | None = None
+    folds: int = 3
+    frame_selection: str = "uniform"
+    points_per_frame: int = 300
+    max_points: int = 60_000
+    neighbours: int = 20
+    edge_px: float = 16.0
+    resamples: int = 1000
+    output_dir: str = "outputs/evaluation"
+    device: str = "auto"
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("batch_size", self.batch_size, 1)
+        one_of("templates", self.templates, TEMPLATES)
+        if self.labels is not None and not ("{scene}" in self.labels and "{frame}" in self.labels):
+            raise ConfigError(f"labels={self.labels}: expected a path with {{scene}} and {{frame}} in it, or null")
+        at_least("folds", self.folds, 2)
+        for key in ("points_per_frame", "max_points", "neighbours", "resamples"):
+            at_least(key, getattr(self, key), 1)
+        at_least("edge_px", self.edge_px, 0)
+        if not self.output_dir:
+            raise ConfigError("output_dir is empty: give a folder for the results")

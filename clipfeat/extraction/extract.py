@@ -1,0 +1,215 @@
+"""What joins the stages: plan, claim the folder, let an engine do the frames, sum up."""
+
+import dataclasses
+import logging
+from collections import Counter
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from clipfeat.calibration.check import check_scenes, require_calibration
+from clipfeat.data.layouts import build_dataset
+from clipfeat.data.selection import list_frames
+from clipfeat.errors import DataError, OutputError, tell_how_far
+from clipfeat.extraction.config import ExtractConfig
+from clipfeat.extraction.engine import build_engine
+from clipfeat.extraction.plan import Plan, check_space, plan_run
+from clipfeat.extraction.prepare import Failed
+from clipfeat.extraction.worker import Outcome, open_job
+from clipfeat.model.clip_model import Model
+from clipfeat.output.report import try_report
+from clipfeat.output.run_folder import RunFolder
+from clipfeat.output.space import DiskSpace
+from clipfeat.output.summary import Stopwatch, merge_runs, summarize, summary_table, visible_share, warnings_of
+from clipfeat.system.atomic import locked
+from clipfeat.system.shards import WHOLE, Shard, begun_file, local_count, this_shard
+
+log = logging.getLogger(__name__)
+
+
+def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
+    """Runs ``clipfeat-extract``.
+
+    Args:
+        cfg: what to run.
+        model: that ``cfg.model`` describes, if it is loaded already.
+
+    Returns:
+        What ``summary.json`` holds; of several shards, what this one's own summary holds.
+
+    Raises:
+        ClipfeatError: On anything that the user can mend; what was written before stays.
+    """
+    engine = build_engine(cfg, model)
+    job = open_job(cfg, this_shard(cfg.shard.index, cfg.shard.count))
+    folder, stopwatch = job.folder, job.stopwatch
+    plan = plan_run(cfg, folder, job.dataset)
+    folder.remove_leftovers(plan.scenes)
+    folder.finish_scenes(plan.frames, plan.todo)
+    if not plan.todo:
+        log.info("all %d frames are done already in %s", len(plan.frames), folder.path)
+        summary = _summary_of_nothing(folder, plan, stopwatch, cfg.sampling.name)
+        _end(cfg, folder, plan)
+        return summary
+    if cfg.check == "yes":
+        with stopwatch.stage("check"):
+            check_scenes(job.dataset, plan.frames, Path(cfg.data.root), folder.path)
+    with closing(engine):
+        card = engine.start(job, plan)
+        space = check_space(cfg, plan, folder, job.dataset, job.locate, card)
+        folder.claim(dataclasses.asdict(cfg), card.description, plan.frames, overwrite=cfg.resume == "overwrite")
+        if begun := begun_file(cfg.output_dir):
+            begun.touch()
+        _record_bad_scenes(folder, plan)
+        folder.write_head(card.head_name, card.head_weights)
+        about = {"model": card.description, "sampling": cfg.sampling.name}
+        todo, total = len(plan.todo), len(plan.frames)
+        log.info("%d frames to do, %d done already, into %s", todo, total - todo, folder.path)
+        progress = Progress(plan, space)
+        try:
+            with (
+                closing(engine.work()) as outcomes,
+                logging_redirect_tqdm(),
+                # Of several processes on one terminal each says a line a scene instead.
+                tqdm(total=todo, unit="frame", disable=True if local_count() > 1 else None) as bar,
+            ):
+                for outcome in outcomes:
+                    progress.tell(outcome, bar)
+        except BaseException as error:
+            engine.close()  # what is on its way is still written
+            with suppress(OutputError):  # the error on its way up matters more, and may be the same full disk
+                _sum_up(folder, plan, stopwatch, progress.finished, about, interrupted=True, facts=engine.facts())
+            tell_how_far(error, len(folder.done(plan.frames)), total, folder.path, overwrite=cfg.resume == "overwrite")
+            raise
+    summary = _sum_up(folder, plan, stopwatch, progress.finished, about, interrupted=False, facts=engine.facts())
+    log.info("%s", summary_table(summary))
+    for warning in warnings_of(summary):
+        log.warning("WARNING %s", warning)
+    _end(cfg, folder, plan)
+    if not summary["frames"] and folder.shard.is_whole:  # a shard may well have bad scenes only
+        raise DataError(f"all {summary['failed']} frames failed; {folder.path / 'frames.jsonl'} says why")
+    return summary
+
+
+def check_only(cfg: ExtractConfig) -> None:
+    """Checks the calibration and does nothing else; other results in ``output_dir`` stay as they are.
+
+    Raises:
+        CheckError: If a scene's calibration looks wrong, so that scripts see it.
+        ClipfeatError: If the data set can't be read or ``output_dir`` not be written.
+    """
+    folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype)  # finds out before the work
+    dataset = build_dataset(cfg.data)
+    frames = list_frames(cfg, dataset, shard=this_shard(cfg.shard.index, cfg.shard.count))
+    require_calibration(check_scenes(dataset, frames, Path(cfg.data.root), folder.path))
+
+
+class Progress:
+    """Counts what becomes of the frames.
+
+    Attributes:
+        finished: frames done so far.
+
+    Args:
+        plan: of the run.
+        space: is told what was written.
+    """
+
+    def __init__(self, plan: Plan, space: DiskSpace):
+        self.finished = 0
+        self._done_before = plan.done_before
+        self._space = space
+        self._left = Counter(scene_id for scene_id, _ in plan.todo)
+        self._points: dict[str, Counter[str]] = {}
+
+    def tell(self, outcome: Outcome, bar: "tqdm[Any]") -> None:
+        """Takes note of a frame, and shows it; where no terminal shows the bar, a scene's end is a line."""
+        scene_id = outcome.key[0]
+        points = self._points.setdefault(scene_id, Counter())
+        if not isinstance(outcome, Failed):
+            self.finished += 1
+            if outcome.key not in self._done_before:  # or its file took the place of another
+                self._space.wrote(outcome.size)
+            points.update(outcome.counts)
+        bar.set_description(f"{scene_id}, {visible_share(points):.0%} visible", refresh=False)
+        bar.update()
+        self._left[scene_id] -= 1
+        if not self._left[scene_id]:
+            del self._points[scene_id]
+            if bar.disable:
+                log.info("%s: %.0f %% of the points visible", scene_id, 100 * visible_share(points))
+
+
+def _record_bad_scenes(folder: RunFolder, plan: Plan) -> None:
+    for scene_id, why in plan.bad_scenes.items():
+        folder.append_record({"scene_id": scene_id, "frame_id": None, "status": "failed", "why": why})
+
+
+def _sum_up(
+    folder: RunFolder,
+    plan: Plan,
+    stopwatch: Stopwatch,
+    finished: int,
+    about: dict[str, Any],
+    *,
+    interrupted: bool,
+    facts: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Writes the summary of all that is in the folder; that of a shard is of its own scenes."""
+    summary = summarize(_own_records(folder, plan), stopwatch, finished, about, interrupted=interrupted)
+    for name, of_engine in (facts or {}).items():
+        summary[name] |= of_engine
+    if not folder.shard.is_whole:
+        summary["shard"] = dataclasses.asdict(folder.shard)
+    folder.write_summary(summary, folder.shard)
+    return summary
+
+
+def _own_records(folder: RunFolder, plan: Plan) -> list[dict[str, Any]]:
+    own = {*plan.scenes, *plan.bad_scenes}
+    return [record for record in folder.records() if folder.shard.is_whole or record["scene_id"] in own]
+
+
+def _summary_of_nothing(folder: RunFolder, plan: Plan, stopwatch: Stopwatch, sampling: str) -> dict[str, Any]:
+    """The summary that is there; a new one if a run was stopped, or killed, before it could say that all is done."""
+    if not plan.frames:
+        _record_bad_scenes(folder, plan)  # of a shard that has no others
+    summary, done = folder.read_summary(folder.shard), sum(r["status"] == "done" for r in _own_records(folder, plan))
+    of_another = summary.get("shard", dataclasses.asdict(WHOLE)) != dataclasses.asdict(folder.shard)
+    if of_another or summary.get("frames") != done or summary.get("run", {}).get("interrupted", True):
+        about = {"model": folder.read_model(), "sampling": sampling}
+        summary = _sum_up(folder, plan, stopwatch, 0, about, interrupted=False)
+    return summary
+
+
+def _end(cfg: ExtractConfig, folder: RunFolder, plan: Plan) -> None:
+    """Writes the report. Of several shards, only one that finds all frames settled does, and sums up the whole first.
+
+    Two shards that end at one moment both see the whole, or the later one does; and what the later one writes stays.
+    """
+    if folder.shard.is_whole:
+        if cfg.report:
+            try_report(folder)
+        return
+    with locked(folder.path):
+        if not folder.settled(plan.everything):
+            log.info("shard %d is done; the last one to end writes summary.json and the report", folder.shard.index)
+            return
+        about = {"model": folder.read_model(), "sampling": cfg.sampling.name}
+        whole = summarize(folder.records(), Stopwatch(), 0, about, interrupted=False)
+        folder.write_summary(whole | {"run": merge_runs(_runs_of_shards(folder))})
+        log.info("all %d frames of all shards are done or have failed", len(plan.everything))
+        if cfg.report:
+            try_report(folder)
+        if not whole["frames"]:
+            raise DataError(f"all {whole['failed']} frames failed; {folder.path / 'frames.*.jsonl'} say why")
+
+
+def _runs_of_shards(folder: RunFolder) -> list[dict[str, Any]]:
+    """What the last run of each shard says of itself, as far as it could."""
+    shards = [Shard(index, folder.shard.count) for index in range(folder.shard.count)]
+    summaries = [(shard, folder.read_summary(shard)) for shard in shards]
+    return [found["run"] for shard, found in summaries if found.get("shard") == dataclasses.asdict(shard)]

@@ -1,0 +1,203 @@
+"""One batch of prepared frames to disk: forward, sample, write.
+
+Several lanes run at once, each in a thread of its own. On a CPU every lane computes with one core: lanes never wait for
+each other as the threads of one matrix product do, so that decoding and writing cost no more than their own work. On
+a GPU the lanes take turns on it, so that it computes for one while the others read and write.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clipfeat.camera.projection import transform_points, world_to_cam
+from clipfeat.data.selection import FrameKey
+from clipfeat.errors import FrameError
+from clipfeat.extraction.prepare import Failed, Prepared
+from clipfeat.model.clip_model import Model
+from clipfeat.output.grid import GridFrame
+from clipfeat.output.run_folder import RunFolder, done_record
+from clipfeat.output.summary import Stopwatch
+from clipfeat.sampling.bilinear import sample_img_feat
+from clipfeat.system.direct import PageBuffer
+from clipfeat.system.shards import usable_cores
+from clipfeat.types import FeatureMap, PointFeatures
+from clipfeat.vis.pictures import Pictures, SampledFrame
+
+MAX_LANES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """A frame whose file is written.
+
+    Attributes:
+        key: scene and frame number.
+        counts: its points by status.
+        size: bytes of the file.
+        picture: what its picture needs, or None.
+    """
+
+    key: FrameKey
+    counts: dict[str, int]
+    size: int
+    picture: SampledFrame | None
+
+
+def default_lanes() -> int:
+    """As many as this process may use cores."""
+    return min(usable_cores(), MAX_LANES)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Works through batches; safe to call from several threads.
+
+    Attributes:
+        model: the network.
+        folder: where the files go.
+        pictures: what they need is taken here, while the features are at hand.
+        about: what a file says of the run.
+        threads: that each lane computes with.
+        writers: threads that write the files.
+        buffers: memory for sampled features. They are 15 MB a frame: no more frames wait to be written than there are
+            buffers.
+        stopwatch: of the run; lanes add up, so its stages may exceed the wall clock's time.
+    """
+
+    model: Model
+    folder: RunFolder
+    pictures: Pictures
+    about: dict[str, Any]
+    threads: int
+    writers: Executor
+    buffers: "SimpleQueue[PageBuffer]"
+    stopwatch: Stopwatch
+    _local: threading.local = field(default_factory=threading.local)
+
+    def __call__(self, frames: Sequence[Prepared | Failed]) -> list["Failed | Future[Done]"]:
+        """Does a batch; the files may still be on their way. Bad frames are recorded, any other error is raised."""
+        if not hasattr(self._local, "ready"):
+            torch.set_num_threads(self.threads)  # OpenMP keeps this number a thread
+            self._local.ready = True
+        ready = [frame for frame in frames if isinstance(frame, Prepared)]
+        with self.model.stream():
+            with self.stopwatch.stage("model"):
+                maps = iter(self.model.feature_maps([f.network_input for f in ready], [f.image_size for f in ready]))
+            return [self._finish(f, next(maps)) if isinstance(f, Prepared) else self._fail(f) for f in frames]
+
+    def _finish(self, frame: Prepared, feature_map: FeatureMap) -> "Failed | Future[Done]":
+        # Of the map and not of the samples: it is 25 times smaller, and bilinear weights make nothing infinite.
+        if self.folder.keeps_map:
+            feature_map = dataclasses.replace(feature_map, values=feature_map.values.half())
+        # The least and the largest value tell it in one pass: NaN is both of them.
+        if not torch.isfinite(torch.stack(feature_map.values.aminmax())).all():
+            other = " or output=npz: a grid is float16" if self.folder.keeps_map else ""
+            why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32{other}"
+            return self._fail(Failed(frame.key, FrameError(why)))
+        buffer = self.buffers.get()
+        try:
+            keeps_map = self.folder.keeps_map
+            features = self.keep(frame, feature_map) if keeps_map else self.sample(frame, feature_map, buffer)
+            picture = self._picture(frame, feature_map, features)
+            meta = frame_meta(frame, feature_map.image_to_map) | self.about
+            return self.writers.submit(self._write, frame, features, meta, picture, buffer)
+        except BaseException:
+            self.buffers.put(buffer)  # or the other lanes would wait for it for ever
+            raise
+
+    def _picture(
+        self, frame: Prepared, feature_map: FeatureMap, features: PointFeatures | GridFrame
+    ) -> SampledFrame | None:
+        scene_id, frame_id = frame.key
+        rows = self.pictures.choose(scene_id, frame_id, len(features.pts_idx))
+        if rows is None:  # its pixels may never be needed
+            return None
+        with self.stopwatch.stage("picture", frame.seconds):
+            if isinstance(features, PointFeatures):
+                chosen = features.take(rows)
+            else:
+                chosen = self.sample(dataclasses.replace(frame, located=frame.located.take(rows)), feature_map)
+            path = self.folder.picture_path(scene_id, frame_id)
+            return self.pictures.sample(scene_id, frame_id, frame.frame.image, chosen, path)
+
+    def _write(
+        self,
+        frame: Prepared,
+        features: PointFeatures | GridFrame,
+        meta: dict[str, Any],
+        picture: SampledFrame | None,
+        buffer: PageBuffer,
+    ) -> Done:
+        """Writes a frame's file, and its line when the file is there."""
+        scene_id, frame_id = frame.key
+        try:
+            with self.stopwatch.stage("write", frame.seconds):
+                size = self.folder.write(scene_id, frame_id, features, meta)
+        finally:
+            self.buffers.put(buffer)
+        self.folder.append_record(done_record(scene_id, frame_id, meta, size, frame.seconds))
+        return Done(frame.key, frame.counts, size, picture)
+
+    def sample(self, frame: Prepared, feature_map: FeatureMap, buffer: PageBuffer | None = None) -> PointFeatures:
+        """The features of a frame's visible points, where possible in the buffer's memory."""
+        located = frame.located
+        own = None
+        if buffer is not None and feature_map.values.device.type == "cpu":
+            own = buffer.floats(len(located.uv_idx), len(feature_map.values))
+        with self.stopwatch.stage("sample", frame.seconds):
+            pts_feat = self.model.point_features(sample_img_feat(feature_map, located.uv_idx, own))
+        return PointFeatures(
+            pts_feat=pts_feat,
+            uv_idx=located.uv_idx,
+            conf_2d=located.conf_2d,
+            xyz=located.points.xyz.astype(np.float32),
+            pts_idx=located.points.idx,
+            attributes=located.points.attributes,
+            clip_global=None if feature_map.clip_global is None else feature_map.clip_global.cpu().numpy(),
+        )
+
+    def keep(self, frame: Prepared, feature_map: FeatureMap) -> GridFrame:
+        """The map and the places of a frame's visible points in it; nothing is sampled."""
+        located, pose, clip_global = frame.located, frame.frame.cam_to_world, feature_map.clip_global
+        return GridFrame(
+            feature_map=FeatureMap(
+                feature_map.values.cpu(),
+                feature_map.image_to_map,
+                None if clip_global is None else clip_global.cpu(),
+            ),
+            camera=frame.frame.color_camera,
+            cam_to_world=pose,
+            uv_idx=located.uv_idx,
+            depth_m=transform_points(world_to_cam(pose), located.points.xyz)[:, 2].astype(np.float32),
+            conf_2d=located.conf_2d,
+            pts_idx=located.points.idx,
+            attributes=located.points.attributes,
+        )
+
+    def _fail(self, failed: Failed) -> Failed:
+        scene_id, frame_id = failed.key
+        record = {"scene_id": scene_id, "frame_id": frame_id, "status": "failed", "why": str(failed.error)}
+        self.folder.append_record(record)
+        return failed
+
+
+def frame_meta(frame: Prepared, image_to_map: NDArray[np.float64]) -> dict[str, Any]:
+    """What a feature file says of its frame."""
+    camera = frame.frame.color_camera
+    return {
+        "scene_id": frame.frame.scene_id,
+        "frame_id": frame.frame.frame_id,
+        "camera": {"intrinsics": camera.intrinsics.tolist(), "width": camera.width, "height": camera.height},
+        "cam_to_world": frame.frame.cam_to_world.tolist(),
+        "image_to_map": image_to_map.tolist(),
+        "points": frame.counts,
+        "depth": frame.frame.depth_m is not None,
+    }

@@ -1,0 +1,141 @@
+"""What ``model=…``, ``model/head=…`` and ``cache=…`` set."""
+
+from dataclasses import dataclass, field
+
+from clipfeat.config.checks import at_least, one_of
+from clipfeat.errors import ConfigError
+
+
+@dataclass
+class HeadConfig:
+    """What is made of the encoder's tokens.
+
+    Attributes:
+        name: none (768×14×14), pixelshuffle (192×28×28), proj128 (256×56×56, then 128 a point) or text (512×14×14 in
+            the space of the text tower, unit vectors at the points).
+        weights: safetensors file of a head that has weights; null seeds them from the run's ``seed``.
+    """
+
+    name: str = "none"
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        one_of("model.head.name", self.name, HEADS)
+
+
+HEADS = {
+    "none": "clipfeat.model.heads:Head",
+    "pixelshuffle": "clipfeat.model.heads:PixelShuffleHead",
+    "proj128": "clipfeat.model.heads:Proj128Head",
+    "text": "clipfeat.model.heads:TextHead",
+}
+"""What ``model/head`` can be, and the class of each, imported when needed; it takes the width of the tokens."""
+
+
+ATTENTIONS = ("vanilla", "maskclip", "sclip", "clearclip", "naclip")
+
+
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+
+
+RESIZE_MODES = ("squash", "letterbox", "crop")
+
+
+@dataclass
+class ModelConfig:
+    """The frozen CLIP image encoder and its head.
+
+    Attributes:
+        arch: name of an open_clip ViT, such as ViT-B-16.
+        pretrained: tag of open_clip's (laion2b_s34b_b88k), a checkpoint file, or null for seeded random weights.
+        allow_random: go on with random weights, loudly, where the pretrained ones can't be had. For the demo.
+        precision: auto is fp16 on a GPU and fp32 on a CPU.
+        attention: how the last block attends: vanilla (as it was trained), or maskclip, sclip, clearclip or naclip,
+            which make its tokens better dense features in text space, with the same weights. For open_clip's own ViTs.
+        input_size: side of the network's square input in pixels, a multiple of its patch size; with a window, the
+            shorter side that the picture is resized to.
+        resize_mode: squash (ignores the aspect ratio), letterbox (pads) or crop (the centre; points outside it are
+            out of view). With a window the aspect ratio is kept, and this stays as it is.
+        window: side in pixels of a square window that slides over the resized picture, and is all that the network
+            sees at once; where windows overlap their tokens are averaged. A multiple of the patch size; null for none.
+        stride: pixels from one window to the next, a multiple of the patch size; null is half a window.
+        resize: pillow (bit-equal to open_clip's own transform) or torch (the same filter in less than half of the time;
+            of 1296×968 pictures one value in 400 is one level off, and the map of a ViT-B/16 with random weights
+            differs by a relative 0.001 to 0.0025).
+        offload: where maps wait to be sampled: cpu, none (where they were made), or auto (cpu if the GPU has under
+            8 GB).
+        head: see HeadConfig.
+    """
+
+    arch: str = "ViT-B-16"
+    pretrained: str | None = "laion2b_s34b_b88k"
+    allow_random: bool = False
+    precision: str = "auto"
+    attention: str = "vanilla"
+    input_size: int = 224
+    resize_mode: str = "squash"
+    window: int | None = None
+    stride: int | None = None
+    resize: str = "pillow"
+    offload: str = "auto"
+    head: HeadConfig = field(default_factory=HeadConfig)
+
+    def __post_init__(self) -> None:
+        one_of("model.precision", self.precision, PRECISIONS)
+        one_of("model.attention", self.attention, ATTENTIONS)
+        one_of("model.resize_mode", self.resize_mode, RESIZE_MODES)
+        one_of("model.resize", self.resize, ("pillow", "torch"))
+        one_of("model.offload", self.offload, ("auto", "none", "cpu"))
+        at_least("model.input_size", self.input_size, 1)
+        at_least("model.window", self.window, 1)
+        at_least("model.stride", self.stride, 1)
+        if self.window is None and self.stride is not None:
+            raise ConfigError(f"model.stride={self.stride}: there is no window to move; set model.window, such as 224")
+        if self.window is not None:
+            self._check_window(self.window)
+
+    def _check_window(self, window: int) -> None:
+        if window > self.input_size:
+            raise ConfigError(
+                f"model.window={window}: larger than the picture's shorter side, model.input_size={self.input_size}"
+            )
+        if self.stride is not None and self.stride > window:
+            raise ConfigError(f"model.stride={self.stride}: leaves gaps between windows of model.window={window}")
+        if self.resize_mode != "squash":
+            why = "windows see the whole picture in its own aspect ratio; leave it out, or model.window"
+            raise ConfigError(f"model.resize_mode={self.resize_mode}: {why}")
+
+    @property
+    def network_size(self) -> int:
+        """Side in pixels of the square that the network sees at once."""
+        return self.window or self.input_size
+
+
+CACHES = ("none", "lmdb")
+
+
+@dataclass
+class CacheConfig:
+    """Feature maps kept from one run to the next.
+
+    A later run with other points, tolerance or format takes them from there and never loads the model. Maps are kept,
+    and with a cache also used the first time, in float16: both runs write the same arrays, which differ from those of
+    a run without a cache by that rounding (a relative 5e-4 at most).
+
+    Attributes:
+        name: none or lmdb.
+        path: folder of the cache; any number of runs, models and data sets may share one. Not on a network disk: LMDB
+            does not work there.
+    """
+
+    name: str = "none"
+    path: str = "outputs/clipfeat_cache.lmdb"
+
+    def __post_init__(self) -> None:
+        one_of("cache.name", self.name, CACHES)
+        if not self.path:
+            raise ConfigError("cache.path is empty: give a folder for the cache")
+
+
+TEMPLATES = ("plain", "photo", "indoor")
+"""What can be put around a prompt; ``clipfeat/model/text.py`` has the words."""

@@ -1,0 +1,231 @@
+"""Where the frames of a run, or fused scenes, look like a text or an example: ``clipfeat-query``."""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfeat.errors import ConfigError, DataError, WeightsError
+from clipfeat.extraction.scans import read_run_config
+from clipfeat.model.text import TEMPLATES, load_text_encoder
+from clipfeat.output.run_folder import make_writable, remove_files
+from clipfeat.output.store import FeatureStore
+from clipfeat.queries.answers import SCORES, Found, Key, Source, open_source, rank
+from clipfeat.queries.config import ExampleConfig, QueryConfig
+from clipfeat.queries.pixel_features import pixel_features
+from clipfeat.queries.prompts import Prompts
+from clipfeat.system.atomic import atomic_file
+from clipfeat.vis.directions import unit_directions
+
+log = logging.getLogger(__name__)
+
+_SHOWN_SCENES = 5
+
+
+class Texts(Protocol):
+    """What is asked of a text tower; see ``clipfeat.model.text.TextEncoder``."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the visual tower that belongs to it."""
+
+    def encode_text(self, prompts: Sequence[str], templates: Sequence[str]) -> NDArray[np.float32]:
+        """(P, C) vectors of length 1."""
+
+
+def query(cfg: QueryConfig, texts: Texts | None = None) -> dict[str, Any]:
+    """Runs ``clipfeat-query``.
+
+    Args:
+        cfg: what to run.
+        texts: the text tower of the model that made the features, if it is loaded already.
+
+    Returns:
+        What ``query.json`` holds.
+
+    Raises:
+        ClipfeatError: On anything that the user can mend.
+    """
+    begin = time.perf_counter()
+    if bool(cfg.text) == cfg.example.is_set:
+        raise ConfigError(
+            f"{'text and example are both' if cfg.text else 'neither text nor example is'} set: say what to look for "
+            f"by text='a chair', or by example.scene=… example.frame=… example.uv=[u,v] (or example.box=…)"
+        )
+    source = open_source(cfg)
+    folder = Path(cfg.output_dir or "query")
+    make_writable(folder, "output_dir")
+    prompts = text_prompts(cfg, source, texts) if cfg.text else example_prompts(cfg.example, source.run)
+    answers = list(source.ask(prompts))
+    if not answers:
+        why = next(iter(source.failed.values()), "none of them has a point")
+        raise DataError(f"{cfg.store}: none of its {len(source.keys)} {source.noun}s can be compared ({why})")
+    found = [rank(name, index, answers) for index, name in enumerate(prompts.names)]
+    _remove_earlier(folder, {one.folder for one in found})
+    drawn = source.draw(prompts, found, folder)
+    report = {
+        "store": cfg.store,
+        **prompts.describe(),
+        "templates": cfg.templates if cfg.text else None,
+        "model": source.model,
+        "weights": source.model["weights"],
+        f"{source.noun}s": len(answers),
+        "points": sum(answer.points for answer in answers),
+        "failed": [_named(key) | {"why": why} for key, why in source.failed.items()],
+        "seconds": round(time.perf_counter() - begin, 3),
+        "prompts": [_of_prompt(one) | {"files": names} for one, names in zip(found, drawn.of_prompts, strict=True)],
+        "scores": drawn.scores,
+    }
+    with atomic_file(folder / "query.json") as file:
+        file.write(json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False).encode())
+    log.info("%s", summary_table(report, cfg.top, folder))
+    for warning in warnings_of(report):
+        log.warning("WARNING %s", warning)
+    return report
+
+
+def text_prompts(cfg: QueryConfig, source: Source, texts: Texts | None = None) -> Prompts:
+    """The texts as vectors of the tower that belongs to the features.
+
+    Raises:
+        ConfigError: If the features are not in the space of texts, or a text can't be used.
+        WeightsError: If the tower can't be had, or is another model's.
+    """
+    model = source.model
+    if model["head"] != "text":
+        raise ConfigError(
+            f"text={cfg.text}: the features of {cfg.store} are of model/head={model['head']}, which texts can't be "
+            f"compared to; extract with model/head=text, or ask by example"
+        )
+    texts = texts or load_texts(source)
+    if texts.weights_sha256 != model["weights_sha256"]:
+        raise WeightsError(
+            f"{cfg.store}: features of weights {model['weights']} ({model['weights_sha256']}), but the text tower is "
+            f"of {texts.weights_sha256}; give the weights that the features were made with"
+        )
+    vectors = texts.encode_text([*cfg.text, *cfg.against], TEMPLATES[cfg.templates])
+    count = len(cfg.text)
+    return Prompts(tuple(cfg.text), vectors[:count], vectors[count:], tuple(cfg.against), cfg.temperature)
+
+
+def load_texts(source: Source) -> Texts:
+    """The text tower of the model that made the features, with the weights that the run's configuration names."""
+    model, run = source.model, read_run_config(source.run.folder)
+    return load_text_encoder(
+        model["arch"],
+        # Random weights are those of the seed, also where a run only fell back to them.
+        None if model["weights"] == "random" else run.model.pretrained,
+        input_size=model["window"] or model["input_size"],
+        precision=model["precision"],
+        seed=run.seed,
+    )
+
+
+def example_prompts(example: ExampleConfig, store: FeatureStore) -> Prompts:
+    """What is in a place of a picture, as a direction.
+
+    Raises:
+        ConfigError: If the place is not in the picture.
+        DataError: If there is no such frame, or nothing is known of the place.
+    """
+    key = (str(example.scene), int(example.frame or 0))
+    if key[1] not in store.frames(key[0]):
+        raise DataError(f"{store.folder}: holds no frame {key[1]} of {key[0]}; take one of {store.frames(key[0])}")
+    camera = store.meta(*key)["camera"]
+    place = np.array(example.uv or example.box, np.float64)
+    last = np.resize([camera["width"] - 0.5, camera["height"] - 0.5], len(place))
+    if (place < -0.5).any() or (place > last).any():
+        raise ConfigError(
+            f"example.{'uv' if example.uv else 'box'}={place.tolist()}: not in the picture of {camera['width']}×"
+            f"{camera['height']} pixels of {key[0]} frame {key[1]}"
+        )
+    pixels = pixel_features(store)
+    features = pixels.at(key, place) if example.uv else pixels.within(key, place)
+    direction = unit_directions(unit_directions(features).mean(axis=0, keepdims=True))
+    numbers = ", ".join(f"{value:g}" for value in place)
+    name = f"like {key[0]} frame {key[1]} {'at' if example.uv else 'in'} ({numbers})"
+    return Prompts((name,), direction, np.empty((0, direction.shape[1]), np.float32))
+
+
+def _remove_earlier(folder: Path, prompts: set[str]) -> None:
+    """Takes away what the query before this one wrote of these prompts, and its scores: they may have been others."""
+    try:
+        before = json.loads((folder / "query.json").read_text(encoding="utf-8"))
+        names = [*before["scores"], *(name for prompt in before["prompts"] for name in prompt["files"])]
+        paths = [Path(name) for name in names]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    own = prompts | {SCORES}
+    remove_files(
+        folder / path
+        for path in paths
+        if len(path.parts) == 2 and path.parts[0] in own and path.suffix in (".png", ".ply", ".npz")
+    )
+
+
+def _named(key: Key) -> dict[str, Any]:
+    return {"scene_id": key[0]} | ({} if key[1] is None else {"frame_id": key[1]})
+
+
+def _of_prompt(found: Found) -> dict[str, Any]:
+    """What ``query.json`` says of a prompt."""
+    p = found.index
+    answers = [
+        _named(answer.key)
+        | {
+            "best": round(float(answer.best[p]), 5),
+            "max": round(float(answer.highest[p]), 5),
+            "mean": round(float(answer.mean[p]), 5),
+            "points": answer.points,
+        }
+        for answer in found.ranked
+    ]
+    return {"prompt": found.prompt, "limits": [round(end, 5) for end in found.limits], "ranked": answers}
+
+
+def summary_table(report: dict[str, Any], top: int, folder: Path) -> str:
+    """The best frames or scenes of each prompt, and what they were found in."""
+    frames = "frames" in report
+    width = max(len(answer["scene_id"]) for prompt in report["prompts"] for answer in prompt["ranked"])
+    lines = []
+    for prompt in report["prompts"]:
+        lines += ["", f"  {prompt['prompt']}", f"    {'':<{width + 14}}best 1 %      max     mean"]
+        for answer in prompt["ranked"][:top]:
+            name = f"{answer['scene_id']:<{width}}" + (f"  frame {answer['frame_id']}" if frames else "")
+            lines.append(f"    {name:<{width + 14}}{answer['best']:8.3f} {answer['max']:8.3f} {answer['mean']:8.3f}")
+        scenes: dict[str, float] = {}
+        for answer in prompt["ranked"]:
+            scenes.setdefault(answer["scene_id"], answer["best"])
+        if frames and len(scenes) > 1:
+            shown = [f"{scene_id} {best:.3f}" for scene_id, best in list(scenes.items())[:_SHOWN_SCENES]]
+            lines.append(f"    scenes: {', '.join(shown)}{' …' if len(scenes) > _SHOWN_SCENES else ''}")
+    noun = "frames" if frames else "scenes"
+    how = f"softmax against {', '.join(report['against'])}" if report["against"] else "cosine"
+    model = report["model"]
+    files = len(report["scores"]) + sum(len(prompt["files"]) for prompt in report["prompts"])
+    rows = [
+        (noun, f"{report[noun]} compared, {report['points']} points, in {report['seconds']:.1f} s"),
+        ("score", how),
+        ("weights", f"{model['weights']} ({model['weights_sha256']}), head {model['head']}"),
+        ("written", f"{files} files and query.json into {folder}"),
+    ]
+    return "\n".join([*lines[1:], "", *(f"  {name:<16} {value}" for name, value in rows)])
+
+
+def warnings_of(report: dict[str, Any]) -> list[str]:
+    """What a user should look at before trusting the scores."""
+    found = []
+    if report["weights"] == "random":
+        found.append("weights=random: the arithmetic is right, the scores mean nothing")
+    failures = [
+        f"{f['scene_id']}{' frame ' + str(f['frame_id']) if 'frame_id' in f else ''}: {f['why']}"
+        for f in report["failed"]
+    ]
+    found += [f"failed: {line}" for line in failures[:5]]
+    found += [f"… and {len(failures) - 5} more, all listed in query.json"] if len(failures) > 5 else []
+    return found

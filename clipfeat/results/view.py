@@ -1,0 +1,422 @@
+"""Fused scenes to walk around in and to ask, in a browser: ``clipfeat-view``."""
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+
+from clipfeat.errors import ClipfeatError, ConfigError, DataError
+from clipfeat.output.fused import read_fused
+from clipfeat.output.ply import UNSEEN
+from clipfeat.output.store import FeatureStore
+from clipfeat.queries.answers import LEAST_RANGE, open_source
+from clipfeat.queries.ask import Texts, load_texts, text_prompts
+from clipfeat.queries.config import QueryConfig
+from clipfeat.queries.prompts import best_mean
+from clipfeat.results.fuse import pca_rgb
+from clipfeat.types import FloatArray
+from clipfeat.vis.pictures import spread_evenly
+from clipfeat.vis.scores import score_rgb
+
+MAX_POINTS = 200_000
+"""Points of a scene that are sent to the browser; of more, a random choice."""
+
+MAX_CAMERAS = 200
+"""Cameras of a scene that are drawn; of more, so many spread evenly."""
+
+PCA, SCAN, SCORE = "features (PCA)", "scan", "score"
+"""What points can be coloured by."""
+
+_UPRIGHT = 0.9
+"""A scene is upright along an axis if its cameras are, on average, to this cosine: people tilt them."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShownScene:
+    """The points of a scene that are shown.
+
+    Attributes:
+        scene_id: the scene.
+        xyz: (N, 3) float32 world metres.
+        pts_feat: (N, C) their features.
+        seen: (N,) whether a frame sees the point.
+        colors: by PCA and, where the scan has them, SCAN: (N, 3) uint8.
+        total: points that the scene has; N at least.
+        frames: numbers of the frames that were fused.
+        model: of the features.
+    """
+
+    scene_id: str
+    xyz: NDArray[np.float32]
+    pts_feat: FloatArray
+    seen: NDArray[np.bool_]
+    colors: dict[str, NDArray[np.uint8]]
+    total: int
+    frames: list[int]
+    model: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class ShownCamera:
+    """Where a frame was taken from.
+
+    Attributes:
+        frame_id: its number.
+        position: (3,) world metres.
+        wxyz: (4,) quaternion of the rotation from the camera's axes (x right, y down, z forward) to the world's.
+        fov: vertical field of view in radians.
+        aspect: width of the picture by its height.
+    """
+
+    frame_id: int
+    position: NDArray[np.float64]
+    wxyz: NDArray[np.float64]
+    fov: float
+    aspect: float
+
+
+def find_fused(path: Path) -> Path:
+    """The folder, or file, of fused scenes that a user means: itself, or ``fused`` in the folder of a run.
+
+    Raises:
+        DataError: If there is none.
+    """
+    if path.is_file():
+        return path
+    for folder in (path, path / "fused"):
+        if next(folder.glob("*.npz"), None) is not None:
+            return folder
+    raise DataError(
+        f"{path}: holds no fused scene; make some by clipfeat-fuse store=…, and give their folder or a file"
+    )
+
+
+def load_scene(path: Path, most: int) -> ShownScene:
+    """Reads a fused scene, in the colours that its PLY has.
+
+    Args:
+        path: what clipfeat-fuse wrote.
+        most: points that are kept; of more, a random choice.
+
+    Raises:
+        DataError: If it can't be read.
+    """
+    fused = read_fused(path)
+    total = len(fused.views)
+    rows = np.arange(total)
+    if total > most:
+        rows = np.sort(np.random.default_rng(0).choice(total, most, replace=False))
+    colors = {PCA: pca_rgb(fused)[rows]}
+    rgb = fused.points.attributes.get("rgb")
+    if rgb is not None and rgb.shape == (total, 3) and rgb.dtype == np.uint8:
+        colors[SCAN] = rgb[rows]
+    return ShownScene(
+        scene_id=str(fused.meta.get("scene_id", path.stem)),
+        xyz=fused.points.xyz[rows].astype(np.float32),
+        pts_feat=fused.pts_feat[rows],
+        seen=fused.seen[rows],
+        colors=colors,
+        total=total,
+        frames=list(fused.meta.get("frames") or []),
+        model=dict(fused.meta.get("model") or {}),
+    )
+
+
+def shown_cameras(store: FeatureStore, scene_id: str, frames: Sequence[int]) -> list[ShownCamera]:
+    """Where some frames of a scene were taken from.
+
+    Raises:
+        DataError: If a frame's file can't be read.
+    """
+    cameras = []
+    for frame_id in frames:
+        meta = store.meta(scene_id, frame_id)
+        pose, camera = np.array(meta["cam_to_world"], np.float64), meta["camera"]
+        cameras.append(
+            ShownCamera(
+                frame_id=frame_id,
+                position=pose[:3, 3],
+                wxyz=np.roll(Rotation.from_matrix(pose[:3, :3]).as_quat(), 1),
+                fov=2 * math.atan(0.5 * camera["height"] / camera["intrinsics"][1][1]),
+                aspect=camera["width"] / camera["height"],
+            )
+        )
+    return cameras
+
+
+def up_of(cameras: Sequence[ShownCamera]) -> NDArray[np.float64]:
+    """(3,) unit vector: where up is in the world, by how the cameras were held; z without cameras."""
+    if not cameras:
+        return np.array([0.0, 0.0, 1.0])
+    down = Rotation.from_quat(np.roll([camera.wxyz for camera in cameras], -1, axis=1)).apply([0.0, 1.0, 0.0])
+    up = -down.mean(axis=0)
+    up /= max(float(np.linalg.norm(up)), 1e-9)
+    axis = int(np.abs(up).argmax())
+    return np.sign(up[axis]) * np.eye(3)[axis] if abs(up[axis]) > _UPRIGHT else up
+
+
+def overview(xyz: NDArray[np.float32], up: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """From where (3,), and on which point (3,), one looks to see all of (N, 3) points, obliquely from above."""
+    low, high = np.percentile(xyz, (2, 98), axis=0).astype(np.float64)
+    middle, radius = 0.5 * (low + high), 0.5 * float(np.linalg.norm(high - low))
+    sideways = np.eye(3)[int(np.abs(up).argmin())]
+    level = np.cross(up, sideways) + 0.6 * sideways
+    level -= (level @ up) * up
+    direction = 0.75 * level / np.linalg.norm(level) + up
+    return middle + 1.6 * radius * direction / np.linalg.norm(direction), middle
+
+
+def spacing(xyz: NDArray[np.float32]) -> float:
+    """How far apart neighbouring points are, in metres: the median over some of them."""
+    if len(xyz) < 2:
+        return 0.01
+    some = np.random.default_rng(0).choice(len(xyz), min(1000, len(xyz)), replace=False)
+    distances, _ = cKDTree(xyz).query(xyz[some], k=2)
+    return max(float(np.median(distances[:, 1])), 1e-4)
+
+
+def open_server(host: str, port: int) -> Any:
+    """A viser server that prints nothing of its own; on the next free port, if the port is taken.
+
+    Raises:
+        ConfigError: If viser is not installed.
+    """
+    try:
+        import rich
+        import viser
+    except ImportError as error:
+        raise ConfigError('clipfeat-view needs the package viser: pip install "clipfeat[view]"') from error
+    rich.get_console().quiet = True
+    server = viser.ViserServer(host, port, label="clipfeat", verbose=False)
+    # The share button would hand the page over to a server in the internet.
+    server.gui.configure_theme(show_logo=False, show_share_button=False, control_width="large")
+    return server
+
+
+class Viewer:
+    """The page: a scene at a time, its cameras, and what can be changed about them. All browsers see the same.
+
+    Args:
+        path: folder of fused scenes, a file of one, or a run that has some in its folder ``fused``.
+        host: address to listen at.
+        port: port; 0 for any.
+        texts: the text tower of the model that made the features, if it is loaded already; else it is loaded when
+            something is asked for.
+
+    Attributes:
+        url: address of the page.
+        scene: that is shown.
+        cloud: its points, as they were sent.
+        frusta: its cameras, as they were sent.
+
+    Raises:
+        ClipfeatError: If there is nothing to show, or viser is not installed.
+    """
+
+    def __init__(self, path: Path, host: str = "127.0.0.1", port: int = 8080, texts: Texts | None = None):
+        place = find_fused(path)
+        self._cfg = QueryConfig(store=str(place))
+        self._source = open_source(self._cfg)
+        scene_ids = [scene_id for scene_id, _ in self._source.keys]
+        self._paths = {scene_id: place if place.is_file() else place / f"{scene_id}.npz" for scene_id in scene_ids}
+        self._texts = texts
+        self._prompts: Any = None
+        self._scores: NDArray[np.float32] | None = None
+        self._lock = threading.RLock()  # of browsers that ask for things at once
+        self.scene = load_scene(self._paths[scene_ids[0]], MAX_POINTS)
+        self.frusta: list[Any] = []
+        self.cloud: Any = None
+        self._server = open_server(host, port)
+        self.url = f"http://{self._server.get_host()}:{self._server.get_port()}"
+        self._add_controls(scene_ids)
+        self._show_scene()
+
+    def close(self) -> None:
+        """Ends the server."""
+        self._server.stop()
+
+    @property
+    def facts(self) -> str:
+        """What the page says of the scene."""
+        return str(self._facts.content)
+
+    @property
+    def answer(self) -> str:
+        """What the page says of the text that was asked for."""
+        return str(self._answer.content)
+
+    @property
+    def clients(self) -> list[Any]:
+        """The browsers that look at it."""
+        return list(self._server.get_clients().values())
+
+    def path_of(self, scene_id: str) -> Path:
+        """The file of a scene."""
+        return self._paths[scene_id]
+
+    def choose(self, scene: str | None = None, color: str | None = None, unseen: bool | None = None) -> None:
+        """Sets some of the controls, as a browser would; None leaves one as it is."""
+        controls = ((self._choice, scene), (self._shade, color), (self._with_unseen, unseen))
+        for control, value in controls:
+            if value is not None:
+                control.value = value
+
+    def _add_controls(self, scene_ids: list[str]) -> None:
+        gui = self._server.gui
+        self._facts = gui.add_markdown("")
+        self._choice = gui.add_dropdown("Scene", scene_ids, initial_value=scene_ids[0], visible=len(scene_ids) > 1)
+        self._shade = gui.add_dropdown("Colours", [PCA], initial_value=PCA)
+        self._size = gui.add_slider("Point size", 0.25, 4.0, 0.05, 1.0, hint="as a multiple of the points' distance")
+        self._with_unseen = gui.add_checkbox("Unseen points", False, hint="in grey: no frame sees them")
+        self._with_cameras = gui.add_checkbox("Cameras", True)
+        self._form = gui.add_form("Look for")
+        askable = self._source.model["head"] == "text"
+        with self._form:
+            self._text = gui.add_text("Text", "", hint="such as: a chair", disabled=not askable)
+            button = gui.add_button("Colour by it", disabled=not askable)
+            self._answer = gui.add_markdown("" if askable else self._why_not())
+        self._choice.on_update(lambda _: self._load(self._choice.value))
+        self._shade.on_update(lambda _: self._recolor())
+        self._size.on_update(lambda _: self._resize())
+        self._with_unseen.on_update(lambda _: self._draw_points())
+        self._with_cameras.on_update(lambda _: self._show_cameras())
+        self._form.on_submit(lambda _: self.ask(self._text.value))
+        button.on_click(lambda _: self._form.submit())
+
+    def _why_not(self) -> str:
+        return (
+            f"These features are of `model/head={self._source.model['head']}`, which texts can't be compared to. "
+            f"Extract with `model/head=text` to ask for things."
+        )
+
+    def _load(self, scene_id: str) -> None:
+        with self._lock:
+            if scene_id != self.scene.scene_id:
+                self.scene = load_scene(self._paths[scene_id], MAX_POINTS)
+                self._show_scene()
+
+    def _show_scene(self) -> None:
+        """Shows the scene as it was loaded, in the colours that the last one had."""
+        server, scene = self._server, self.scene
+        self._scores = None if self._prompts is None else self._prompts.scores(scene.pts_feat)[:, 0]
+        self._spacing = spacing(scene.xyz)
+        cameras, why_none = self._cameras()
+        up = up_of(cameras)
+        server.scene.set_up_direction(up)
+        position, target = overview(scene.xyz[scene.seen] if scene.seen.any() else scene.xyz, up)
+        server.initial_camera.position, server.initial_camera.look_at = position, target
+        for client in self.clients:
+            client.camera.position, client.camera.look_at = position, target
+        self._facts.content = self._facts_of(cameras, why_none)
+        self._draw_points()
+        self._offer_colors()
+        for frustum in self.frusta:
+            frustum.remove()
+        self.frusta = [
+            server.scene.add_camera_frustum(
+                f"/cameras/{camera.frame_id}", camera.fov, camera.aspect, scale=0.12, color=(40, 90, 170),
+                wxyz=camera.wxyz, position=camera.position, visible=self._with_cameras.value, thickness=0.008,
+            )
+            for camera in cameras
+        ]  # fmt: skip
+
+    def _cameras(self) -> tuple[list[ShownCamera], str]:
+        """The cameras of the scene, or why there are none."""
+        try:
+            frames = spread_evenly(self.scene.frames, MAX_CAMERAS)
+            return shown_cameras(self._source.run, self.scene.scene_id, frames), ""
+        except (ClipfeatError, KeyError) as error:
+            return [], f"No cameras: {error}"
+
+    def _facts_of(self, cameras: Sequence[ShownCamera], why_none: str) -> str:
+        scene, model = self.scene, self.scene.model
+        lines = [f"**{scene.scene_id}**"]
+        if model.get("weights") == "random":
+            lines.append("**weights=random**: the arithmetic is right, the features mean nothing.")
+        points = f"{scene.total:,} points, {scene.seen.mean():.0%} of them seen by {len(scene.frames)} frames"
+        lines.append(points if len(scene.xyz) == scene.total else f"{points}; {len(scene.xyz):,} of them are shown")
+        if 0 < len(cameras) < len(scene.frames):
+            lines.append(f"{len(cameras)} of the cameras are shown")
+        lines.append("{arch}, head {head}, weights={weights}".format(**model))
+        return "\n\n".join([*lines, why_none] if why_none else lines)
+
+    def _offer_colors(self) -> None:
+        chosen = self._shade.value
+        options = [*self.scene.colors, *([SCORE] if self._scores is not None else [])]
+        self._shade.options = options
+        self._shade.value = chosen if chosen in options else options[0]
+
+    def _colors(self) -> NDArray[np.uint8]:
+        if self._shade.value != SCORE or self._scores is None:
+            return self.scene.colors.get(self._shade.value, self.scene.colors[PCA])
+        rgb = score_rgb(self._scores, self._limits())
+        rgb[~self.scene.seen] = UNSEEN
+        return rgb
+
+    def _limits(self) -> tuple[float, float]:
+        """Scores that get the darkest and the brightest colour: the mean of all, and that of the best."""
+        if self._scores is None or not self.scene.seen.any():
+            return 0.0, 1.0
+        scores = self._scores[self.scene.seen]
+        low = float(scores.mean())
+        return low, max(float(best_mean(scores[:, None])[0]), low + LEAST_RANGE)
+
+    def _shown(self) -> NDArray[np.bool_]:
+        return self.scene.seen | self._with_unseen.value
+
+    def _draw_points(self) -> None:
+        with self._lock:
+            shown = self._shown()
+            self.cloud = self._server.scene.add_point_cloud(
+                "/points", self.scene.xyz[shown], self._colors()[shown], point_size=self._point_size(),
+                point_shape="circle", precision="float32", point_shading="flat",
+            )  # fmt: skip
+
+    def _recolor(self) -> None:
+        with self._lock:
+            self.cloud.colors = self._colors()[self._shown()]
+
+    def _point_size(self) -> float:
+        return float(self._size.value * self._spacing)
+
+    def _resize(self) -> None:
+        with self._lock:
+            self.cloud.point_size = self._point_size()
+
+    def _show_cameras(self) -> None:
+        with self._lock:
+            for frustum in self.frusta:
+                frustum.visible = self._with_cameras.value
+
+    def ask(self, text: str) -> None:
+        """Colours the points by how much they look like a text; what goes wrong is told on the page."""
+        with self._lock:
+            if not text.strip():
+                self._answer.content = "Type what to look for, such as: a chair"
+                return
+            try:
+                if self._texts is None:
+                    self._answer.content = "Loading the text tower …"
+                    self._texts = load_texts(self._source)
+                cfg = QueryConfig(store=self._cfg.store, text=text)
+                self._prompts = text_prompts(cfg, self._source, self._texts)
+            except ClipfeatError as error:
+                self._answer.content = str(error)
+                return
+            self._scores = self._prompts.scores(self.scene.pts_feat)[:, 0]
+            self._offer_colors()
+            self._shade.value = SCORE
+            self._recolor()
+            low, high = self._limits()
+            against = f" against {', '.join(self._prompts.other_names)}" if self._prompts.other_names else ""
+            self._answer.content = (
+                f"**{self._prompts.names[0]}**: {self._prompts.kind}{against}, {low:.3f} (dark, the mean) to "
+                f"{high:.3f} (bright, the best 1 %)"
+            )

@@ -1,0 +1,183 @@
+"""What the frames of a store say of a scene's points: by their maps and depth, or by the features that they hold."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from clipfeat.camera.projection import unproject_depth
+from clipfeat.camera.rules import build_rules
+from clipfeat.data.selection import FrameKey
+from clipfeat.extraction.scans import Scans
+from clipfeat.output.store import FeatureStore
+from clipfeat.sampling.bilinear import sample_img_feat
+from clipfeat.sampling.config import PointsConfig
+from clipfeat.sampling.locate import FrameLocator
+from clipfeat.sampling.merge import ViewMerger
+from clipfeat.sampling.points import check_vertices
+from clipfeat.types import FeatureMap, FloatArray, Points
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What one frame says of a scene's points.
+
+    Attributes:
+        rows: (M,) int64 of the points that it sees, each once.
+        weight: (M,) its confidence in each, above 0.
+        features: (M, C); or the frame's map, to be sampled at ``uv``.
+        uv: (M, 2) pixels of the original colour picture, where there is a map; else None.
+    """
+
+    rows: NDArray[np.int64]
+    weight: FloatArray
+    features: FloatArray | FeatureMap
+    uv: NDArray[np.float32] | None = None
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        features = self.features
+        return features.values.shape[0] if isinstance(features, FeatureMap) else features.shape[1]
+
+    def add_to(self, merger: ViewMerger, chosen: NDArray[np.bool_] | None = None) -> None:
+        """Adds the view, or the chosen (M,) of its points."""
+        pick = slice(None) if chosen is None else chosen
+        if isinstance(self.features, FeatureMap):
+            if self.uv is None:
+                raise ValueError("a map without the places of its points")
+            merger.add_map(self.features, self.rows[pick], self.uv[pick], self.weight[pick])
+        else:
+            merger.add_points(self.features[pick], self.rows[pick], self.weight[pick])
+
+
+class Views(Protocol):
+    """The frames of a store as views. Safe to call from several threads."""
+
+    def measured(self, key: FrameKey) -> tuple[FloatArray, NDArray[np.uint8] | None]:
+        """World points (N, 3) in metres that a frame measured, and their colours (N, 3), if it knows them.
+
+        Raises:
+            FrameError: If the frame can't be used.
+            DataError: If its file, or its scene, can't.
+        """
+        ...
+
+    def of(self, points: Points) -> Callable[[FrameKey], View]:
+        """From a frame to what it says of these points; raises what ``measured`` does."""
+        ...
+
+    def finish(self, mean: NDArray[np.float32], view: View) -> NDArray[np.float32]:
+        """Point features (N, C') of the weighted means (N, C) of what the views held; ``view`` is one of them."""
+        ...
+
+
+class PointViews:
+    """Views of a store that holds features at points.
+
+    Args:
+        store: the store.
+        same_points: whether ``pts_idx`` are rows of the points that are asked for. Otherwise each stored point counts
+            for the nearest of them.
+        reach: how far that may be, in metres.
+    """
+
+    def __init__(self, store: FeatureStore, reach: float, *, same_points: bool):
+        self.store = store
+        self.reach = reach
+        self.same_points = same_points
+
+    def measured(self, key: FrameKey) -> tuple[FloatArray, NDArray[np.uint8] | None]:
+        """The points that the frame has features for."""
+        found = self.store.load(*key)
+        return found.xyz, found.attributes.get("rgb")
+
+    def of(self, points: Points) -> Callable[[FrameKey], View]:
+        """A view's confidence in a point is the mean of what counts for it, its feature their weighted mean."""
+        count = len(points.xyz)
+        nearest = None if self.same_points else cKDTree(points.xyz)
+
+        def view(key: FrameKey) -> View:
+            found = self.store.load(*key)
+            if nearest is None:
+                check_vertices(self.store.path(*key), found, "the given mesh", points.xyz)
+                rows = found.pts_idx
+            else:
+                _, rows = nearest.query(found.xyz, distance_upper_bound=self.reach)
+            near = np.flatnonzero((rows < count) & (found.conf_2d > 0))
+            unique, inverse = np.unique(rows[near], return_inverse=True)
+            own = ViewMerger(len(unique), found.pts_feat.shape[1])
+            own.add_points(found.pts_feat[near], inverse, found.conf_2d[near])
+            return View(unique, own.weight / own.views, own.mean)
+
+        return view
+
+    def finish(self, mean: NDArray[np.float32], view: View) -> NDArray[np.float32]:  # noqa: ARG002
+        """They are point features already."""
+        return mean
+
+
+class MapViews:
+    """Views of a store that holds maps: the points are projected into each frame, and its depth tells which it sees.
+
+    Args:
+        store: the store.
+        run: the configuration that it was extracted with; its camera rules hold.
+
+    Raises:
+        DataError: If the scans, which hold the depth, are not where the configuration says.
+    """
+
+    def __init__(self, store: FeatureStore, run: PointsConfig):
+        self.store = store
+        self.run = run
+        self.scans = Scans(store, run.data)
+
+    def measured(self, key: FrameKey) -> tuple[FloatArray, NDArray[np.uint8] | None]:
+        """All of the frame's depth between near and far; without depth the points that the run had."""
+        frame, camera = self.scans.load(*key), self.run.camera
+        if frame.depth_m is None or frame.depth_camera is None:
+            grid = self.store.map(*key)
+            return grid.xyz, grid.attributes.get("rgb")
+        used = np.where((frame.depth_m >= camera.near) & (frame.depth_m <= camera.far), frame.depth_m, 0)
+        return unproject_depth(used, frame.depth_camera.intrinsics, frame.cam_to_world)[0], None
+
+    def of(self, points: Points) -> Callable[[FrameKey], View]:
+        """A view's confidence in a point is ``conf_2d``."""
+        # Of the attributes, a mask's rule asks for the instance. The others would be copied for each frame.
+        known = {name: values for name, values in points.attributes.items() if name == "instance"}
+        asked_for = Points(points.xyz, points.idx, known)
+        locate = FrameLocator(lambda _frame, _rng: asked_for, *build_rules(self.run.camera), self.run.seed)
+
+        def view(key: FrameKey) -> View:
+            grid = self.store.map(*key)
+            located = locate(self.scans.load(*key))
+            used = np.flatnonzero(grid.feature_map.covers(located.uv_idx) & (located.conf_2d > 0))
+            rows, weight, uv = located.points.idx[used], located.conf_2d[used], located.uv_idx[used]
+            head = self.store.head_for(grid.feature_map)
+            if head.affine:
+                return View(rows, weight, grid.feature_map, uv)
+            with torch.inference_mode():
+                return View(rows, weight, head.to_points(sample_img_feat(grid.feature_map, uv)).numpy())
+
+        return view
+
+    def finish(self, mean: NDArray[np.float32], view: View) -> NDArray[np.float32]:
+        """What the head makes of sampled features; where that is affine, the mean may come first."""
+        if not isinstance(view.features, FeatureMap):
+            return mean
+        with torch.inference_mode():
+            return self.store.head_for(view.features).to_points(torch.from_numpy(mean)).numpy()
+
+
+def build_views(store: FeatureStore, run: PointsConfig, reach: float, *, same_points: bool) -> Views:
+    """The views of a store, whatever it holds.
+
+    Raises:
+        DataError: As for ``MapViews``.
+    """
+    return MapViews(store, run) if store.keeps_maps else PointViews(store, reach, same_points=same_points)
