@@ -7,6 +7,8 @@ from pathlib import Path
 
 from conftest import CHECKOUT
 
+import clipfeat
+
 _FENCE = re.compile(r"^```(\w*)\s*$")
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
@@ -121,3 +123,21 @@ PAGES = [
         *sorted((CHECKOUT / "docs").glob("*.md")),
     )
 ]
+
+BLOCKS = [block for page in PAGES for block in page.blocks]
+
+FACE = {
+    "extract", "fuse", "query", "load_model", "FeatureStore", "FeatureDataset", "collate_points", "build_uv_index",
+    "sample_img_feat", "unproject_depth", "project_frame",
+}  # fmt: skip
+"""What the package offers by its own name."""
+
+HAS_FACE = all(callable(getattr(clipfeat, name, None)) for name in FACE)
+"""Whether all of that is in this tree. Where it is, all is checked; this can go when it has come to stay."""
+
+
+def yaml_path(block: Block) -> str:
+    """Where a YAML block says that it belongs."""
+    match = re.match(r"# (\S+\.yaml)\n", block.text)
+    assert match, f"{block}: begin it with a comment that says its file, as '# my_conf/data/mine.yaml'"
+    return match[1]

@@ -21,7 +21,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
-from clipfeat.config import config_dir, register_schemas
+from clipfeat.cli.schemas import register_schemas
+from clipfeat.config.folder import config_dir
 from clipfeat.errors import ClipfeatError, ConfigError
 
 register_schemas()
