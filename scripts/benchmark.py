@@ -56,9 +56,10 @@ from clipfeat.model.config import CacheConfig
 from clipfeat.output.config import OutputConfig
 from clipfeat.output.dataset import FeatureDataset, collate_points
 from clipfeat.output.files import write_features
+from clipfeat.output.folders import write_config
 from clipfeat.output.fused import read_fused
 from clipfeat.output.grid import GridFrame
-from clipfeat.output.run_folder import RunFolder, write_config
+from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.store import FeatureStore
 from clipfeat.output.summary import machine, peak_memory, versions
 from clipfeat.results.config import FuseConfig
