@@ -33,7 +33,7 @@ from clipfeat.fusion.fit_head import build_fit
 from clipfeat.model.clip_model import default_batch, resolve_device
 from clipfeat.model.config import ModelConfig
 from clipfeat.model.text import TEMPLATES
-from clipfeat.output.run_folder import make_writable
+from clipfeat.output.folders import make_writable
 from clipfeat.sampling.locate import build_locator
 from clipfeat.system.atomic import atomic_file
 

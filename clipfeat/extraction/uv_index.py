@@ -22,7 +22,7 @@ from clipfeat.data.selection import FrameKey, list_frames
 from clipfeat.errors import DataError, FrameError, OutputError, process_died, tell_how_far
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.output.files import read_arrays, write_arrays, wrong_rows
-from clipfeat.output.run_folder import (
+from clipfeat.output.folders import (
     check_config,
     different_keys,
     holds_another,
