@@ -14,7 +14,7 @@ from sens_writer import FIXED
 
 from clipfeat.errors import ClipfeatError, DataError
 from clipfeat.extraction.extract import extract
-from clipfeat.model.clip_model import load_model
+from clipfeat.model.load import load_model
 from clipfeat.output.files import FORMATS
 from clipfeat.output.store import FeatureStore
 
