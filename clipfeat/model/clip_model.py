@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from clipfeat.errors import ConfigError
-from clipfeat.model.encoder import Encoder, EncoderCard, state_hash
+from clipfeat.model.encoder import Encoder, EncoderCard
 from clipfeat.model.heads import Head, map_values, point_channels
 from clipfeat.model.preprocess import Preprocess
+from clipfeat.model.weights import state_hash
 from clipfeat.model.windows import Windows
 from clipfeat.types import FeatureMap, Frame
 

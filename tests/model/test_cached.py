@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from clipfeat.errors import WeightsError
-from clipfeat.model import encoder
+from clipfeat.model import weights
 from clipfeat.model.build import build_model
 from clipfeat.model.cache import MapCache
 from clipfeat.model.cached import CachedModel
@@ -222,7 +222,7 @@ def test_random_weights_in_place_of_others_are_never_taken_for_them(
         assert "no tag of" in caplog.text
         assert "weights=random" in caplog.text
         second.close()
-    monkeypatch.setattr(encoder, "_resolve", lambda *a: {"pretrained": None})  # as if they could be had now
+    monkeypatch.setattr(weights, "_resolve", lambda *a: {"pretrained": None})  # as if they could be had now
     third = cached(config, cache_path)
     assert third.describe()["weights"] == "no_such_tag"
     third.close()
