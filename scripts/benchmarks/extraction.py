@@ -23,8 +23,9 @@ from clipfeat.data.selection import FrameKey, list_frames
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.extraction.extract import extract
 from clipfeat.extraction.lane import default_lanes
-from clipfeat.model.clip_model import ClipModel, load_model, resolve_device
+from clipfeat.model.clip_model import ClipModel
 from clipfeat.model.config import CacheConfig
+from clipfeat.model.load import load_model, resolve_device
 from clipfeat.output.config import OutputConfig
 from clipfeat.output.summary import machine, peak_memory, versions
 

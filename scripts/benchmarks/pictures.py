@@ -14,7 +14,7 @@ from clipfeat.data.layouts import build_dataset
 from clipfeat.data.selection import list_frames
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.extraction.extract import extract
-from clipfeat.model.clip_model import load_model, resolve_device
+from clipfeat.model.load import load_model, resolve_device
 from clipfeat.vis.config import VisConfig
 
 
