@@ -253,7 +253,7 @@ def check_equal(folder: Path, peaceful: Path) -> None:
     Raises:
         WrongError: If they differ.
     """
-    from clipfeat.output.run_folder import read_config
+    from clipfeat.output.folders import read_config
 
     names, expected = _names(folder), _names(peaceful)
     if names != expected:
@@ -289,7 +289,8 @@ def _names(folder: Path) -> set[str]:
 
 def _counts(folder: Path) -> dict[str, Any]:
     """What the record says of the frames, without times."""
-    from clipfeat.output.run_folder import RunFolder, read_config
+    from clipfeat.output.folders import read_config
+    from clipfeat.output.run_folder import RunFolder
 
     run_folder = RunFolder(folder, read_config(folder)["output"]["name"], "float32")
     summary = run_folder.read_summary()

@@ -19,7 +19,7 @@ from clipfeat.extraction.engine import build_engine
 from clipfeat.extraction.plan import Plan, check_space, plan_run
 from clipfeat.extraction.prepare import Failed
 from clipfeat.extraction.worker import Outcome, open_job
-from clipfeat.model.clip_model import Model
+from clipfeat.model.base import Model
 from clipfeat.output.report import try_report
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.space import DiskSpace

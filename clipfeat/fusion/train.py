@@ -32,8 +32,8 @@ from clipfeat.fusion.config import TrainConfig
 from clipfeat.fusion.frames import NO_CLASS, Batch, Classes, LabelledFrames, read_classes
 from clipfeat.fusion.metrics import Confusion
 from clipfeat.fusion.segmentation import Segmenter
-from clipfeat.model.clip_model import resolve_device
-from clipfeat.output.run_folder import check_config, make_writable, remove_files, write_config
+from clipfeat.model.load import resolve_device
+from clipfeat.output.folders import check_config, make_writable, remove_files, write_config
 from clipfeat.output.store import FeatureStore
 from clipfeat.system.atomic import atomic_file, remove_leftovers
 from clipfeat.system.direct import reuse_memory

@@ -15,8 +15,9 @@ from urllib.parse import quote
 from clipfeat.data.images import read_picture
 from clipfeat.errors import DataError, FrameError, one_line
 from clipfeat.output.files import FORMATS
+from clipfeat.output.folders import read_config
 from clipfeat.output.frame_files import natural_key
-from clipfeat.output.run_folder import RunFolder, read_config
+from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.summary import (
     LOW_VISIBLE_SHARE,
     Stopwatch,

@@ -16,9 +16,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from clipfeat.errors import DataError, FrameError, OutputError
 from clipfeat.extraction.scans import Scans, read_run_config
 from clipfeat.output.files import read_meta, write_arrays
+from clipfeat.output.folders import different_keys, read_config
 from clipfeat.output.fused import FusedScene, read_fused
 from clipfeat.output.ply import UNSEEN, write_ply
-from clipfeat.output.run_folder import different_keys, read_config
 from clipfeat.output.store import FeatureStore
 from clipfeat.queries.config import QueryConfig
 from clipfeat.queries.pixel_features import pixel_features

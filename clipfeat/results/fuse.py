@@ -19,16 +19,9 @@ from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError, FrameError, tell_how_far
 from clipfeat.extraction.scans import read_run_config
 from clipfeat.output.files import read_meta
+from clipfeat.output.folders import check_config, different_keys, make_writable, read_config, remove_files, write_config
 from clipfeat.output.fused import FusedScene, read_fused, write_fused, write_openscene
 from clipfeat.output.ply import UNSEEN, write_ply
-from clipfeat.output.run_folder import (
-    check_config,
-    different_keys,
-    make_writable,
-    read_config,
-    remove_files,
-    write_config,
-)
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FuseConfig
 from clipfeat.results.views import build_views

@@ -14,10 +14,11 @@ from tqdm import tqdm
 from clipfeat.errors import DataError, OutputError
 from clipfeat.model.cache import MapCache
 from clipfeat.output.files import FORMATS, point_features, read_arrays, read_meta
+from clipfeat.output.folders import different_keys, read_config, read_json
 from clipfeat.output.frame_files import FrameFiles, detect_format, natural_key, open_files
 from clipfeat.output.fused import read_fused
 from clipfeat.output.grid import GridFrame, grid_frame
-from clipfeat.output.run_folder import different_keys, latest_lines, read_config, read_json, record_files
+from clipfeat.output.records import latest_lines, record_files
 from clipfeat.output.store import FeatureStore
 from clipfeat.output.summary import reason_of, visible_share
 from clipfeat.system.atomic import TEMPORARY
