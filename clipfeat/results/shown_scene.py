@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from clipfeat.errors import DataError
 from clipfeat.output.fused import read_fused
 from clipfeat.output.store import FeatureStore
-from clipfeat.results.fuse import pca_rgb
+from clipfeat.results.fused_formats import pca_rgb
 from clipfeat.types import FloatArray
 
 PCA, SCAN = "features (PCA)", "scan"

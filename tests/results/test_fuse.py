@@ -24,7 +24,8 @@ from clipfeat.output.fused import read_fused
 from clipfeat.output.ply import UNSEEN
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FUSED_FORMATS, FuseConfig
-from clipfeat.results.fuse import FORMATS, fuse, pca_rgb
+from clipfeat.results.fuse import fuse
+from clipfeat.results.fused_formats import FORMATS, pca_rgb
 from clipfeat.sampling.point_files import read_faces, read_points
 
 SCENES = ["demo0000_00", "demo0001_00"]
@@ -455,7 +456,7 @@ def test_instance_masks_speak_here_too(demo_root, store_of, tmp_path):
 
 
 def test_ctrl_c_keeps_the_scenes_that_are_done(store_of, tmp_path, monkeypatch):
-    from clipfeat.results import fuse as module
+    from clipfeat.results import fused_formats as module
 
     write = module.write_fused
 
