@@ -3,9 +3,11 @@
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 from clipfeat.cli.config import ComposerConfig
-from clipfeat.data.config import DATA_CONFIGS
+from clipfeat.config.folder import config_dir
+from clipfeat.data.config import LAYOUTS
 from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.fusion.config import FitHeadConfig, TrainConfig
@@ -27,11 +29,17 @@ COMMANDS: dict[str, type[Any]] = {
 """What each primary configuration holds: those of ``clipfeat-<name>``, and composer's."""
 
 
+def options(group: str) -> str:
+    """The choices of a group, as ``--help`` lists them: the names of its YAML files."""
+    return " | ".join(sorted(path.stem for path in (config_dir() / group).glob("*.yaml")))
+
+
 def register_schemas() -> None:
-    """Tells Hydra the schema, so that a misspelt key or a wrong type fails while composing."""
+    """Tells Hydra the schema, so that a misspelt key or a wrong type fails while composing, and what the help asks."""
+    OmegaConf.register_new_resolver("options", options, replace=True)
     store = ConfigStore.instance()
     for name, schema in COMMANDS.items():
         store.store(name=f"{name}_schema", node=schema)
-    for layout in DATA_CONFIGS:
-        store.store(group="data", name=f"{layout.name}_schema", node=layout)
+    for name, (schema, _) in LAYOUTS.items():
+        store.store(group="data", name=f"{name}_schema", node=schema)
     store.store(group="sampling", name="mesh_schema", node=MeshSamplingConfig)

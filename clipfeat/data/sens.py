@@ -6,6 +6,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from clipfeat.data.base import check_scene_name
+from clipfeat.data.config import SensConfig
 from clipfeat.data.images import depth_in_metres
 from clipfeat.data.matrices import check_pose
 from clipfeat.data.sens_file import SensFile
@@ -109,3 +110,8 @@ class SensDataset:
             if path.is_file():
                 return path
         raise DataError(f"{scene_id}: no such scene, expected {nested} or {flat}")
+
+
+def open_sens(cfg: SensConfig) -> SensDataset:
+    """The data set of ``data=sens``."""
+    return SensDataset(Path(cfg.root))

@@ -1,4 +1,12 @@
-"""Frozen CLIP: pictures to dense maps. Encoder, heads, and the cache of maps."""
+"""Frozen CLIP: pictures to dense maps. Encoder, heads, and the cache of maps.
+
+To add a head, say ``mine``:
+
+1. File: clipfeat/model/mine_head.py with a subclass of ``Head`` (heads.py) that is made of the width of the tokens. It
+   says its ``scale`` if its map is finer than they are; its weights are seeded, or read from ``model.head.weights``.
+2. Row: ``HEADS`` in config.py.
+3. YAML: conf/model/head/mine.yaml with ``name: mine``. That is ``model/head=mine``.
+"""
 
 from clipfeat.system.faces import lazily
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from twins import random_pose
 
-from clipfeat.cli.commands import explain
+from clipfeat.cli.explain import explain
 from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.posed_rgbd import PosedRgbdDataset
 from clipfeat.data.scannet import ScanNetDataset
