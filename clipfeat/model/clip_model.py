@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -118,6 +118,8 @@ class ClipModel:
         device: where the forward pass runs.
         dtype: of the forward pass.
         offload: whether maps are moved to the host before they are sampled.
+        cfg: what it was loaded by, if ``load_model`` did.
+        seed: of those of its weights that are random, if ``load_model`` loaded it.
     """
 
     arch: str
@@ -128,6 +130,8 @@ class ClipModel:
     device: torch.device
     dtype: torch.dtype
     offload: bool = False
+    cfg: ModelConfig | None = field(default=None, compare=False)
+    seed: int | None = field(default=None, compare=False)
 
     def network_input(self, frame: Frame) -> NDArray[np.uint8]:
         """(S, S, 3) uint8 pixels of the frame's picture; with windows (h, w, 3).
@@ -391,6 +395,8 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
         device=device,
         dtype={"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision],
         offload=resolve_offload(cfg.offload, device),
+        cfg=cfg,
+        seed=seed,
     )
 
 

@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from clipfeat.data.base import read_scenes_file
 from clipfeat.data.selection import FrameKey
@@ -38,6 +36,7 @@ from clipfeat.sampling.point_files import read_faces
 from clipfeat.sampling.points import scene_points
 from clipfeat.sampling.voxels import VoxelCloud
 from clipfeat.system.atomic import remove_leftovers
+from clipfeat.system.progress import progress_bar
 from clipfeat.system.shards import usable_cores
 from clipfeat.system.streaming import prefetch
 from clipfeat.types import FloatArray, Points
@@ -116,7 +115,7 @@ def _fuse_scenes(
     """Fuses and writes scene after scene, puts the meta of each into ``done`` or why not into ``failed``; the bytes."""
     written = 0
     total = fuser.passes * sum(map(len, frames.values()))
-    with logging_redirect_tqdm(), tqdm(total=total, unit="frame", disable=None) as bar:
+    with progress_bar(total, "frame") as bar:
         for scene_id, frame_ids in frames.items():
             bar.set_description(scene_id)
             try:
