@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from clipfeat.errors import ConfigError
+from clipfeat.model.config import ModelConfig
 from clipfeat.model.encoder import Encoder, EncoderCard
 from clipfeat.model.heads import Head, map_values, point_channels
 from clipfeat.model.preprocess import Preprocess
@@ -34,6 +35,8 @@ class ClipModel:
         device: where the forward pass runs.
         dtype: of the forward pass.
         offload: whether maps are moved to the host before they are sampled.
+        cfg: what it was loaded by, if ``load_model`` did.
+        seed: of those of its weights that are random, if ``load_model`` loaded it.
     """
 
     arch: str
@@ -44,6 +47,8 @@ class ClipModel:
     device: torch.device
     dtype: torch.dtype
     offload: bool = False
+    cfg: ModelConfig | None = field(default=None, compare=False)
+    seed: int | None = field(default=None, compare=False)
 
     def network_input(self, frame: Frame) -> NDArray[np.uint8]:
         """(S, S, 3) uint8 pixels of the frame's picture; with windows (h, w, 3).

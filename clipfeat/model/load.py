@@ -52,6 +52,8 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
         device=device,
         dtype={"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision],
         offload=resolve_offload(cfg.offload, device),
+        cfg=cfg,
+        seed=seed,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from clipfeat.errors import WeightsError
+from clipfeat.system.messages import root_logger_kept
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def load_clip(
         warn_of_random_weights()
         _check_arch(arch)
         extra = {"pretrained": None}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), root_logger_kept():
         torch.manual_seed(seed)
         try:
             model = open_clip.create_model(

@@ -7,9 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-
 from clipfeat.data.base import read_scenes_file
 from clipfeat.errors import DataError, tell_how_far
 from clipfeat.extraction.scans import read_run_config
@@ -20,6 +17,7 @@ from clipfeat.results.config import FuseConfig
 from clipfeat.results.fused_formats import FORMATS, scene_path, write_formats, write_scene
 from clipfeat.results.scene_fuser import SceneFuser
 from clipfeat.system.atomic import remove_leftovers
+from clipfeat.system.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +86,7 @@ def _fuse_scenes(
     """Fuses and writes scene after scene, puts the meta of each into ``done`` or why not into ``failed``; the bytes."""
     written = 0
     total = fuser.passes * sum(map(len, frames.values()))
-    with logging_redirect_tqdm(), tqdm(total=total, unit="frame", disable=None) as bar:
+    with progress_bar(total, "frame") as bar:
         for scene_id, frame_ids in frames.items():
             bar.set_description(scene_id)
             try:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -124,7 +125,7 @@ class Checker:
         if script.name == "build_uv_index.py":
             self.compose("extract", overrides_of(arguments))
             return
-        found = parsed(lambda: runpy.run_path(str(script), run_name="__main__"), arguments)
+        found = parsed(lambda: run_script(script), arguments)
         self.compose("extract", list(getattr(found, "overrides", [])))
 
     def check_pip(self, command: Command) -> None:
@@ -192,6 +193,12 @@ class Checker:
         )
         assert done.returncode == 0, done.stderr
         self.check(Command("clipfeat-extract", done.stdout.splitlines()))
+
+
+def run_script(script: Path) -> None:
+    """Runs a script in this process as Python does: modules beside it can be imported."""
+    with patch.object(sys, "path", [str(script.parent), *sys.path]):
+        runpy.run_path(str(script), run_name="__main__")
 
 
 class _ParsedError(Exception):

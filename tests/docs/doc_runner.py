@@ -6,7 +6,6 @@
 
 import importlib.util
 import re
-import runpy
 import shutil
 import sys
 import threading
@@ -15,7 +14,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from conftest import CHECKOUT
-from doc_commands import Checker, Command, config_of, overrides_of
+from doc_commands import Checker, Command, config_of, overrides_of, run_script
 from doc_inputs import SMALL_DEMO, Inputs
 from doc_schema import entry, shortened
 
@@ -161,7 +160,7 @@ class Runner(Checker):
             (self.folder / command.arguments[command.arguments.index("--plot") + 1]).parent.mkdir(exist_ok=True)
         arguments = [self.replaced(word) for word in command.arguments[1:]]
         ends = SCRIPT_ENDS[script.name]
-        self.run(lambda: runpy.run_path(str(CHECKOUT / script), run_name="__main__"), [*arguments, *ends])
+        self.run(lambda: run_script(CHECKOUT / script), [*arguments, *ends])
 
     def run(self, main: Callable[[], object], arguments: list[str]) -> None:
         """Runs it, and fails with what it says if it does."""
