@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kill_checks import WrongError, check_equal, check_whole
+from kills.checks import WrongError, check_equal, check_whole
 
 # What is slow to import is imported in warm_up: processes that draw import this file too.
 

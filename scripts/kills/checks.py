@@ -1,4 +1,4 @@
-"""Looks whether the folder of a run is whole, and the same as that of another: for ``kill_test.py``."""
+"""Looks whether the folder of a run is whole, and the same as that of another: for ``scripts/kill_test.py``."""
 
 import json
 import re
