@@ -6,7 +6,7 @@
 It takes the keys of clipfeat-extract. The same command again does only what is missing.
 """
 
-from clipfeat.cli.commands import run_command
+from clipfeat.cli.run import run_command
 from clipfeat.extraction.config import ExtractConfig
 
 

@@ -29,7 +29,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from clipfeat.data.images import picture_size
-from clipfeat.data.sens import SensDataset, SensFile
+from clipfeat.data.sens import SensDataset
+from clipfeat.data.sens_file import SensFile
 from clipfeat.errors import ClipfeatError, DataError, FrameError, OutputError
 from clipfeat.system.atomic import atomic_file
 from clipfeat.system.streaming import prefetch

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from clipfeat import FeatureStore
 from clipfeat.extraction.scans import Scans, read_run_config
-from clipfeat.output.run_folder import picture_path
-from clipfeat.vis.build import KINDS, build_pictures, model_note
+from clipfeat.output.folders import picture_path
+from clipfeat.vis.build import build_pictures, model_note
+from clipfeat.vis.config import PAINTERS, VisConfig
 
 
 def draw(folder: Path, scene_id: str, output: Path, kind: str) -> None:
@@ -20,7 +21,7 @@ def draw(folder: Path, scene_id: str, output: Path, kind: str) -> None:
     run = read_run_config(folder)
     scans = Scans(store, run.data)
     frames = store.frames(scene_id)
-    pictures = build_pictures(kind, {scene_id: frames}, seed=run.seed, weights_note=model_note(store.model))
+    pictures = build_pictures(VisConfig(kind), {scene_id: frames}, seed=run.seed, weights_note=model_note(store.model))
     sampled = []
     for frame_id in frames:
         frame = scans.load(scene_id, frame_id)
@@ -41,6 +42,6 @@ if __name__ == "__main__":
     parser.add_argument("store", type=Path, help="output_dir of clipfeat-extract")
     parser.add_argument("scene")
     parser.add_argument("output", type=Path, help="folder for the pictures")
-    parser.add_argument("--kind", choices=[kind for kind in KINDS if kind != "none"], default="tsne")
+    parser.add_argument("--kind", choices=list(PAINTERS), default="tsne")
     arguments = parser.parse_args()
     draw(arguments.store, arguments.scene, arguments.output, arguments.kind)

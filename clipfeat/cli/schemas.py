@@ -1,11 +1,13 @@
 """The register: what each command's configuration holds, and what Hydra is told of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
 from clipfeat.cli.config import ComposerConfig
-from clipfeat.data.config import DATA_CONFIGS
+from clipfeat.data.config import LAYOUTS
 from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.fusion.config import FitHeadConfig, TrainConfig
@@ -27,11 +29,38 @@ COMMANDS: dict[str, type[Any]] = {
 """What each primary configuration holds: those of ``clipfeat-<name>``, and composer's."""
 
 
+def _schemas() -> Iterator[tuple[str | None, str, type[Any]]]:
+    """Group, name and node of all that Hydra is told."""
+    for name, schema in COMMANDS.items():
+        yield None, f"{name}_schema", schema
+    for name, (schema, _) in LAYOUTS.items():
+        yield "data", f"{name}_schema", schema
+    yield "sampling", "mesh_schema", MeshSamplingConfig
+
+
 def register_schemas() -> None:
     """Tells Hydra the schema, so that a misspelt key or a wrong type fails while composing."""
     store = ConfigStore.instance()
-    for name, schema in COMMANDS.items():
-        store.store(name=f"{name}_schema", node=schema)
-    for layout in DATA_CONFIGS:
-        store.store(group="data", name=f"{layout.name}_schema", node=layout)
-    store.store(group="sampling", name="mesh_schema", node=MeshSamplingConfig)
+    for group, name, schema in _schemas():
+        store.store(group=group, name=name, node=schema)
+
+
+@contextmanager
+def schemas_lent() -> Iterator[None]:
+    """Tells Hydra the schema for so long; what a caller has told it under the same names is there again afterwards."""
+    repo = ConfigStore.instance().repo
+    places = [(group, f"{name}.yaml") for group, name, _ in _schemas()]
+    before = {group: dict(repo if group is None else repo.get(group, {})) for group, _ in places}
+    register_schemas()
+    try:
+        yield
+    finally:
+        for group, file in places:
+            folder = repo if group is None else repo[group]
+            if file in before[group]:
+                folder[file] = before[group][file]
+            else:
+                del folder[file]
+        for group in before:
+            if group is not None and not repo[group]:
+                del repo[group]

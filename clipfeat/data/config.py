@@ -9,6 +9,11 @@ from clipfeat.errors import ConfigError
 from clipfeat.system.patterns import check_pattern
 
 
+def as_size(value: list[int] | None) -> tuple[int, int] | None:
+    """[width, height] of a configuration as (width, height)."""
+    return None if value is None else (value[0], value[1])
+
+
 @dataclass
 class DataConfig:
     """Where frames come from.
@@ -247,13 +252,14 @@ class ScanNet200MvConfig(DataConfig):
             check_pattern("data.intrinsics", self.intrinsics, forbidden=["sequence", "frame"])
 
 
-DATA_CONFIGS: tuple[type[DataConfig], ...] = (
-    ScanNetConfig,
-    SensConfig,
-    DemoConfig,
-    PosedRgbdConfig,
-    ScanNet200MvConfig,
-)
+LAYOUTS: dict[str, tuple[type[DataConfig], str]] = {
+    "scannet": (ScanNetConfig, "clipfeat.data.scannet:open_scannet"),
+    "sens": (SensConfig, "clipfeat.data.sens:open_sens"),
+    "demo": (DemoConfig, "clipfeat.data.demo.scans:open_demo"),
+    "posed_rgbd": (PosedRgbdConfig, "clipfeat.data.posed_rgbd:PosedRgbdDataset"),
+    "scannet200_mv": (ScanNet200MvConfig, "clipfeat.data.scannet200_mv:open_scannet200_mv"),
+}
+"""What ``data.name`` can be: the keys of each layout, and what makes its ``Dataset`` of them, imported when needed."""
 
 
 FRAME_SELECTIONS = ("first", "random", "uniform")

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.data.base import check_scene_name
+from clipfeat.data.config import ScanNetConfig, as_size
 from clipfeat.data.images import read_depth, read_picture
 from clipfeat.data.matrices import camera_for, read_intrinsics, read_pose
 from clipfeat.errors import DataError, FrameError
@@ -113,3 +114,9 @@ class ScanNetDataset:
             str(scene / "intrinsic" / f"intrinsic_{kind}.txt"),
             f"data.{kind}_intrinsics_size",
         )
+
+
+def open_scannet(cfg: ScanNetConfig, scene_ids: list[str] | None = None) -> ScanNetDataset:
+    """The data set of ``data=scannet``; with ``scene_ids`` only these scenes of it."""
+    sizes = as_size(cfg.color_intrinsics_size), as_size(cfg.depth_intrinsics_size)
+    return ScanNetDataset(Path(cfg.root), cfg.depth_scale, *sizes, scene_ids)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.data.config import PosedRgbdConfig
+from clipfeat.data.config import PosedRgbdConfig, ScanNet200MvConfig, as_size
 from clipfeat.data.posed_rgbd import PosedRgbdDataset
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Frame
@@ -146,3 +146,8 @@ def _read(path: Path, dtype: np.dtype[Any], columns: int, expected: str) -> NDAr
             f"{path}: {len(data)} bytes are no multiple of {row} ({expected}); the file is cut off, copy it"
         )
     return np.frombuffer(data, dtype)
+
+
+def open_scannet200_mv(cfg: ScanNet200MvConfig) -> ScanNet200MvDataset:
+    """The data set of ``data=scannet200_mv``."""
+    return ScanNet200MvDataset(Path(cfg.root), cfg.intrinsics or "", as_size(cfg.intrinsics_size), cfg.depth_scale)

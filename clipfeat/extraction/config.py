@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from clipfeat.config.checks import at_least, one_of, resume_word
-from clipfeat.data.config import DATA_CONFIGS
+from clipfeat.data.config import LAYOUTS
 from clipfeat.errors import ConfigError
 from clipfeat.model.config import CacheConfig, ModelConfig
 from clipfeat.output.config import OutputConfig
@@ -145,10 +145,9 @@ def extract_config(plain: dict[str, Any]) -> ExtractConfig:
     Raises:
         ConfigError: If it holds unknown keys or values.
     """
-    layouts = {layout.name: layout for layout in DATA_CONFIGS}
     schema = OmegaConf.structured(ExtractConfig)
     try:
-        schema.data = layouts[plain["data"]["name"]]
+        schema.data = LAYOUTS[plain["data"]["name"]][0]
         if plain["sampling"]["name"] == MeshSamplingConfig.name:
             schema.sampling = MeshSamplingConfig
         config = OmegaConf.to_object(OmegaConf.merge(schema, plain))

@@ -1,28 +1,21 @@
-"""Scenes as tasks on the actors of a Ray cluster. Each holds one model, and whichever is free takes the next scene.
+"""Scenes as tasks on the actors of a Ray cluster: whichever is free takes the next scene.
 
-Only names of scenes, numbers and counts travel: an actor reads the frames and writes their files itself. When one dies,
-another takes its place, and of the scene that it worked on does what is not on the disk. The longest scenes come first,
-so that at the end no actor is left alone with one. An actor never takes the record of another: its number is its own.
+Only names of scenes, numbers and counts travel: an actor (``ray_actor.py``) reads the frames and writes their files
+itself. When one dies, another takes its place, and of the scene that it worked on does what is not on the disk. The
+longest scenes come first, so that at the end no actor is left alone with one.
 """
 
 import dataclasses
 import logging
-import os
 import re
-import signal
-import socket
-import threading
-import time
-from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayError, RayTaskError
 
 from clipfeat.data.selection import FrameKey
@@ -30,144 +23,16 @@ from clipfeat.errors import ClipfeatError, ConfigError, EngineError
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.extraction.lane import Done
 from clipfeat.extraction.plan import Plan
-from clipfeat.extraction.worker import Job, Outcome, Worker, open_job
-from clipfeat.model.cache import build_cache
-from clipfeat.model.clip_model import ModelCard, build_model, resolve_device
-from clipfeat.output.run_folder import different_keys
-from clipfeat.output.summary import machine, peak_memory
-from clipfeat.system.shards import Shard, this_shard, usable_cores
+from clipfeat.extraction.ray_actor import SceneActor, Started, Told
+from clipfeat.extraction.ray_cluster import find_room, join_cluster
+from clipfeat.extraction.worker import Job, Outcome
+from clipfeat.model.base import ModelCard
+from clipfeat.output.folders import different_keys
+from clipfeat.system.shards import this_shard
 
 log = logging.getLogger(__name__)
-
-_OBJECT_STORE_BYTES = 80 << 20
-"""What Ray takes at least, about. Nothing of size goes through it."""
-
-_TELL_EVERY_S = 0.5
 _CLOSE_S = 20.0
 _ROOM_S = 30.0
-
-
-@dataclass(frozen=True)
-class Started:
-    """What an actor says of itself when its model is loaded.
-
-    Attributes:
-        card: of the model.
-        machine: what it runs on.
-        node: the machine's name.
-        warnings: that were given on the way.
-    """
-
-    card: ModelCard
-    machine: dict[str, Any]
-    node: str
-    warnings: list[str]
-
-
-@dataclass(frozen=True)
-class Told:
-    """What an actor has to tell from time to time.
-
-    Attributes:
-        outcomes: what became of frames.
-        seconds: spent since it told last, by stage.
-        memory: its peak, see ``peak_memory``.
-        warnings: that were given on the way.
-    """
-
-    outcomes: list[Outcome]
-    seconds: dict[str, float]
-    memory: dict[str, int]
-    warnings: list[str]
-
-
-class SceneActor:
-    """Lives in a process of Ray's. ``close`` may be called while it works.
-
-    Args:
-        cfg: what to run.
-        number: of the actor; no two of a run have the same.
-        cores: that its lanes share.
-        device: cpu or cuda, which is the GPU that Ray has given it.
-        working_dir: of the command: relative paths begin there.
-    """
-
-    def __init__(self, cfg: ExtractConfig, number: int, cores: int, device: str, working_dir: str):
-        self._cfg = cfg
-        self._number = number
-        self._cores = cores
-        self._device = device
-        self._working_dir = working_dir
-        self._stopping = threading.Event()
-        self._busy = threading.Lock()
-        self._warnings = _Warnings()
-        logging.getLogger("clipfeat").addHandler(self._warnings)
-
-    def load(self) -> Started:
-        """Loads the model.
-
-        Raises:
-            ClipfeatError: If that can't be, or the node lacks what the run needs.
-        """
-        cfg, node = self._cfg, os.uname().nodename
-        with suppress(OSError):
-            os.chdir(self._working_dir)
-        for key, path in (("output_dir", cfg.output_dir), ("data.root", cfg.data.root)):
-            if not Path(path).is_dir():  # or results would stay on that node, and every frame of it fail
-                raise EngineError(
-                    f"{key}={path}: no such folder on the node {node}; engine=ray needs folders that all nodes share, "
-                    f"with whole paths where {self._working_dir} is not one of them"
-                )
-        torch.set_num_threads(self._cores)
-        # A share of several: frames.jsonl itself is the driver's.
-        self._job = open_job(cfg, Shard(self._number, self._number + 2))
-        model = build_model(cfg.model, resolve_device(self._device), cfg.seed, build_cache(cfg.cache))
-        self._worker = Worker(self._job, model, self._cores)
-        return Started(ModelCard.of(model), machine(), node, self._warnings.take())
-
-    def work(self, frames: list[FrameKey], drawn: dict[str, list[int]]) -> Iterator[Told]:
-        """Does frames of one scene, see ``Worker.work``, and tells of them twice a second."""
-        outcomes: list[Outcome] = []
-        due = time.monotonic() + _TELL_EVERY_S
-        with self._busy:
-            try:
-                with closing(self._worker.work(frames, drawn)) as found:
-                    for outcome in found:
-                        outcomes.append(outcome)
-                        if self._stopping.is_set():
-                            break
-                        if time.monotonic() > due:
-                            yield self._tell(outcomes)
-                            outcomes, due = [], time.monotonic() + _TELL_EVERY_S
-            except ClipfeatError:
-                yield self._tell(outcomes)
-                raise
-            yield self._tell(outcomes)
-
-    def _tell(self, outcomes: list[Outcome]) -> Told:
-        return Told(outcomes, self._job.stopwatch.take(), peak_memory(), self._warnings.take())
-
-    def close(self) -> None:
-        """Ends the work; what has begun is still written."""
-        self._stopping.set()
-        with self._busy:
-            self._worker.close()
-
-
-class _Warnings(logging.Handler):
-    """Keeps warnings until somebody takes them: an actor has no terminal."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._kept: deque[str] = deque()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keeps one."""
-        self._kept.append(record.getMessage())
-
-    def take(self) -> list[str]:
-        """Those since the last time."""
-        return [self._kept.popleft() for _ in range(len(self._kept))]
 
 
 @dataclass
@@ -232,7 +97,7 @@ class RayEngine:
         self._cfg = cfg
         self._numbers = count()
         self._own_cluster = False
-        self._gpus = gpus or 0.0
+        self._gpus = 0.0
         self._target = 0
         self._queue: list[_Scene] = []
         self._actors: list[_Actor] = []
@@ -249,9 +114,12 @@ class RayEngine:
         """See ``Engine``."""
         self._job, self._plan = job, plan
         with job.stopwatch.stage("start ray"):
-            self._connect()
+            if not ray.is_initialized():  # by a script that calls extract()
+                self._own_cluster = True
+                join_cluster(self._cfg.engine)
             self._queue = _longest_first(plan)
-            self._target = min(self._room(), len(self._queue))
+            room, self._gpus = find_room(self._cfg)
+            self._target = min(room, len(self._queue))
             what = f"{self._cfg.engine.cpus_per_worker} CPUs and {self._gpus:g} GPUs"
             log.info("engine=ray: %d actors, each of %s", self._target, what)
             self._replace()
@@ -295,56 +163,6 @@ class RayEngine:
                 self._own_cluster = False
         if late or (actors and self._died):
             self._job.folder.remove_leftovers(self._plan.scenes)
-
-    def _connect(self) -> None:
-        """Joins the cluster, or starts one on this machine.
-
-        Raises:
-            EngineError: If that fails.
-        """
-        if ray.is_initialized():  # by a script that calls extract()
-            return
-        engine, quiet = self._cfg.engine, {"log_to_driver": False, "logging_level": logging.ERROR}
-        if engine.address not in (None, "auto"):
-            _check_answers(engine.address)
-        on_terminate, self._own_cluster = signal.getsignal(signal.SIGTERM), True
-        try:
-            if engine.address is None:
-                cores = max(usable_cores(), (engine.num_workers or 1) * engine.cpus_per_worker)
-                own = {"num_cpus": cores, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
-                ray.init(address="local", **own, **quiet)
-            else:
-                ray.init(address=engine.address, runtime_env=_environment(), **quiet)
-        except (RuntimeError, ValueError, OSError, RayError) as error:
-            address = "null" if engine.address is None else engine.address
-            what_to_do = "start one by ray start --head, set RAY_AUTH_MODE=token if it has a token, or leave it out"
-            what_to_do = "" if engine.address is None else f"; {what_to_do}"
-            raise EngineError(f"engine.address={address}: no Ray cluster to be had ({error}){what_to_do}") from error
-        if threading.current_thread() is threading.main_thread() and on_terminate is not None:
-            signal.signal(signal.SIGTERM, on_terminate)  # Ray has set its own
-
-    def _room(self) -> int:
-        """How many actors to start; sets the GPUs of each.
-
-        Raises:
-            EngineError: If the cluster has no room for any.
-        """
-        engine = self._cfg.engine
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if engine.gpus_per_worker is None:
-            found = any(node.get("GPU") for node in nodes)
-            self._gpus = float(self._cfg.device == "cuda" or (self._cfg.device == "auto" and found))
-        fit = 0
-        for node in nodes:
-            room = node.get("CPU", 0.0) // engine.cpus_per_worker
-            fit += int(min(room, node.get("GPU", 0.0) // self._gpus) if self._gpus else room)
-        if not fit and (engine.num_workers is None or engine.address is None):
-            has = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes[:5])
-            raise EngineError(
-                f"engine.cpus_per_worker={engine.cpus_per_worker} engine.gpus_per_worker={self._gpus:g}: no node of "
-                f"the Ray cluster has so many, they have {has}"
-            )
-        return engine.num_workers or fit
 
     def _replace(self) -> None:
         """Starts actors, as long as there are fewer than wanted, and scenes for them."""
@@ -476,30 +294,6 @@ def _news(scene: _Scene, outcomes: list[Outcome]) -> Iterator[Outcome]:
 def _kill(actor: _Actor) -> None:
     with suppress(RayError, ValueError):
         ray.kill(actor.handle)
-
-
-def _check_answers(address: str) -> None:
-    """Looks whether anything listens there: Ray itself would wait for many minutes.
-
-    Raises:
-        EngineError: If not.
-    """
-    host, _, port = address.rpartition(":")
-    expected = "expected auto, or host:port of a cluster that runs, as ray start tells it"
-    if not (host and port.isdecimal() and int(port) < 1 << 16) or "/" in host:
-        raise EngineError(f"engine.address={address}: {expected}")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except OSError as error:
-        raise EngineError(f"engine.address={address}: nothing answers there ({error}); {expected}") from error
-
-
-def _environment() -> dict[str, Any]:
-    """What the actors of a cluster that runs already need of this process's environment."""
-    path = os.environ.get("PYTHONPATH")
-    if not path:
-        return {}
-    return {"env_vars": {"PYTHONPATH": os.pathsep.join(str(Path(part).resolve()) for part in path.split(os.pathsep))}}
 
 
 def _why(error: RayError) -> str:

@@ -15,7 +15,7 @@ from clipfeat.extraction.config import ExtractConfig
 from clipfeat.extraction.lane import MAX_LANES, Done, Lane
 from clipfeat.extraction.prepare import Failed, FramePreparer
 from clipfeat.extraction.uv_index import open_uv_index
-from clipfeat.model.clip_model import Model
+from clipfeat.model.base import Model
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.summary import Stopwatch
 from clipfeat.sampling.locate import Locator, build_locator
@@ -83,13 +83,8 @@ class Worker:
         self._lanes = cfg.num_workers or min(cores, MAX_LANES)
         self._batch_size = cfg.batch_size or model.default_batch
         self._pictures = build_pictures(
-            cfg.vis.name,
+            cfg.vis,
             {},
-            max_frames=cfg.vis.max_frames,
-            points_per_frame=cfg.vis.points_per_frame,
-            overlay_points=cfg.vis.overlay_points,
-            perplexity=cfg.vis.perplexity,
-            dpi=cfg.vis.dpi,
             seed=cfg.seed,
             weights_note=model_note(model.describe()),
             processes=self._lanes,

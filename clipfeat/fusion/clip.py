@@ -9,7 +9,8 @@ from torch import nn
 
 from clipfeat.errors import ConfigError
 from clipfeat.fusion.inputs import Maps
-from clipfeat.model.cache import CacheEntry, MapCache, as_float16
+from clipfeat.model.cache import MapCache
+from clipfeat.model.cache_entry import CacheEntry, as_float16
 from clipfeat.model.cached import fingerprint
 from clipfeat.model.clip_model import ClipModel
 from clipfeat.types import FeatureMap, Picture

@@ -29,21 +29,15 @@ import torch
 from numpy.typing import NDArray
 
 from clipfeat.errors import WeightsError
-from clipfeat.model.cache import CacheEntry, MapCache, as_float16
-from clipfeat.model.clip_model import (
-    ClipModel,
-    build_preprocess,
-    default_batch,
-    describe,
-    load_model,
-    own_stream,
-    resolve_offload,
-    resolve_precision,
-)
+from clipfeat.model.cache import MapCache
+from clipfeat.model.cache_entry import CacheEntry, as_float16
+from clipfeat.model.clip_model import ClipModel, default_batch, describe, own_stream
 from clipfeat.model.config import ModelConfig
-from clipfeat.model.encoder import EncoderCard, warn_of_random_weights, why_not_to_be_had
+from clipfeat.model.encoder import EncoderCard
 from clipfeat.model.heads import build_head, map_values, point_channels
+from clipfeat.model.load import build_preprocess, load_model, resolve_offload, resolve_precision
 from clipfeat.model.preprocess import Preprocess
+from clipfeat.model.weights import warn_of_random_weights, why_not_to_be_had
 from clipfeat.types import FeatureMap, Frame
 
 log = logging.getLogger(__name__)

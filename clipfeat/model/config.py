@@ -23,7 +23,13 @@ class HeadConfig:
         one_of("model.head.name", self.name, HEADS)
 
 
-HEADS = ("none", "pixelshuffle", "proj128", "text")
+HEADS = {
+    "none": "clipfeat.model.heads:Head",
+    "pixelshuffle": "clipfeat.model.heads:PixelShuffleHead",
+    "proj128": "clipfeat.model.heads:Proj128Head",
+    "text": "clipfeat.model.heads:TextHead",
+}
+"""What ``model/head`` can be, and the class of each, imported when needed; it takes the width of the tokens."""
 
 
 ATTENTIONS = ("vanilla", "maskclip", "sclip", "clearclip", "naclip")

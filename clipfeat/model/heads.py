@@ -1,7 +1,7 @@
 """What is made of the encoder's tokens: a dense map, and perhaps something at the sampled points."""
 
-from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 
 import torch
 import torch.nn.functional as nnf
@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from clipfeat.errors import WeightsError
+from clipfeat.model.config import HEADS
 from clipfeat.types import FeatureMap, compose_affine, resize_affine
 
 _LARGEST_WEIGHT = 1e6
@@ -17,6 +18,9 @@ _LARGEST_WEIGHT = 1e6
 
 class Head(nn.Module):
     """Tokens as a map (B, D, h, w) to a feature map, and sampled features to point features. This one does nothing.
+
+    Args:
+        width: channels of the tokens; what does not look at it may leave it at 0.
 
     Attributes:
         scale: cells of the feature map along one side of a token.
@@ -27,6 +31,10 @@ class Head(nn.Module):
     scale = 1
     projected = False
     affine = True
+
+    def __init__(self, width: int = 0):
+        super().__init__()
+        self.width = width
 
     def to_map(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, D, h, w) to (B, C, scale·h, scale·w)."""
@@ -47,7 +55,7 @@ class PixelShuffleHead(Head):
     scale = 2
 
     def __init__(self, width: int):
-        super().__init__()
+        super().__init__(width)
         if width % 4:
             raise ValueError(f"head pixelshuffle needs a width that is a multiple of 4, this encoder's is {width}")
 
@@ -62,7 +70,7 @@ class Proj128Head(Head):
     scale = 4
 
     def __init__(self, width: int):
-        super().__init__()
+        super().__init__(width)
         self.shuffle = PixelShuffleHead(width)
         self.conv = nn.Conv2d(width // 4, 256, 1)
         self.linear = nn.Linear(256, 128)
@@ -95,14 +103,6 @@ class TextHead(Head):
         return nnf.normalize(sampled, dim=-1)
 
 
-HEADS: dict[str, Callable[[int], Head]] = {
-    "none": lambda _width: Head(),
-    "pixelshuffle": PixelShuffleHead,
-    "proj128": Proj128Head,
-    "text": lambda _width: TextHead(),
-}
-
-
 def build_head(name: str, width: int, weights: Path | None, seed: int) -> Head:
     """A frozen head for tokens of ``width`` channels; weights come from a file or from the seed.
 
@@ -113,7 +113,7 @@ def build_head(name: str, width: int, weights: Path | None, seed: int) -> Head:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            head = HEADS[name](width)
+            head: Head = resolve_name(HEADS[name])(width)
         except ValueError as error:
             raise WeightsError(f"model/head={name}: {error}") from error
     if weights is not None:

@@ -12,7 +12,7 @@ import torch.nn.functional as nnf
 from numpy.typing import NDArray
 
 from clipfeat.errors import ConfigError, WeightsError
-from clipfeat.model.encoder import load_clip, state_hash
+from clipfeat.model.weights import load_clip, state_hash
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,12 @@
-"""What is written: feature files, the record of the run, its summary, its report."""
+"""What is written: feature files, the record of the run, its summary, its report.
+
+To add a file format, say ``mine``:
+
+1. File: clipfeat/output/mine.py with what writes arrays and their meta into an open file, and what reads them from a
+   path: as npz.py has them.
+2. Row: ``FORMATS`` in files.py, with a suffix of its own.
+3. YAML: conf/output/mine.yaml with ``name: mine``. That is ``output=mine``; every reader of runs knows it then.
+"""
 
 from clipfeat.system.faces import lazily
 

@@ -13,8 +13,7 @@ import torch
 from clipfeat.errors import DamagedFileError, DataError
 from clipfeat.output.grid import GridFrame, grid_arrays, read_grid, write_grid
 from clipfeat.output.h5 import read_h5, write_h5
-from clipfeat.output.npz import write_npz
-from clipfeat.system import arrays as array_files
+from clipfeat.output.npz import read_npz, write_npz
 from clipfeat.system.atomic import atomic_file
 from clipfeat.system.direct import direct_file
 from clipfeat.types import PointFeatures
@@ -22,13 +21,6 @@ from clipfeat.types import PointFeatures
 SCHEMA_VERSION = 1
 _ARRAYS = {"pts_feat": (None,), "uv_idx": (2,), "conf_2d": (), "xyz": (3,), "pts_idx": ()}
 """The arrays of every file, and the shape of their rows; None for any number."""
-
-
-def read_npz(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], str]:
-    """Reads the arrays, if they are asked for, and the meta."""
-    found = array_files.read_npz(path, None if arrays else ["meta"])
-    meta = str(found.pop("meta"))
-    return found, meta
 
 
 @dataclass(frozen=True)

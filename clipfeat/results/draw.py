@@ -15,7 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError, FrameError
 from clipfeat.extraction.scans import Scans, read_run_config
-from clipfeat.output.run_folder import make_writable, picture_path
+from clipfeat.output.folders import make_writable, picture_path
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import PicturesConfig
 from clipfeat.system.shards import usable_cores
@@ -98,13 +98,8 @@ def _draw(
 ) -> None:
     workers = cfg.num_workers or usable_cores()
     pictures = build_pictures(
-        cfg.vis.name,
+        cfg.vis,
         {scene_id: [frame_id for _, frame_id in keys] for scene_id, keys in groupby(todo, lambda key: key[0])},
-        max_frames=cfg.vis.max_frames,
-        points_per_frame=cfg.vis.points_per_frame,
-        overlay_points=cfg.vis.overlay_points,
-        perplexity=cfg.vis.perplexity,
-        dpi=cfg.vis.dpi,
         seed=seed,
         weights_note=model_note(store.model),
         processes=workers,

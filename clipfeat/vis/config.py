@@ -4,6 +4,14 @@ from dataclasses import dataclass
 
 from clipfeat.config.checks import at_least
 
+PAINTERS = {
+    "tsne": "clipfeat.vis.painters:TsnePainter.of",
+    "pca": "clipfeat.vis.painters:PcaPainter.of",
+    "heatmap": "clipfeat.vis.painters:HeatmapPainter.of",
+}
+"""What ``vis`` can be, besides none: what makes the ``Painter`` of each (of VisConfig, the footer's note of the model,
+and the seed), imported when needed."""
+
 
 @dataclass
 class VisConfig:

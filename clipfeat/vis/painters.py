@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.vis import figure as fig
+from clipfeat.vis.config import VisConfig
 from clipfeat.vis.heatmap import shared_limits, similarity_to_mean
 from clipfeat.vis.overlay import paint
 from clipfeat.vis.pca import PcaColors, fit_pca_colors
@@ -36,6 +37,11 @@ class PcaPainter:
 
     dpi: int
     weights_note: str
+
+    @classmethod
+    def of(cls, cfg: VisConfig, weights_note: str, _seed: int) -> Self:
+        """The painter that the configuration describes."""
+        return cls(cfg.dpi, weights_note)
 
     def draw(self, scene_id: str, frames: Sequence[SampledFrame]) -> Iterator[NDArray[np.uint8]]:
         """Fits one PCA to the scene, then yields the picture of each frame."""
@@ -65,6 +71,11 @@ class TsnePainter:
     points_per_frame: int
     perplexity: float
     seed: int
+
+    @classmethod
+    def of(cls, cfg: VisConfig, weights_note: str, seed: int) -> Self:
+        """The painter that the configuration describes."""
+        return cls(cfg.dpi, weights_note, cfg.points_per_frame, cfg.perplexity, seed)
 
     def draw(self, scene_id: str, frames: Sequence[SampledFrame]) -> Iterator[NDArray[np.uint8]]:
         """Fits one PCA and one t-SNE to the scene, then yields the picture of each frame."""
@@ -97,6 +108,11 @@ class HeatmapPainter:
 
     dpi: int
     weights_note: str
+
+    @classmethod
+    def of(cls, cfg: VisConfig, weights_note: str, _seed: int) -> Self:
+        """The painter that the configuration describes."""
+        return cls(cfg.dpi, weights_note)
 
     def draw(self, scene_id: str, frames: Sequence[SampledFrame]) -> Iterator[NDArray[np.uint8]]:
         """Finds the range of the scene's similarities, then yields the picture of each frame."""

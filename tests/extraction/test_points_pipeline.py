@@ -41,12 +41,18 @@ def test_vertices_of_the_mesh_with_colours_and_labels(run_cli, demo_root, tmp_pa
 
 
 def test_a_choice_of_vertices_is_the_same_in_every_frame(run_cli, demo_root, tmp_path):
-    options = ["sampling=mesh", "sampling.num_points=300", "vis=none", "output=h5"]
-    code, err = run_cli(f"data.root={demo_root}", "output_dir=out", *options, small=False)
-    assert code == 0, err
-    seen = [set(read_features(p)[0].pts_idx.tolist()) for p in sorted((tmp_path / "out" / "demo0000_00").glob("*.h5"))]
-    assert len(set.union(*seen)) <= 300
-    assert len(seen[0] & seen[1]) > 20
+    options = ["sampling=mesh", "vis=none", "output=h5"]
+    seen = {}
+    for name, count in (("some", 300), ("all", "null")):
+        more = [f"output_dir={name}", f"sampling.num_points={count}"]
+        code, err = run_cli(f"data.root={demo_root}", *options, *more, small=False)
+        assert code == 0, err
+        paths = sorted((tmp_path / name / "demo0000_00").glob("*.h5"))
+        seen[name] = [set(read_features(path)[0].pts_idx.tolist()) for path in paths]
+    chosen = set.union(*seen["some"])
+    assert 20 < len(chosen) <= 300
+    # A frame has all vertices of the one choice that it sees, and no other.
+    assert seen["some"] == [chosen & visible for visible in seen["all"]]
 
 
 def test_a_mesh_that_is_missing_or_does_not_fit_its_labels_is_named(run_cli, scans):

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from clipfeat.errors import WeightsError
-from clipfeat.model import encoder
+from clipfeat.model import weights
+from clipfeat.model.build import build_model
 from clipfeat.model.cache import MapCache
 from clipfeat.model.cached import CachedModel
-from clipfeat.model.clip_model import build_model, load_model
 from clipfeat.model.config import HeadConfig, ModelConfig
+from clipfeat.model.load import load_model
 from clipfeat.output.files import read_features
 
 CPU = torch.device("cpu")
@@ -38,7 +39,7 @@ def forbid_loading(monkeypatch):
 
         import open_clip
 
-        monkeypatch.setattr("clipfeat.model.clip_model.load_encoder", stop)
+        monkeypatch.setattr("clipfeat.model.load.load_encoder", stop)
         monkeypatch.setattr(open_clip, "create_model", stop)
 
     return forbid
@@ -215,13 +216,13 @@ def test_random_weights_in_place_of_others_are_never_taken_for_them(
     first.close()
     caplog.clear()
     with monkeypatch.context() as patch:
-        patch.setattr("clipfeat.model.clip_model.load_encoder", lambda *a, **k: pytest.fail("loaded"))
+        patch.setattr("clipfeat.model.load.load_encoder", lambda *a, **k: pytest.fail("loaded"))
         second = cached(config, cache_path)
         assert second.describe()["weights"] == "random"
         assert "no tag of" in caplog.text
         assert "weights=random" in caplog.text
         second.close()
-    monkeypatch.setattr(encoder, "_resolve", lambda *a: {"pretrained": None})  # as if they could be had now
+    monkeypatch.setattr(weights, "_resolve", lambda *a: {"pretrained": None})  # as if they could be had now
     third = cached(config, cache_path)
     assert third.describe()["weights"] == "no_such_tag"
     third.close()

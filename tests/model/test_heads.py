@@ -4,7 +4,8 @@ import torch
 from safetensors.torch import save_file
 
 from clipfeat.errors import WeightsError
-from clipfeat.model.heads import HEADS, build_head, point_channels
+from clipfeat.model.config import HEADS
+from clipfeat.model.heads import build_head, point_channels
 
 
 def test_pixelshuffle_places_four_channels_as_four_sub_cells():

@@ -11,8 +11,8 @@ import torch
 import clipfeat
 from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.errors import DataError
-from clipfeat.model.encoder import state_hash
 from clipfeat.model.heads import build_head
+from clipfeat.model.weights import state_hash
 from clipfeat.output.files import FORMATS
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.run_folder import RunFolder

@@ -10,8 +10,9 @@ from stores import MODEL, some_features, some_grid, write_store
 from clipfeat.cli.commands import inspect_main
 from clipfeat.errors import DataError, OutputError
 from clipfeat.output.files import write_features
+from clipfeat.output.folders import write_config
 from clipfeat.output.fused import FusedScene, write_fused
-from clipfeat.output.run_folder import done_record, write_config
+from clipfeat.output.records import done_record
 from clipfeat.results.inspect import inspect_folder
 from clipfeat.system.atomic import temporary_path
 from clipfeat.types import Points
@@ -182,7 +183,8 @@ def test_a_scene_file(tmp_path):
 
 def test_a_cache_of_maps(tmp_path):
     pytest.importorskip("lmdb")
-    from clipfeat.model.cache import CacheEntry, MapCache
+    from clipfeat.model.cache import MapCache
+    from clipfeat.model.cache_entry import CacheEntry
 
     path = tmp_path / "maps.lmdb"
     with MapCache.open(path) as cache:

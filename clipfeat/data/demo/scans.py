@@ -25,8 +25,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
+from clipfeat.data.config import DemoConfig
 from clipfeat.data.demo.render import Mesh, cast_rays, paint, tessellate
 from clipfeat.data.demo.room import build_room
+from clipfeat.data.scannet import ScanNetDataset, open_scannet
 from clipfeat.errors import DataError, OutputError
 from clipfeat.types import Camera
 
@@ -250,3 +252,20 @@ def _write_meshes(folder: Path, scene_id: str, mesh: Mesh) -> None:
     surface.vertex_attributes["label"] = mesh.labels
     surface.vertex_attributes["instance"] = mesh.instances
     path.with_suffix(".labels.ply").write_bytes(export_ply(surface, vertex_normal=False))
+
+
+def open_demo(cfg: DemoConfig) -> ScanNetDataset:
+    """The data set of ``data=demo``; rooms that are not there yet are rendered."""
+    options = SceneOptions(
+        num_frames=cfg.num_frames,
+        color_size=(cfg.color_size[0], cfg.color_size[1]),
+        depth_size=(cfg.depth_size[0], cfg.depth_size[1]),
+        depth_noise=cfg.depth_noise,
+        depth_holes=cfg.depth_holes,
+        lost_poses=cfg.lost_poses,
+        mesh_spacing=cfg.mesh_spacing,
+        seed=cfg.seed,
+    )
+    render_scenes(Path(cfg.root), cfg.num_scenes, options)
+    # The folder may hold more rooms, rendered for another run.
+    return open_scannet(cfg, [demo_scene_id(index) for index in range(cfg.num_scenes)])

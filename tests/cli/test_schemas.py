@@ -1,27 +1,28 @@
 import dataclasses
+import sys
 
 import pytest
 from conftest import CHECKOUT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from clipfeat.cli.commands import extract_main
 from clipfeat.cli.config import ComposerConfig
 from clipfeat.cli.schemas import register_schemas
 from clipfeat.config.folder import config_dir
-from clipfeat.data.config import DemoConfig, ScanNetConfig
-from clipfeat.data.layouts import DATASETS
+from clipfeat.data.config import LAYOUTS, DemoConfig, ScanNetConfig
 from clipfeat.errors import ConfigError
 from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ENGINES, ExtractConfig, extract_config
 from clipfeat.fusion.config import FitHeadConfig
 from clipfeat.model import text
 from clipfeat.model.cache import CACHES
-from clipfeat.model.heads import HEADS
+from clipfeat.model.config import HEADS
 from clipfeat.output.files import FORMATS
 from clipfeat.queries.config import TEMPLATES, QueryConfig
 from clipfeat.results.config import FuseConfig, PicturesConfig
 from clipfeat.sampling.points import POINT_SOURCES
-from clipfeat.vis.build import KINDS
+from clipfeat.vis.config import PAINTERS
 
 CONF = CHECKOUT / "conf"
 OPTIONS = sorted(
@@ -60,8 +61,8 @@ def test_every_option_of_every_group_composes_and_is_known_to_its_table(group, o
     assert isinstance(cfg, ExtractConfig)
     assert extract_config(dataclasses.asdict(cfg)) == cfg  # what config.yaml holds
     tables = {
-        "data": DATASETS, "model/head": HEADS, "output": FORMATS, "cache": CACHES, "sampling": POINT_SOURCES,
-        "vis": KINDS, "engine": ENGINES,
+        "data": LAYOUTS, "model/head": HEADS, "output": FORMATS, "cache": CACHES, "sampling": POINT_SOURCES,
+        "vis": [*PAINTERS, "none"], "engine": ENGINES,
     }  # fmt: skip
     if group in tables:
         node = cfg.model.head if group == "model/head" else getattr(cfg, group)
@@ -74,8 +75,12 @@ def test_every_experiment_composes(experiment):
     assert isinstance(composed("data.root=x", f"experiment={experiment}"), ExtractConfig)
 
 
-def test_the_help_names_every_option():
-    text = (CONF / "hydra/help/clipfeat.yaml").read_text()
+def test_the_help_names_every_option(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["clipfeat-extract", "--help"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(SystemExit):
+        extract_main()
+    text = capsys.readouterr().out
     for group, option in OPTIONS:
         assert group in text
         assert option in text, f"{group}={option} is not in --help"

@@ -1,0 +1,164 @@
+"""How a command runs: its process is set up, its configuration composed, and what goes wrong becomes an exit code."""
+
+import argparse
+import logging
+import os
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from clipfeat.cli.explain import explain, of_launcher
+from clipfeat.cli.main import own_version, program
+from clipfeat.cli.schemas import COMMANDS, register_schemas
+from clipfeat.config.folder import config_dir
+from clipfeat.errors import ClipfeatError, ConfigError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+
+def options(group: str) -> str:
+    """The choices of a group, as ``--help`` lists them: the names of its YAML files."""
+    return " | ".join(sorted(path.stem for path in (config_dir() / group).glob("*.yaml")))
+
+
+def run_command(config_name: str, work: Callable[[Any], None]) -> None:
+    """Composes ``config_name`` with the command line, calls ``work`` and turns what goes wrong into an exit code."""
+    _answer_version()
+    register_schemas()
+    OmegaConf.register_new_resolver("options", options, replace=True)  # which the help asks
+    set_up_process()
+    # With this set, Hydra hands every exception over as it is instead of printing it its own way.
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def task(cfg: DictConfig) -> None:
+        if not issubclass(OmegaConf.get_type(cfg) or dict, COMMANDS[config_name]):
+            raise ConfigError(f"--config-name={HydraConfig.get().job.config_name}: is not for {program(config_name)}")
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            cfg.output_dir = str(Path(cfg.output_dir) / sweep_folder(HydraConfig.get().overrides.task))
+        work(OmegaConf.to_object(cfg))
+
+    def report(error: Exception) -> None:
+        if wants_traceback:
+            raise error
+        print(f"clipfeat: {explain(error, _asked_for(config_name))}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+
+    def run_task(cfg: DictConfig) -> None:
+        _show_own_messages()  # a launcher may have brought the task to another process
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            task(cfg)  # Hydra names the failed job of a sweep
+            return
+        try:
+            task(cfg)
+        except (ClipfeatError, OmegaConfBaseException) as error:
+            report(error)
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run_task)()
+    except KeyboardInterrupt as stop:
+        how_far = str(stop) or "what was finished is kept, the same command goes on from there"
+        print(f"clipfeat: interrupted; {how_far}", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except (ClipfeatError, HydraException, OmegaConfBaseException) as error:
+        report(error)
+    except RuntimeError as error:
+        if not of_launcher(error):
+            raise
+        report(error)
+
+
+@contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """For commands without a configuration: turns what goes wrong into an exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except ClipfeatError as error:
+        print(f"clipfeat: {error}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+
+
+class _Beginning(logging.Formatter):
+    """Lets each line begin with the same, for a table is several."""
+
+    def __init__(self, begin: str):
+        super().__init__("%(message)s")
+        self.begin = begin
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(self.begin + line for line in super().format(record).split("\n"))
+
+
+def set_up_process(begin: str = "") -> None:
+    """Says what is printed, and what a signal does; each line begins with ``begin``."""
+    _show_own_messages(begin)
+    signal.signal(signal.SIGTERM, terminate)
+
+
+def _show_own_messages(begin: str = "") -> None:
+    """Lets only clipfeat speak: what other packages log or warn of is said here once, in short, or is an error."""
+    # open_clip and the hub's client log on the root logger.
+    logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
+    if begin:
+        logging.getLogger().handlers[0].setFormatter(_Beginning(begin))
+    logging.getLogger("clipfeat").setLevel(logging.INFO)
+    # Pillow's own opinion of large pictures: those that are too large are told by an error.
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
+
+
+def terminate(_signum: int, _frame: "FrameType | None") -> None:
+    """SIGTERM (what SLURM and ``kill`` send) ends a run as cleanly as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def _answer_version() -> None:
+    """Ends the process with our version if the command line asks for one: Hydra's parser would tell its own."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_version(parser)
+    parser.parse_known_args()
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Lets a command line ask for the version of clipfeat."""
+    parser.add_argument("--version", action="version", version=f"clipfeat {own_version()}")
+
+
+def _asked_for(config_name: str) -> str:
+    """The primary configuration that ``--config-name`` names in place of the command's own, if it is one of ours."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-name", "-cn")
+    name: str | None = parser.parse_known_args()[0].config_name
+    return name if name in COMMANDS else config_name
+
+
+def sweep_folder(overrides: list[str]) -> str:
+    """Name of a sweep job's own folder inside ``output_dir``.
+
+    It follows from the job's overrides alone, so jobs of one sweep never collide and a repeated sweep resumes. Shards
+    of one run share a folder.
+    The readable part may be cut and its odd characters replaced; the hash of the exact overrides keeps it unique.
+    """
+    overrides = [o for o in overrides if not o.lstrip("+").startswith("shard.")]
+    own = [o for o in overrides if not o.lstrip("+").startswith("output_dir=")]
+    readable = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", ",".join(own)).strip("-.")[:80]
+    digest = sha256("\n".join(overrides).encode()).hexdigest()[:8]
+    return f"{readable or 'default'}-{digest}"

@@ -1,0 +1,78 @@
+import os
+import subprocess
+import sys
+import time
+
+from conftest import CHECKOUT
+
+from clipfeat.cli.run import sweep_folder
+
+
+def test_sweep_folders_are_readable_and_can_not_collide():
+    names = [
+        sweep_folder(o)
+        for o in (
+            ["model=vit_b16", "sampling.num_points=5000"],
+            ["model=vit_b16", "sampling.num_points=20000"],
+            ["data.root=/a/b", "model=vit_b16"],
+            ["data.root=/a:b", "model=vit_b16"],
+            ["scenes_file=" + "x" * 200 + "1"],
+            ["scenes_file=" + "x" * 200 + "2"],
+            ["output_dir=out"],
+            ["output_dir=../../etc"],
+        )
+    ]
+    assert len(set(names)) == len(names)
+    assert names[0].startswith("model=vit_b16-sampling.num_points=5000-")
+    for name in names:
+        assert "/" not in name
+        assert not name.startswith(".")
+        assert len(name) < 120
+    assert sweep_folder(["a=1"]) == sweep_folder(["a=1"])
+    assert sweep_folder(["a=1", "shard.index=0"]) == sweep_folder(["a=1", "shard.index=1"]) == sweep_folder(["a=1"])
+
+
+def test_a_sweep_writes_to_folders_of_its_own_and_runs_again_without_work(run_cli, demo_root, tmp_path):
+    sweep = ["-m", f"data.root={demo_root}", "frames_per_scene=1", "output_dir=sw", "output=npz,h5", "seed=0,1"]
+    code, _ = run_cli(*sweep)
+    assert code == 0
+    jobs = sorted(p for p in (tmp_path / "sw").iterdir() if p.is_dir())
+    assert len(jobs) == 4
+    for job in jobs:
+        assert len(list(job.glob("*/frame_0.*"))) == 2
+        assert (job / "summary.json").is_file()
+    code, err = run_cli(*sweep)
+    assert code == 0
+    assert err.count("all 2 frames are done already in") == 4
+
+
+def test_sigterm_ends_a_run_like_ctrl_c(demo_root, tmp_path):
+    """What SLURM and kill send: exit code 130, what is done stays, no traceback."""
+    program = (
+        "import clipfeat.extraction.lane as lane, clipfeat.cli.commands, time\n"
+        "call = lane.Lane.__call__\n"
+        "def slow(*a):\n"
+        "    time.sleep(0.7)\n"
+        "    return call(*a)\n"
+        "lane.Lane.__call__ = slow\n"
+        "clipfeat.cli.commands.extract_main()\n"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", program, f"data.root={demo_root}", f"output_dir={out}", "vis=none", "batch_size=1"]
+    command += ["num_workers=1"]
+    command += ["model.arch=ViT-S-32-alt", "model.pretrained=null", "sampling.num_points=100"]
+    run = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, cwd=tmp_path
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob("*/frame_*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.terminate()
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130, err
+    done = len(list(out.glob("*/frame_*.npz")))
+    assert 1 <= done < 8
+    assert f"clipfeat: interrupted; {done} of 8 frames are done in {out}, the same command goes on" in err
+    assert "Traceback" not in err
+    assert not list(out.glob("**/*.tmp"))
+    assert '"interrupted": true' in (out / "summary.json").read_text()
