@@ -140,8 +140,8 @@ def start_warm(warm, tmp_path):
     started = []
 
     def start_warm(program, arguments, environment):
-        output = tmp_path / f"output{len(started)}.txt"
-        started.append(start(warm, program, arguments, tmp_path, environment, output))
+        outputs = [tmp_path / f"{name}{len(started)}.txt" for name in ("stdout", "stderr")]
+        started.append(start(warm, program, arguments, tmp_path, environment, outputs))
         return started[-1]
 
     yield start_warm

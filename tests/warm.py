@@ -40,10 +40,10 @@ def importable(paths):
 
 
 class Started:
-    """A process as ``subprocess.Popen`` has it; what it prints goes to a file."""
+    """A process as ``subprocess.Popen`` has it; what it prints goes to files."""
 
-    def __init__(self, process, output):
-        self._process, self._output = process, output
+    def __init__(self, process, outputs):
+        self._process, self._outputs = process, outputs
         self.pid = process.pid
 
     @property
@@ -54,18 +54,18 @@ class Started:
         os.kill(self.pid, number)
 
     def communicate(self, timeout):
-        """Waits for its end; returns what it printed, standard error too, in the place of standard error."""
+        """Waits for its end; returns what it printed, and its standard error."""
         self._process.join(timeout)
         if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired("a warm program", timeout, stderr=self._output.read_bytes())
-        return None, self._output.read_text()
+            raise subprocess.TimeoutExpired("a warm program", timeout, *(path.read_bytes() for path in self._outputs))
+        return tuple(path.read_text() for path in self._outputs)
 
     def end(self):
         self._process.kill()
         self._process.join()
 
 
-def start(context, program, arguments, cwd, environment, output):
+def start(context, program, arguments, cwd, environment, outputs):
     """Starts a Python program.
 
     Args:
@@ -74,24 +74,26 @@ def start(context, program, arguments, cwd, environment, output):
         arguments: of its command line.
         cwd: folder that it works in.
         environment: all of its variables.
-        output: file that it prints to.
+        outputs: files of its standard output and its standard error.
     """
-    process = context.Process(target=_run, args=(program, list(map(str, arguments)), str(cwd), environment, str(output)))
+    for path in outputs:
+        path.touch()
+    process = context.Process(target=_run, args=(program, list(map(str, arguments)), cwd, environment, outputs))
     process.start()
-    return Started(process, output)
+    return Started(process, outputs)
 
 
-def _run(program, arguments, cwd, environment, output):
+def _run(program, arguments, cwd, environment, outputs):
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(file, stream.fileno())
+    for number, path in enumerate(outputs, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     main = types.ModuleType("__main__")
     sys.modules["__main__"] = main
     if isinstance(program, Path):
         main.__file__, sys.argv = str(program), [str(program), *arguments]
+        sys.path.insert(0, str(program.parent))
         program = program.read_text()
     else:
         sys.argv = ["-c", *arguments]

@@ -1,4 +1,4 @@
-"""The proof that a run survives being killed, in small; ``scripts/kill_test.py`` alone does fifty stops."""
+"""The proof that a run survives being stopped, in small; ``scripts/kill_test.py`` alone does fifty stops."""
 
 import os
 
@@ -12,14 +12,16 @@ FEW = [
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_run_that_is_killed_and_resumed_ends_as_one_in_peace(tmp_path, start_warm):
+@pytest.mark.parametrize(
+    ("how", "kills"),
+    [("kill", 3), *(pytest.param(how, 15, marks=pytest.mark.slow) for how in ("kill", "int", "term"))],
+)
+def test_a_run_that_is_killed_and_resumed_ends_as_one_in_peace(tmp_path, start_warm, how, kills):
     work = tmp_path / "work"
     work.mkdir()
-    arguments = ["--kills", "3", *FEW, "--true-every", "0", "--seed", "4", "--work", work]
-    hunt = start_warm(
-        CHECKOUT / "scripts" / "kill_test.py", arguments, {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    )
-    _, said = hunt.communicate(timeout=300)
-    assert hunt.returncode == 0, said
-    assert "3 stops (kill), " in said
+    arguments = ["--how", how, "--kills", kills, *FEW, "--true-every", "0", "--seed", "4", "--work", work]
+    hunt = start_warm(CHECKOUT / "scripts" / "kill_test.py", arguments, {**os.environ, "PYTHONPATH": str(CHECKOUT)})
+    out, err = hunt.communicate(timeout=550)
+    assert hunt.returncode == 0, out + err
+    assert f"{kills} stops ({how}), " in out
     assert list(work.iterdir()) == []
