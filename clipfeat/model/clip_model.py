@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from clipfeat.errors import ConfigError
 from clipfeat.model.cache import MapCache
 from clipfeat.model.config import ModelConfig
-from clipfeat.model.encoder import Encoder, EncoderCard, attending, load_encoder, state_hash
-from clipfeat.model.heads import Head, build_head, map_values, point_channels
+from clipfeat.model.encoder import Encoder, EncoderCard, attending, load_encoder
+from clipfeat.model.heads import Head, build_head, check_head, map_values, point_channels
+from clipfeat.model.loading import state_hash
 from clipfeat.model.preprocess import Preprocess
+from clipfeat.model.published import interpolation, tell_what_differs, with_input_size
+from clipfeat.model.weights import arch_name
 from clipfeat.model.windows import Windows
 from clipfeat.types import FeatureMap, Frame
 
@@ -262,6 +265,7 @@ def describe(
     """What must be the same for features to be comparable, and in what precision maps are sampled."""
     return {
         "arch": arch,
+        "arch_sha256": encoder.arch_sha256,
         "weights": encoder.weights,
         "weights_sha256": encoder.weights_sha256,
         "attention": attention,
@@ -270,6 +274,9 @@ def describe(
         "input_size": preprocess.size,
         "resize_mode": preprocess.mode,
         "resize": preprocess.resize,
+        "interpolation": preprocess.interpolation,
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
         "window": preprocess.windows.side if preprocess.windows else None,
         "stride": preprocess.windows.stride if preprocess.windows else None,
         "precision": precision,
@@ -367,6 +374,7 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
         WeightsError: If the weights can't be had or don't fit.
         ConfigError: If the input's size does not fit the model's patches.
     """
+    cfg = with_input_size(cfg)
     precision = resolve_precision(cfg.precision, device)
     if encoder is not None:
         encoder = attending(encoder, cfg.arch, cfg.attention)
@@ -381,9 +389,10 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
             seed=seed,
             attention=cfg.attention,
         )
-    head = build_head(cfg.head.name, encoder.width, Path(cfg.head.weights) if cfg.head.weights else None, seed)
-    return ClipModel(
-        arch=cfg.arch,
+    weights = Path(cfg.head.weights) if cfg.head.weights else None
+    head = build_head(cfg.head.name, encoder.width, weights, seed)
+    model = ClipModel(
+        arch=arch_name(cfg.arch),
         encoder=encoder,
         preprocess=build_preprocess(cfg, encoder.card),
         head=head.to(device),
@@ -392,6 +401,10 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
         dtype={"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision],
         offload=resolve_offload(cfg.offload, device),
     )
+    if weights is not None:
+        check_head(weights, model.describe())
+    tell_what_differs(cfg, encoder.card)
+    return model
 
 
 def build_preprocess(cfg: ModelConfig, card: EncoderCard) -> Preprocess:
@@ -400,11 +413,16 @@ def build_preprocess(cfg: ModelConfig, card: EncoderCard) -> Preprocess:
     Raises:
         ConfigError: If a size is not one of whole patches.
     """
+    assert cfg.input_size is not None  # noqa: S101 - for the type checker; see with_input_size
     stride = cfg.stride or (cfg.window and cfg.window // 2)
     for key, size in (("input_size", cfg.input_size), ("window", cfg.window), ("stride", stride)):
         if size and size % card.patch_size:
             raise ConfigError(f"model.{key}={size}: expected a multiple of {cfg.arch}'s patch size {card.patch_size}")
     if not cfg.window or not stride:
-        return Preprocess(cfg.input_size, cfg.resize_mode, card.mean, card.std, cfg.resize)
+        return Preprocess(
+            cfg.input_size, cfg.resize_mode, card.mean, card.std, cfg.resize, interpolation=interpolation(cfg, card)
+        )
     windows = Windows(cfg.window, stride, card.patch_size)
-    return Preprocess(cfg.input_size, "shortest", card.mean, card.std, cfg.resize, windows)
+    return Preprocess(
+        cfg.input_size, "shortest", card.mean, card.std, cfg.resize, windows, interpolation=interpolation(cfg, card)
+    )

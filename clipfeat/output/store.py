@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from clipfeat.camera.projection import build_uv_index, world_to_cam
 from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.errors import DamagedFileError, DataError, WeightsError
-from clipfeat.model.encoder import state_hash
 from clipfeat.model.heads import Head, build_head
+from clipfeat.model.loading import state_hash
 from clipfeat.output.files import FORMATS, point_features
 from clipfeat.output.frame_files import FrameFiles, SceneFiles, detect_format
 from clipfeat.output.grid import GridFrame, grid_frame
