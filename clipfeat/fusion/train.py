@@ -27,7 +27,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from clipfeat.data.base import read_scenes_file
 from clipfeat.data.selection import FrameKey
 from clipfeat.errors import ConfigError, DataError, tell_how_far
-from clipfeat.fusion.checkpoint import NAME, load_checkpoint, read_about, write_checkpoint
+from clipfeat.fusion.checkpoint import NAME, check_features, load_checkpoint, read_about, write_checkpoint
 from clipfeat.fusion.config import TrainConfig
 from clipfeat.fusion.frames import NO_CLASS, Batch, Classes, LabelledFrames, read_classes
 from clipfeat.fusion.metrics import Confusion
@@ -86,7 +86,7 @@ def train(cfg: TrainConfig) -> dict[str, Any]:
         raise
     metrics = training.metrics(store.model)
     with atomic_file(folder / "metrics.json") as file:
-        file.write(json.dumps(metrics, indent=2).encode())
+        file.write(json.dumps(metrics, indent=2, allow_nan=False).encode())
     weights = f"{store.model.get('arch')} {store.model.get('head')} weights={store.model.get('weights')}"
     draw_curve(folder / "curve.png", training.history, f"{cfg.branches}, {len(val_scenes)} scenes held out", weights)
     log.info("%s", metrics_table(metrics))
@@ -101,14 +101,16 @@ def _go_on(training: "Training", path: Path) -> None:
     with logging_redirect_tqdm(), bar, signals_wait() as asked_to_stop:
         while training.step < cfg.steps:
             record = training.do_step()
-            bar.set_description(f"loss {record['loss']:.3f}", refresh=False)
+            bar.set_description(f"loss {_said(record['loss'])}", refresh=False)
             bar.update()
             last = training.step == cfg.steps
             if last or training.step % cfg.eval_every == 0:
                 record |= training.evaluate()
-                log.info("step %d: loss %.3f, held-out mIoU %.1f %%", *_figures(record))
+                log.info("step %d: loss %s, held-out mIoU %.1f %%", *_figures(record))
             if board is not None:
                 for name, value in record.items():
+                    if value is None:
+                        continue
                     board.add_scalar(name, value, training.step)
             if last or asked_to_stop() or training.step % cfg.checkpoint_every == 0:
                 training.save(path)
@@ -118,8 +120,17 @@ def _go_on(training: "Training", path: Path) -> None:
         board.close()
 
 
-def _figures(record: dict[str, Any]) -> tuple[int, float, float]:
-    return record["step"], record["loss"], 100 * record["miou"]
+def _figures(record: dict[str, Any]) -> tuple[int, str, float]:
+    return record["step"], _said(record["loss"]), 100 * record["miou"]
+
+
+def _said(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.3f}"
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON can hold it: null for what is infinite or no number."""
+    return value if math.isfinite(value) else None
 
 
 class Training:
@@ -182,10 +193,14 @@ class Training:
         Raises:
             DataError: If it is damaged or of another training.
         """
+        check_features(path, read_about(path), self.train_frames.store)
         about = load_checkpoint(path, self.model, self.optimizer)
-        self.step, self.history = about["step"], about["history"]
+        self.step = about["step"]
+        # Earlier versions kept infinite gradients as they were.
+        self.history = [{name: None if v is None else finite(v) for name, v in r.items()} for r in about["history"]]
         self.confusion = Confusion(np.array(about["confusion"], np.int64))
-        self.scaler.load_state_dict(about["scaler"])
+        if about["scaler"]:  # of a training without half precision, as on a CPU, it is empty
+            self.scaler.load_state_dict(about["scaler"])
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint.
@@ -200,6 +215,7 @@ class Training:
             "scaler": self.scaler.state_dict(),
             "config": asdict(self.cfg),
             "clip_channels": self._clip_channels,
+            "features": self.train_frames.store.model,
             "class_names": self.classes.names,
             "class_ids": self.classes.ids.tolist(),
         }
@@ -226,8 +242,9 @@ class Training:
         self.step += 1
         seconds = round(time.perf_counter() - begin, 4)
         numbers = {"loss": loss, "gradient": gradient, **parts}
+        # A step whose scale was too large for half precision is left out, and its gradient is infinite.
         record = {"step": self.step, "seconds": seconds} | {
-            name: float(value.detach()) for name, value in numbers.items()
+            name: finite(float(value.detach())) for name, value in numbers.items()
         }
         self.history.append(record)
         return record
