@@ -104,6 +104,7 @@ def load_clip(
         except (RuntimeError, ValueError, KeyError, TypeError, AssertionError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise WeightsError(f"{what}: can't be loaded into {arch} ({reason})") from error
+    _warn_of_unknown_published(found)
     return Loaded(
         model=model.eval(),
         found=found,
@@ -205,6 +206,18 @@ def _fill(model: Any, found: Found, arch: str, what: str, *, text: bool) -> str:
             f"{what}: can't be loaded into {arch}: lacks {_listed(lacking)}; holds {_listed(unexpected)} instead"
         )
     return weights_sha256
+
+
+def _warn_of_unknown_published(found: Found) -> None:
+    """Says where a file's mean, std or interpolation can't be known: its model's published weights differ in them."""
+    import open_clip
+
+    known = {"mean", "std", "interpolation"} <= found.published.keys()
+    if found.file is not None and not known and open_clip.list_pretrained_tags_by_model(found.arch):
+        log.warning(
+            "WARNING model.arch=%s: its published weights differ in mean, std or interpolation, and CLIP's are taken; "
+            "give a tag of open_clip if yours are of another", found.arch,
+        )  # fmt: skip
 
 
 def _warn_of_unknown_gelu(arch: str, checkpoint: Checkpoint, what: str) -> None:

@@ -87,6 +87,8 @@ def find_weights(arch: str, pretrained: str | None) -> Found:
         WeightsError: If there is no such model, or its weights can't be had.
     """
     own = find_architecture(arch)
+    if arch_is_place(arch) and pretrained == own.name:  # as describe() names its own weights
+        pretrained = None
     given = None if pretrained is None else Path(pretrained)
     if given is not None and given.is_file():
         return _with(own, name=given.name, file=given, published=own.published or usual_published(own.arch))
@@ -183,11 +185,6 @@ def usual_published(arch: str) -> dict[str, Any]:
     cfgs = [open_clip.get_pretrained_cfg(arch, tag) for tag in open_clip.list_pretrained_tags_by_model(arch)]
     normalised = {(cfg["mean"], cfg["std"]) for cfg in cfgs if "mean" in cfg and "std" in cfg}
     resized = {cfg["interpolation"] for cfg in cfgs if "interpolation" in cfg}
-    if len(normalised) > 1 or len(resized) > 1:
-        log.warning(
-            "WARNING: model.arch=%s: its published weights differ in mean, std or interpolation, and CLIP's are taken; "
-            "give a tag of open_clip if yours are of another", arch,
-        )  # fmt: skip
     found = dict(zip(("mean", "std"), normalised.pop(), strict=True)) if len(normalised) == 1 else {}
     return found | ({"interpolation": resized.pop()} if len(resized) == 1 else {})
 

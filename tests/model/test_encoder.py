@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from clipfeat.errors import WeightsError
+from clipfeat.model import loading
 from clipfeat.model import weights as weights_module
 from clipfeat.model.encoder import load_encoder
 
@@ -149,7 +150,9 @@ def test_a_file_s_normalisation_is_that_of_its_model_s_published_weights(tmp_pat
     clip = weights_module.usual_published("ViT-B-16")
     assert clip["mean"] == pytest.approx((0.48145466, 0.4578275, 0.40821073))
     assert "differ in mean" not in caplog.text
-    assert weights_module.usual_published("ViT-L-14") == {"interpolation": "bicubic"}
+    published = weights_module.usual_published("ViT-L-14")
+    assert published == {"interpolation": "bicubic"}
+    loading._warn_of_unknown_published(weights_module.Found("ViT-L-14", {}, "w.pt", path, published))
     assert "model.arch=ViT-L-14: its published weights differ in mean, std or interpolation" in caplog.text
 
 
