@@ -19,7 +19,8 @@ from clipfeat.output.store import FeatureStore
 from clipfeat.output.summary import visible_share
 from clipfeat.results.config import PicturesConfig
 from clipfeat.results.draw import draw
-from clipfeat.results.fuse import fuse, mesh_pattern, remove_fused
+from clipfeat.results.fuse import fuse, remove_fused
+from clipfeat.results.scene_fuser import mesh_pattern
 from clipfeat.system.atomic import locked
 from clipfeat.system.shards import this_shard
 

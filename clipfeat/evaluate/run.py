@@ -30,10 +30,11 @@ from clipfeat.evaluate.probes import folds_of
 from clipfeat.evaluate.table import advice, csv_table, markdown, plot
 from clipfeat.evaluate.views import View, build_views
 from clipfeat.fusion.fit_head import build_fit
-from clipfeat.model.clip_model import default_batch, resolve_device
+from clipfeat.model.clip_model import default_batch
 from clipfeat.model.config import ModelConfig
+from clipfeat.model.load import resolve_device
 from clipfeat.model.text import TEMPLATES
-from clipfeat.output.run_folder import make_writable
+from clipfeat.output.folders import make_writable
 from clipfeat.sampling.locate import build_locator
 from clipfeat.system.atomic import atomic_file
 

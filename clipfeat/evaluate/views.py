@@ -9,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from clipfeat.errors import WeightsError
-from clipfeat.model.clip_model import ClipModel, Model, load_model
+from clipfeat.model.base import Model
+from clipfeat.model.clip_model import ClipModel
 from clipfeat.model.config import ModelConfig
 from clipfeat.model.encoder import Encoder
+from clipfeat.model.load import load_model
 from clipfeat.model.published import with_input_size
 from clipfeat.model.text import load_text_encoder
 from clipfeat.types import FloatArray

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from clipfeat.errors import DamagedFileError, DataError
-from clipfeat.output.run_folder import different_keys
+from clipfeat.output.folders import different_keys
 from clipfeat.output.store import FeatureStore
 from clipfeat.system.atomic import atomic_file
 

@@ -16,9 +16,11 @@ from clipfeat.data.layouts import build_dataset
 from clipfeat.data.selection import list_frames
 from clipfeat.errors import DataError, FrameError
 from clipfeat.fusion.config import TRAINING_STEPS, FitHeadConfig
-from clipfeat.model.clip_model import Model, build_model, resolve_device
+from clipfeat.model.base import Model
+from clipfeat.model.build import build_model
 from clipfeat.model.config import HeadConfig
 from clipfeat.model.heads import Head, PixelShuffleHead, build_head, head_file
+from clipfeat.model.load import resolve_device
 from clipfeat.sampling.config import PointsConfig
 from clipfeat.sampling.locate import build_locator
 from clipfeat.system.atomic import atomic_file

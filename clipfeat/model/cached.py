@@ -31,20 +31,12 @@ from numpy.typing import NDArray
 from clipfeat.errors import WeightsError
 from clipfeat.model.cache import MapCache
 from clipfeat.model.cache_entry import CacheEntry, as_float16
-from clipfeat.model.clip_model import (
-    ClipModel,
-    build_preprocess,
-    default_batch,
-    describe,
-    load_model,
-    own_stream,
-    resolve_offload,
-    resolve_precision,
-)
+from clipfeat.model.clip_model import ClipModel, default_batch, describe, own_stream
 from clipfeat.model.config import ModelConfig
 from clipfeat.model.encoder import EncoderCard
 from clipfeat.model.heads import build_head, check_head, map_values, point_channels
-from clipfeat.model.loading import warn_of_random_weights
+from clipfeat.model.load import build_preprocess, load_model, resolve_offload, resolve_precision
+from clipfeat.model.pretrained import warn_of_random_weights
 from clipfeat.model.published import tell_what_differs, with_input_size
 from clipfeat.model.weights import arch_is_place, arch_name, find_weights, why_not_to_be_had
 from clipfeat.types import FeatureMap, Frame

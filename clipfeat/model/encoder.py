@@ -12,7 +12,7 @@ from torch import nn
 
 from clipfeat.errors import WeightsError
 from clipfeat.model.attention import VARIANTS, can_vary, run_last_block
-from clipfeat.model.loading import load_clip
+from clipfeat.model.pretrained import load_clip
 
 
 @dataclass(frozen=True)

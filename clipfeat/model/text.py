@@ -12,7 +12,7 @@ import torch.nn.functional as nnf
 from numpy.typing import NDArray
 
 from clipfeat.errors import ConfigError, WeightsError
-from clipfeat.model.loading import load_clip
+from clipfeat.model.pretrained import load_clip
 from clipfeat.model.weights import FOLDER, HUB, arch_is_place, arch_name
 
 log = logging.getLogger(__name__)

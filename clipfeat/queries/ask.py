@@ -14,7 +14,7 @@ from clipfeat.errors import ConfigError, DataError, WeightsError
 from clipfeat.extraction.scans import read_run_config
 from clipfeat.model.text import TEMPLATES, load_text_encoder
 from clipfeat.model.weights import arch_name
-from clipfeat.output.run_folder import make_writable, remove_files
+from clipfeat.output.folders import make_writable, remove_files
 from clipfeat.output.store import FeatureStore
 from clipfeat.queries.answers import SCORES, Found, Key, Source, open_source, rank
 from clipfeat.queries.config import ExampleConfig, QueryConfig

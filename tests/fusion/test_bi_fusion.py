@@ -10,8 +10,8 @@ from clipfeat.errors import ConfigError
 from clipfeat.fusion.bi_fusion import BiFusionEncoder
 from clipfeat.fusion.inputs import Maps
 from clipfeat.model.cache import MapCache
-from clipfeat.model.clip_model import load_model
 from clipfeat.model.config import HeadConfig, ModelConfig
+from clipfeat.model.load import load_model
 from clipfeat.model.windows import Windows
 
 SIZE = (48, 36)

@@ -24,7 +24,8 @@ from clipfeat.fusion.checkpoint import NAME, check_features, read_about
 from clipfeat.fusion.config import TrainConfig
 from clipfeat.fusion.frames import NO_CLASS, Classes, LabelledFrames, read_classes
 from clipfeat.fusion.segmentation import load_segmenter
-from clipfeat.fusion.train import augment, batch_frames, schedule, split_scenes, train
+from clipfeat.fusion.train import split_scenes, train
+from clipfeat.fusion.training import Training, augment, batch_frames, schedule
 from clipfeat.output.store import FeatureStore
 
 LABELS = "sampling.labels_file='${data.root}/{scene}/{scene}_vh_clean_2.labels.ply'"
@@ -61,14 +62,14 @@ def tensors(folder):
 @pytest.mark.parametrize("changes", [{}, {"use_tiny_sa_2d": True, "views": 2, "clip_cons_weight": 0.5}])
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(store, tmp_path, monkeypatch, changes):
     whole = trained(store, tmp_path / "whole", **changes)
-    do_step = train_module.Training.do_step
+    do_step = Training.do_step
 
     def stop_in_the_third(self):
         if self.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return do_step(self)
 
-    monkeypatch.setattr(train_module.Training, "do_step", stop_in_the_third)
+    monkeypatch.setattr(Training, "do_step", stop_in_the_third)
     with pytest.raises(KeyboardInterrupt, match=r"3 of 4 steps are done in .*parts, the same command goes on"):
         trained(store, tmp_path / "parts", **changes)
     monkeypatch.undo()
@@ -229,7 +230,7 @@ def test_the_command_ends_with_one_line_of_what_is_wrong(store, run_main, tmp_pa
 
 def test_a_checkpoint_of_another_model_is_refused(store, tmp_path):
     trained(store, tmp_path, steps=1)
-    training = train_module.Training(
+    training = Training(
         TrainConfig(str(store), str(tmp_path), branches="2d"), FeatureStore(store), ["demo0000_00"], ["demo0001_00"],
         torch.device("cpu"),
     )  # fmt: skip

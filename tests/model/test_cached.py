@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from clipfeat.errors import WeightsError
-from clipfeat.model import loading, weights
+from clipfeat.model import pretrained, weights
+from clipfeat.model.build import build_model
 from clipfeat.model.cache import MapCache
 from clipfeat.model.cached import CachedModel
-from clipfeat.model.clip_model import build_model, load_model
 from clipfeat.model.config import HeadConfig, ModelConfig
+from clipfeat.model.load import load_model
 from clipfeat.model.weights import Found
 from clipfeat.output.files import read_features
 
@@ -38,7 +39,7 @@ def forbid_loading(monkeypatch):
         def stop(*args, **kwargs):
             raise AssertionError("the model is loaded")
 
-        monkeypatch.setattr("clipfeat.model.clip_model.load_encoder", stop)
+        monkeypatch.setattr("clipfeat.model.load.load_encoder", stop)
         monkeypatch.setattr(open_clip, "create_model", stop)
 
     return forbid
@@ -215,7 +216,7 @@ def test_random_weights_in_place_of_others_are_never_taken_for_them(
     first.close()
     caplog.clear()
     with monkeypatch.context() as patch:
-        patch.setattr("clipfeat.model.clip_model.load_encoder", lambda *a, **k: pytest.fail("loaded"))
+        patch.setattr("clipfeat.model.load.load_encoder", lambda *a, **k: pytest.fail("loaded"))
         second = cached(config, cache_path)
         assert second.describe()["weights"] == "random"
         assert "no tag of" in caplog.text
@@ -223,7 +224,7 @@ def test_random_weights_in_place_of_others_are_never_taken_for_them(
         second.close()
     torch.save(open_clip.create_model(tiny_arch).state_dict(), cache_path.parent / "w.pt")  # they can be had now
     found = Found(tiny_arch, open_clip.get_model_config(tiny_arch), "no_such_tag", cache_path.parent / "w.pt")
-    for module in (loading, weights):
+    for module in (pretrained, weights):
         monkeypatch.setattr(module, "find_weights", lambda *a: found)
     third = cached(config, cache_path)
     assert third.describe()["weights"] == "no_such_tag"

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from clipfeat.errors import WeightsError
 from clipfeat.model.encoder import load_encoder
-from clipfeat.model.loading import load_clip
+from clipfeat.model.pretrained import load_clip
 from clipfeat.model.torchscript import read_torchscript
 
 

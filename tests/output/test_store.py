@@ -12,7 +12,7 @@ import clipfeat
 from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.errors import DataError
 from clipfeat.model.heads import build_head
-from clipfeat.model.loading import state_hash
+from clipfeat.model.pretrained import state_hash
 from clipfeat.output.files import FORMATS
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.run_folder import RunFolder

@@ -22,19 +22,10 @@ from clipfeat.output.fused import read_fused
 from clipfeat.output.ply import UNSEEN
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FuseConfig
-from clipfeat.results.fuse import fuse, pca_rgb
-from clipfeat.results.view import (
-    PCA,
-    SCAN,
-    SCORE,
-    ShownCamera,
-    Viewer,
-    find_fused,
-    load_scene,
-    overview,
-    shown_cameras,
-    up_of,
-)
+from clipfeat.results.fuse import fuse
+from clipfeat.results.fused_formats import pca_rgb
+from clipfeat.results.shown_scene import PCA, SCAN, ShownCamera, find_fused, load_scene, overview, shown_cameras, up_of
+from clipfeat.results.view import SCORE, Viewer
 
 SCENES = ["demo0000_00", "demo0001_00"]
 

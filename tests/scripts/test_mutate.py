@@ -5,7 +5,10 @@ import time
 import mutations
 import numpy as np
 import pytest
-from mutations import KINDS, Case, Judge, draw_case, make_worlds, run_cases, sens_frames, unclear
+from mutation_judge import Judge, sens_frames, unclear
+from mutation_kinds import KINDS
+from mutation_worlds import make_worlds
+from mutations import Case, draw_case, run_cases
 
 import clipfeat.data.scannet
 from clipfeat.errors import FrameError

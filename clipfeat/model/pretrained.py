@@ -23,6 +23,7 @@ from clipfeat.model.weights import (
     find_weights,
     refuse_other_gelu,
 )
+from clipfeat.system.messages import root_logger_kept
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ def _create(found: Found, input_size: int | None, precision: str, device: torch.
     """A model with weights that follow from the seed; nothing is downloaded for its text tower."""
     import open_clip
 
-    with torch.random.fork_rng(devices=[]), _filled_later():
+    with torch.random.fork_rng(devices=[]), root_logger_kept(), _filled_later():
         torch.manual_seed(seed)
         try:
             return open_clip.create_model(
