@@ -64,7 +64,7 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         if begun := begun_file(cfg.output_dir):
             begun.touch()
         _record_bad_scenes(folder, plan)
-        folder.write_head(card.head_name, card.head_weights)
+        folder.write_head(card.head_weights, card.description)
         about = {"model": card.description, "sampling": cfg.sampling.name}
         todo, total = len(plan.todo), len(plan.frames)
         log.info("%d frames to do, %d done already, into %s", todo, total - todo, folder.path)

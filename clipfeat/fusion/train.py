@@ -67,7 +67,7 @@ def train(cfg: TrainConfig) -> dict[str, Any]:
         raise
     metrics = training.metrics(store.model)
     with atomic_file(folder / "metrics.json") as file:
-        file.write(json.dumps(metrics, indent=2).encode())
+        file.write(json.dumps(metrics, indent=2, allow_nan=False).encode())
     weights = f"{store.model.get('arch')} {store.model.get('head')} weights={store.model.get('weights')}"
     draw_curve(folder / "curve.png", training.history, f"{cfg.branches}, {len(val_scenes)} scenes held out", weights)
     log.info("%s", metrics_table(metrics))
@@ -82,14 +82,16 @@ def _go_on(training: Training, path: Path) -> None:
     with logging_redirect_tqdm(), bar, signals_wait() as asked_to_stop:
         while training.step < cfg.steps:
             record = training.do_step()
-            bar.set_description(f"loss {record['loss']:.3f}", refresh=False)
+            bar.set_description(f"loss {_said(record['loss'])}", refresh=False)
             bar.update()
             last = training.step == cfg.steps
             if last or training.step % cfg.eval_every == 0:
                 record |= training.evaluate()
-                log.info("step %d: loss %.3f, held-out mIoU %.1f %%", *_figures(record))
+                log.info("step %d: loss %s, held-out mIoU %.1f %%", *_figures(record))
             if board is not None:
                 for name, value in record.items():
+                    if value is None:
+                        continue
                     board.add_scalar(name, value, training.step)
             if last or asked_to_stop() or training.step % cfg.checkpoint_every == 0:
                 training.save(path)
@@ -99,8 +101,12 @@ def _go_on(training: Training, path: Path) -> None:
         board.close()
 
 
-def _figures(record: dict[str, Any]) -> tuple[int, float, float]:
-    return record["step"], record["loss"], 100 * record["miou"]
+def _figures(record: dict[str, Any]) -> tuple[int, str, float]:
+    return record["step"], _said(record["loss"]), 100 * record["miou"]
+
+
+def _said(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.3f}"
 
 
 def split_scenes(cfg: TrainConfig, scenes: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -18,7 +18,7 @@ import torch.nn.functional as nnf
 
 from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError
-from clipfeat.fusion.checkpoint import load_checkpoint, write_checkpoint
+from clipfeat.fusion.checkpoint import check_features, load_checkpoint, read_about, write_checkpoint
 from clipfeat.fusion.config import TrainConfig
 from clipfeat.fusion.frames import NO_CLASS, Batch, Classes, LabelledFrames, read_classes
 from clipfeat.fusion.metrics import Confusion
@@ -93,10 +93,14 @@ class Training:
         Raises:
             DataError: If it is damaged or of another training.
         """
+        check_features(path, read_about(path), self.train_frames.store)
         about = load_checkpoint(path, self.model, self.optimizer)
-        self.step, self.history = about["step"], about["history"]
+        self.step = about["step"]
+        # Earlier versions kept infinite gradients as they were.
+        self.history = [{name: None if v is None else finite(v) for name, v in r.items()} for r in about["history"]]
         self.confusion = Confusion(np.array(about["confusion"], np.int64))
-        self.scaler.load_state_dict(about["scaler"])
+        if about["scaler"]:  # of a training without half precision, as on a CPU, it is empty
+            self.scaler.load_state_dict(about["scaler"])
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint.
@@ -111,6 +115,7 @@ class Training:
             "scaler": self.scaler.state_dict(),
             "config": asdict(self.cfg),
             "clip_channels": self._clip_channels,
+            "features": self.train_frames.store.model,
             "class_names": self.classes.names,
             "class_ids": self.classes.ids.tolist(),
         }
@@ -137,8 +142,9 @@ class Training:
         self.step += 1
         seconds = round(time.perf_counter() - begin, 4)
         numbers = {"loss": loss, "gradient": gradient, **parts}
+        # A step whose scale was too large for half precision is left out, and its gradient is infinite.
         record = {"step": self.step, "seconds": seconds} | {
-            name: float(value.detach()) for name, value in numbers.items()
+            name: finite(float(value.detach())) for name, value in numbers.items()
         }
         self.history.append(record)
         return record
@@ -194,6 +200,11 @@ class Training:
             "features": store_model,
             "history": self.history,
         }
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON can hold it: null for what is infinite or no number."""
+    return value if math.isfinite(value) else None
 
 
 def batch_frames(frames: LabelledFrames, step: int, cfg: TrainConfig) -> list[FrameKey]:

@@ -15,7 +15,7 @@ from clipfeat.model.config import ModelConfig
 from clipfeat.model.encoder import Encoder, EncoderCard
 from clipfeat.model.heads import Head, map_values, point_channels
 from clipfeat.model.preprocess import Preprocess
-from clipfeat.model.weights import state_hash
+from clipfeat.model.pretrained import state_hash
 from clipfeat.model.windows import Windows
 from clipfeat.types import FeatureMap, Frame
 
@@ -183,6 +183,7 @@ def describe(
     """What must be the same for features to be comparable, and in what precision maps are sampled."""
     return {
         "arch": arch,
+        "arch_sha256": encoder.arch_sha256,
         "weights": encoder.weights,
         "weights_sha256": encoder.weights_sha256,
         "attention": attention,
@@ -191,6 +192,9 @@ def describe(
         "input_size": preprocess.size,
         "resize_mode": preprocess.mode,
         "resize": preprocess.resize,
+        "interpolation": preprocess.interpolation,
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
         "window": preprocess.windows.side if preprocess.windows else None,
         "stride": preprocess.windows.stride if preprocess.windows else None,
         "precision": precision,

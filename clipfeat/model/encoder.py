@@ -12,7 +12,7 @@ from torch import nn
 
 from clipfeat.errors import WeightsError
 from clipfeat.model.attention import VARIANTS, can_vary, run_last_block
-from clipfeat.model.weights import load_clip, state_hash
+from clipfeat.model.pretrained import load_clip
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,11 @@ class EncoderCard:
         mean: of the input's channels, 0 to 1.
         std: of the input's channels, 0 to 1.
         weights: where they come from: a tag, a file's name, or "random".
-        weights_sha256: of the tower's weights, first 16 digits.
+        weights_sha256: of the tower's weights as they were published, whatever precision and input size they run at;
+            first 16 digits.
+        arch_sha256: of the tower's architecture, first 16 digits.
+        interpolation: bicubic or bilinear, as its pictures were resized when it was published.
+        published_size: side in pixels of the square input that it was published for, in whole patches.
     """
 
     width: int
@@ -34,6 +38,9 @@ class EncoderCard:
     std: tuple[float, float, float]
     weights: str
     weights_sha256: str
+    arch_sha256: str
+    interpolation: str
+    published_size: int
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,11 @@ class Encoder:
         mean: of the input's channels, 0 to 1.
         std: of the input's channels, 0 to 1.
         weights: where they come from: a tag, a file's name, or "random".
-        weights_sha256: of the tower's weights, first 16 digits.
+        weights_sha256: of the tower's weights as they were published, whatever precision and input size they run at;
+            first 16 digits.
+        arch_sha256: of the tower's architecture, first 16 digits.
+        interpolation: bicubic or bilinear, as its pictures were resized when it was published.
+        published_size: side in pixels of the square input that it was published for, in whole patches.
         attention: how its last block attends: vanilla, or one of ``attention.VARIANTS``.
     """
 
@@ -60,12 +71,25 @@ class Encoder:
     std: tuple[float, float, float]
     weights: str
     weights_sha256: str
+    arch_sha256: str
+    interpolation: str
+    published_size: int
     attention: str = "vanilla"
 
     @property
     def card(self) -> EncoderCard:
         """What can be known of this encoder without loading it again."""
-        return EncoderCard(self.width, self.patch_size, self.mean, self.std, self.weights, self.weights_sha256)
+        return EncoderCard(
+            width=self.width,
+            patch_size=self.patch_size,
+            mean=self.mean,
+            std=self.std,
+            weights=self.weights,
+            weights_sha256=self.weights_sha256,
+            arch_sha256=self.arch_sha256,
+            interpolation=self.interpolation,
+            published_size=self.published_size,
+        )
 
     @property
     def grid(self) -> int:
@@ -161,8 +185,8 @@ def load_encoder(
     """Loads an open_clip ViT and keeps its frozen visual tower.
 
     Args:
-        arch: name of an open_clip model, or ``hf-hub:<org>/<name>``.
-        pretrained: a tag of open_clip, a checkpoint file, or None for random weights from ``seed``.
+        arch: see ``weights.find_weights``.
+        pretrained: see ``weights.find_weights``; random weights are from ``seed``.
         input_size: side of the square input in pixels; the position embedding is interpolated to it on loading.
         precision: fp32, fp16 or bf16; LayerNorm stays in float32.
         device: where the tower lives.
@@ -174,7 +198,7 @@ def load_encoder(
         WeightsError: If there is no such model, its weights can't be had or don't fit, it gives no patch tokens, or
             its last block can't attend otherwise.
     """
-    model, source = load_clip(
+    loaded = load_clip(
         arch,
         pretrained,
         input_size=input_size,
@@ -182,9 +206,9 @@ def load_encoder(
         device=device,
         allow_random=allow_random,
         seed=seed,
+        text=False,
     )
-    visual = model.visual.requires_grad_(False)
-    del model
+    visual = loaded.model.visual.requires_grad_(False)
     _check_tower(visual, arch, attention)
     width, patch_size = _width_and_patch_size(visual)
     return Encoder(
@@ -192,10 +216,13 @@ def load_encoder(
         width=width,
         patch_size=patch_size,
         input_size=input_size,
-        mean=_triple(visual.image_mean),
-        std=_triple(visual.image_std),
-        weights=source,
-        weights_sha256=state_hash(visual),
+        mean=loaded.mean,
+        std=loaded.std,
+        weights=loaded.weights,
+        weights_sha256=loaded.weights_sha256,
+        arch_sha256=loaded.found.arch_sha256,
+        interpolation=loaded.interpolation,
+        published_size=loaded.found.image_size - loaded.found.image_size % patch_size,
         attention=attention,
     )
 
@@ -234,10 +261,3 @@ def _check_tower(visual: Any, arch: str, attention: str) -> None:
             f"model.attention={attention}: changes the last block of open_clip's own ViTs, which {arch} is not; "
             f"take model.attention=vanilla, or a ViT such as ViT-B-16"
         )
-
-
-def _triple(values: Any) -> tuple[float, float, float]:
-    if isinstance(values, int | float):
-        return (float(values),) * 3
-    red, green, blue = values
-    return float(red), float(green), float(blue)

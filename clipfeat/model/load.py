@@ -8,8 +8,10 @@ from clipfeat.errors import ConfigError
 from clipfeat.model.clip_model import ClipModel
 from clipfeat.model.config import ModelConfig
 from clipfeat.model.encoder import Encoder, EncoderCard, attending, load_encoder
-from clipfeat.model.heads import build_head
+from clipfeat.model.heads import build_head, check_head
 from clipfeat.model.preprocess import Preprocess
+from clipfeat.model.published import interpolation, tell_what_differs, with_input_size
+from clipfeat.model.weights import arch_name
 from clipfeat.model.windows import Windows
 
 SMALL_GPU_BYTES = 8 * 2**30
@@ -28,6 +30,7 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
         WeightsError: If the weights can't be had or don't fit.
         ConfigError: If the input's size does not fit the model's patches.
     """
+    cfg = with_input_size(cfg)
     precision = resolve_precision(cfg.precision, device)
     if encoder is not None:
         encoder = attending(encoder, cfg.arch, cfg.attention)
@@ -42,9 +45,10 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
             seed=seed,
             attention=cfg.attention,
         )
-    head = build_head(cfg.head.name, encoder.width, Path(cfg.head.weights) if cfg.head.weights else None, seed)
-    return ClipModel(
-        arch=cfg.arch,
+    weights = Path(cfg.head.weights) if cfg.head.weights else None
+    head = build_head(cfg.head.name, encoder.width, weights, seed)
+    model = ClipModel(
+        arch=arch_name(cfg.arch),
         encoder=encoder,
         preprocess=build_preprocess(cfg, encoder.card),
         head=head.to(device),
@@ -55,6 +59,10 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
         cfg=cfg,
         seed=seed,
     )
+    if weights is not None:
+        check_head(weights, model.describe())
+    tell_what_differs(cfg, encoder.card)
+    return model
 
 
 def build_preprocess(cfg: ModelConfig, card: EncoderCard) -> Preprocess:
@@ -63,14 +71,19 @@ def build_preprocess(cfg: ModelConfig, card: EncoderCard) -> Preprocess:
     Raises:
         ConfigError: If a size is not one of whole patches.
     """
+    assert cfg.input_size is not None  # noqa: S101 - for the type checker; see with_input_size
     stride = cfg.stride or (cfg.window and cfg.window // 2)
     for key, size in (("input_size", cfg.input_size), ("window", cfg.window), ("stride", stride)):
         if size and size % card.patch_size:
             raise ConfigError(f"model.{key}={size}: expected a multiple of {cfg.arch}'s patch size {card.patch_size}")
     if not cfg.window or not stride:
-        return Preprocess(cfg.input_size, cfg.resize_mode, card.mean, card.std, cfg.resize)
+        return Preprocess(
+            cfg.input_size, cfg.resize_mode, card.mean, card.std, cfg.resize, interpolation=interpolation(cfg, card)
+        )
     windows = Windows(cfg.window, stride, card.patch_size)
-    return Preprocess(cfg.input_size, "shortest", card.mean, card.std, cfg.resize, windows)
+    return Preprocess(
+        cfg.input_size, "shortest", card.mean, card.std, cfg.resize, windows, interpolation=interpolation(cfg, card)
+    )
 
 
 def resolve_device(name: str, local_rank: int | None = None) -> torch.device:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from clipfeat.errors import DataError, OutputError
+from clipfeat.model.heads import head_file
 from clipfeat.output.files import FORMATS, write_features
 from clipfeat.output.folders import (
     ANOTHER_FOLDER,
@@ -173,15 +173,19 @@ class RunFolder:
             if scene_id not in unfinished:
                 self.files.finish_scene(scene_id)
 
-    def write_head(self, name: str, weights: dict[str, torch.Tensor]) -> None:
+    def write_head(self, weights: dict[str, torch.Tensor], model: dict[str, Any]) -> None:
         """Writes ``head_<name>.safetensors``, for a head that has weights: without them its features mean nothing.
+
+        Args:
+            weights: of the head.
+            model: ``ClipModel.describe()``.
 
         Raises:
             OutputError: If that fails.
         """
         if weights:
-            with atomic_file(self.path / f"head_{name}.safetensors") as file:
-                file.write(save({key: value.detach().cpu().contiguous() for key, value in weights.items()}))
+            with atomic_file(self.path / f"head_{model['head']}.safetensors") as file:
+                file.write(head_file(weights, model))
 
     def claim(
         self, config: dict[str, Any], model: dict[str, Any], frames: Collection[tuple[str, int]], *, overwrite: bool

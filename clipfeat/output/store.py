@@ -15,7 +15,7 @@ from clipfeat.camera.projection import build_uv_index, world_to_cam
 from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.errors import DamagedFileError, DataError, WeightsError
 from clipfeat.model.heads import Head, build_head
-from clipfeat.model.weights import state_hash
+from clipfeat.model.pretrained import state_hash
 from clipfeat.output.files import FORMATS, point_features
 from clipfeat.output.folders import different_keys
 from clipfeat.output.frame_files import FrameFiles, SceneFiles, detect_format

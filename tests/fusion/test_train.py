@@ -1,6 +1,7 @@
 """``clipfeat-train`` on small rooms: exact resume, interruption, what it writes, and what it says of bad input."""
 
 import json
+import math
 import os
 import signal
 import threading
@@ -19,7 +20,7 @@ from clipfeat.errors import ConfigError, DataError, OutputError
 from clipfeat.extraction.extract import extract
 from clipfeat.fusion import train as train_module
 from clipfeat.fusion.bi_fusion import BiFusionEncoder
-from clipfeat.fusion.checkpoint import NAME
+from clipfeat.fusion.checkpoint import NAME, check_features, read_about
 from clipfeat.fusion.config import TrainConfig
 from clipfeat.fusion.frames import NO_CLASS, Classes, LabelledFrames, read_classes
 from clipfeat.fusion.segmentation import load_segmenter
@@ -276,3 +277,59 @@ def test_the_help_names_every_key():
     register_schemas()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         assert OmegaConf.to_object(compose("train", ["store=x"])) == TrainConfig("x")
+
+
+def test_features_of_another_model_are_refused(store, tmp_path):
+    """By a checkpoint that is read back, and by one that would be gone on from, whatever became of config.yaml."""
+    trained(store, tmp_path)
+    own, other = FeatureStore(store), FeatureStore(store)
+    load_segmenter(str(tmp_path), own)
+    other.model = own.model | {"precision": "fp16"}
+    load_segmenter(tmp_path, other)
+    other.model = own.model | {"attention": "naclip"}
+    with pytest.raises(DataError, match="trained on features of another model .*attention: vanilla there, naclip now"):
+        load_segmenter(tmp_path, other)
+    about = read_about(tmp_path / NAME)
+    with pytest.raises(DataError, match=r"checkpoint.safetensors: trained on features of another model"):
+        check_features(tmp_path / NAME, about | {"features": {"arch": "A"}}, own)
+
+
+def training_of(store, **changes):
+    cfg = TrainConfig(str(store), "unused", **SMALL | changes)
+    held, learnt = FeatureStore(store).scenes
+    return train_module.Training(cfg, FeatureStore(store), [learnt], [held], torch.device("cpu"))
+
+
+def test_a_training_without_half_precision_goes_on_with_it(store, tmp_path):
+    """As one that begins on a CPU and goes on on a GPU, and back."""
+    first = training_of(store)
+    first.do_step()
+    first.save(tmp_path / NAME)
+    second = training_of(store)
+    second.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    second.resume(tmp_path / NAME)
+    assert (second.step, second.scaler.get_scale()) == (1, 2.0**16)
+    second.do_step()
+    second.save(tmp_path / NAME)
+    third = training_of(store)
+    third.resume(tmp_path / NAME)
+    assert third.step == 2
+
+
+def test_an_infinite_gradient_is_null_in_json(store, tmp_path, monkeypatch):
+    real = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a: real(*a) * math.inf)
+    metrics = trained(store, tmp_path)
+    assert [record["gradient"] for record in metrics["history"]] == [None] * 4
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    assert json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse) == metrics
+    with safe_open(tmp_path / NAME, "pt") as file:
+        about = json.loads(file.metadata()["about"], parse_constant=refuse)
+    about["history"][0]["gradient"] = math.inf  # as earlier versions kept it
+    monkeypatch.setattr(train_module, "load_checkpoint", lambda *_: about)
+    again = training_of(store)
+    again.resume(tmp_path / NAME)
+    again.save(tmp_path / "again")
