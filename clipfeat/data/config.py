@@ -262,6 +262,20 @@ LAYOUTS: dict[str, tuple[type[DataConfig], str]] = {
 """What ``data.name`` can be: the keys of each layout, and what makes its ``Dataset`` of them, imported when needed."""
 
 
+LABEL_IDS = ("scannet", "scannet200", "nyu40", "scannet20", "mpcat40")
+"""Whose ids labels can be, beside those of a CSV file; clipfeat/data/label_ids.py knows them."""
+
+
+def check_label_ids(key: str, value: str | None) -> None:
+    """A set of ids that is known, or a CSV file; or None.
+
+    Raises:
+        ConfigError: If it is none of these.
+    """
+    if value is not None and not value.lower().endswith(".csv"):
+        one_of(key, value, (*LABEL_IDS, "a CSV file of id,name"))
+
+
 FRAME_SELECTIONS = ("first", "random", "uniform")
 
 

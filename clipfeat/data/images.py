@@ -158,6 +158,30 @@ def read_uint16(path: Path, what: str) -> NDArray[np.uint16]:
     return values.astype(np.uint16)
 
 
+def read_labels(path: Path, what: str = "label") -> NDArray[np.uint16]:
+    """Reads a PNG of whole numbers with 8 or 16 bits in one channel, or a palette's indices, as (h, w) uint16.
+
+    Raises:
+        FrameError: If the file is missing, damaged, or has several channels.
+    """
+    if bits_of_picture(path, what) == 16:
+        return read_uint16(path, what)
+    expected = f"an 8- or 16-bit {what} PNG"
+    image = _open(path, str(path), expected)
+    if image.mode not in ("L", "P") or image.format != "PNG":
+        raise FrameError(f"{path}: {image.format} of mode {image.mode}, expected {expected} with one channel")
+    return np.asarray(image).astype(np.uint16)
+
+
+def bits_of_picture(path: Path, what: str) -> int:
+    """Bits of a channel of a picture, 8 or 16; decodes nothing.
+
+    Raises:
+        FrameError: If the file is missing or no picture.
+    """
+    return 16 if _identify(path, str(path), f"an 8- or 16-bit {what} PNG").mode.startswith("I") else 8
+
+
 def _open(source: Path | BytesIO, name: str, expected: str) -> Image.Image:
     """Opens and decodes: Pillow alone would put off the decoding until the pixels are asked for."""
     image = _identify(source, name, expected)
