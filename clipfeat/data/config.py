@@ -132,6 +132,8 @@ class PosedRgbdConfig(DataConfig):
         pose_direction: camera_to_world or world_to_camera. Has no default: a wrong one ruins everything silently.
         pose_rows: which pose of a trajectory goes with which picture: frame_number (pose k, from 0, or of that number
             in a log, with the picture of number k) or picture_order (the k-th with the k-th).
+        pose_first: number of the picture that a trajectory's first pose is of, for pose_rows=frame_number; the others'
+            follow. Null: 0, or what the log says, and refused where that may be off by one.
         max_dt: how many seconds a depth picture or a pose may be away from the colour picture, in lists with times.
         intrinsics: [fx,fy,cx,cy] in pixels. It, or ``intrinsics_file``, must be set.
         intrinsics_file: pattern of a calibration file: fx fy cx cy, a 3×3 or 4×4 matrix, or JSON.
@@ -154,6 +156,7 @@ class PosedRgbdConfig(DataConfig):
     pose_format: str | None = None
     pose_direction: str | None = None
     pose_rows: str = "frame_number"
+    pose_first: int | None = None
     max_dt: float = 0.02
     intrinsics: list[float] | None = None
     intrinsics_file: str | None = None
@@ -166,6 +169,7 @@ class PosedRgbdConfig(DataConfig):
         must_say("data.pose_direction", self.pose_direction, POSE_DIRECTIONS)
         must_say("data.pose_format", self.pose_format, POSE_FORMATS)
         one_of("data.pose_rows", self.pose_rows, POSE_ROWS)
+        at_least("data.pose_first", self.pose_first, 0)
         at_least("data.depth_scale", self.depth_scale, 0, above=True)
         at_least("data.max_dt", self.max_dt, 0)
         if any(not 0 <= value <= 65535 for value in self.depth_invalid):

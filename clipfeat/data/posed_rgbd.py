@@ -30,6 +30,7 @@ from clipfeat.data.base import check_scene_name
 from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.images import read_depth, read_picture
 from clipfeat.data.matrices import Calibration, camera_for, check_pose, pinhole, read_calibration, read_pose
+from clipfeat.data.pose_rows import PoseRowsError, rows_of_pictures
 from clipfeat.data.trajectories import (
     NumberedPoses,
     TimedFiles,
@@ -109,8 +110,16 @@ class PosedRgbdDataset:
         return found
 
     def frame_ids(self, scene_id: str) -> list[int]:
-        """See ``Dataset``."""
-        return list(self._listing_of(scene_id).color)
+        """See ``Dataset``. Poses that can't be these pictures' are told here, before anything runs."""
+        frame_ids = list(self._listing_of(scene_id).color)
+        if self.cfg.pose_format in ("trajectory_matrices", "trajectory_log") and frame_ids:
+            try:
+                self._poses_of(scene_id)
+            except PoseRowsError:
+                raise
+            except DataError:  # a file that is damaged or not there is told when its poses are needed
+                pass
+        return frame_ids
 
     def load(self, scene_id: str, frame_id: int) -> Frame:
         """See ``Dataset``."""
@@ -263,10 +272,9 @@ class PosedRgbdDataset:
         return self._numbered_poses(path, read(path), scene_id, direction)
 
     def _numbered_poses(self, path: Path, poses: NumberedPoses, scene_id: str, direction: str) -> _PoseOf:
-        frame_ids = list(self._listing(scene_id).color)
-        by_order = self.cfg.pose_rows == "picture_order"
-        numbers = frame_ids[: len(poses.numbers)] if by_order else poses.numbers
-        rows = {number: row for row, number in enumerate(numbers)}
+        cfg, frame_ids = self.cfg, list(self._listing(scene_id).color)
+        by_order = cfg.pose_rows == "picture_order"
+        rows = rows_of_pictures(poses.numbers, frame_ids, by_order=by_order, first=cfg.pose_first, where=str(path))
         counts = f"{path}: holds {len(poses.numbers)} poses for {len(frame_ids)} pictures"
         rule = "the k-th pose goes with the k-th picture" if by_order else "pose k goes with the picture of number k"
         if len(poses.numbers) > len(frame_ids) and scene_id not in self._warned:
