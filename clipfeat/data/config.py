@@ -30,6 +30,11 @@ class DataConfig:
     masks: str | None = None
 
 
+def _check_rotate(degrees: int | None) -> None:
+    if degrees not in (None, 0, 90, 180, 270):
+        raise ConfigError(f"data.rotate={degrees}: expected 0, 90, 180 or 270 degrees clockwise, or null")
+
+
 @dataclass
 class ScanNetConfig(DataConfig):
     """ScanNet as its own tool exports it: ``<root>/<scene>/{color,depth,pose,intrinsic}``.
@@ -39,14 +44,18 @@ class ScanNetConfig(DataConfig):
         color_intrinsics_size: [width, height] that the stored colour K belongs to, where the pictures were resized
             after the export. Null: K belongs to the pictures as they are stored.
         depth_intrinsics_size: the same for the depth K.
+        rotate: degrees by which colour pictures are turned clockwise when they are read, so that K, depth and poses fit
+            them: 0, 90, 180 or 270. Null: as they are stored, and refused where that contradicts K or depth.
     """
 
     name: str = "scannet"
     depth_scale: float = 1000.0
     color_intrinsics_size: list[int] | None = None
     depth_intrinsics_size: list[int] | None = None
+    rotate: int | None = None
 
     def __post_init__(self) -> None:
+        _check_rotate(self.rotate)
         at_least("data.depth_scale", self.depth_scale, 0, above=True)
         for key in ("color_intrinsics_size", "depth_intrinsics_size"):
             check_size(f"data.{key}", getattr(self, key))
@@ -142,6 +151,7 @@ class PosedRgbdConfig(DataConfig):
         depth_intrinsics: depth's own K, the same three ways; without one it has colour's, resized.
         depth_intrinsics_file: see depth_intrinsics.
         depth_intrinsics_size: see depth_intrinsics.
+        rotate: see ScanNetConfig.
     """
 
     name: str = "posed_rgbd"
@@ -164,8 +174,10 @@ class PosedRgbdConfig(DataConfig):
     depth_intrinsics: list[float] | None = None
     depth_intrinsics_file: str | None = None
     depth_intrinsics_size: list[int] | None = None
+    rotate: int | None = None
 
     def __post_init__(self) -> None:
+        _check_rotate(self.rotate)
         must_say("data.pose_direction", self.pose_direction, POSE_DIRECTIONS)
         must_say("data.pose_format", self.pose_format, POSE_FORMATS)
         one_of("data.pose_rows", self.pose_rows, POSE_ROWS)

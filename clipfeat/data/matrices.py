@@ -16,6 +16,9 @@ _LARGEST_SIDE = 1 << 20
 _FOCAL_LENGTHS = (0.01, 1000.0)
 """The shortest and the longest, as shares of the picture's longer side: fields of view from 0.06 to 178 degrees."""
 
+_SAME_SHARE, _OFF_MIDDLE = 0.03, 0.2
+"""Of a K that belongs to another resolution, the principal point is off the middle by as much across as down."""
+
 
 def read_pose(path: Path, direction: str = "camera-to-world") -> NDArray[np.float64]:
     """Reads a 4×4 pose as it is written; ``direction`` says in messages which of the two was expected.
@@ -164,10 +167,16 @@ def camera_for(
         size_key: configuration key that sets ``k_size``, for messages; None if there is none.
 
     Raises:
-        DataError: If K is no camera matrix or of no real camera, or its principal point lies outside the picture, the
-            mark of a K that belongs to another resolution.
+        DataError: If K is no camera matrix, of no real camera, of a picture on its side, or its principal point lies
+            outside the picture, the mark of a K that belongs to another resolution.
     """
     width, height = k_size or picture_size
+    if (width - height) * (picture_size[0] - picture_size[1]) < 0:
+        raise DataError(
+            f"{where}: K belongs to {width}×{height} pixels, but the picture has {picture_size[0]}×{picture_size[1]}: "
+            f"one of them lies on its side; say {size_key or 'K'} of the picture as it is stored, or turn it by "
+            f"data.rotate=90 or 270"
+        )
     try:
         camera = Camera(k, width, height)
     except ValueError as error:
@@ -180,10 +189,26 @@ def camera_for(
             f"those, expected pixels"
         )
     cx, cy = camera.intrinsics[0, 2], camera.intrinsics[1, 2]
-    if not (0 <= cx <= width - 1 and 0 <= cy <= height - 1):
+    if not is_inside(camera.intrinsics, (width, height)):
         hint = f"if K belongs to another resolution, say so by {size_key}=[width,height]"
         raise DataError(
             f"{where}: principal point ({cx:g}, {cy:g}) lies outside the {width}×{height} picture; "
             f"{hint if size_key else 'K belongs to another resolution or is damaged'}"
         )
+    if k_size is not None and not belongs_to(camera.intrinsics, k_size):
+        raise DataError(
+            f"{where}: K's principal point ({cx:g}, {cy:g}) is far from the middle of {width}×{height} pixels, as if K "
+            f"belonged to some {round(2 * cx)}×{round(2 * cy)}; {size_key or 'the size'} must be that of this scene's K"
+        )
     return camera if (width, height) == picture_size else camera.resized(*picture_size)
+
+
+def is_inside(k: NDArray[np.float64], size: tuple[int, int]) -> bool:
+    """Whether the principal point of a K lies in a picture of (width, height); else K is of another size."""
+    return bool(0 <= k[0, 2] <= size[0] - 1 and 0 <= k[1, 2] <= size[1] - 1)
+
+
+def belongs_to(k: NDArray[np.float64], size: tuple[int, int]) -> bool:
+    """Whether a K can be that of a picture of (width, height): not if it is off the middle as of a smaller one."""
+    across, down = (k[0, 2] + 0.5) / size[0], (k[1, 2] + 0.5) / size[1]
+    return is_inside(k, size) and not (abs(across - down) < _SAME_SHARE and abs(across - 0.5) > _OFF_MIDDLE)

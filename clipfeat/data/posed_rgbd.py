@@ -26,7 +26,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.data.base import check_scene_name
+from clipfeat.data.base import check_scene_name, frame_number
 from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.images import read_depth, read_picture
 from clipfeat.data.matrices import Calibration, camera_for, check_pose, pinhole, read_calibration, read_pose
@@ -40,9 +40,10 @@ from clipfeat.data.trajectories import (
     read_tum_list,
     read_tum_poses,
 )
+from clipfeat.data.turned import check_turn
 from clipfeat.errors import DataError, FrameError
 from clipfeat.system.patterns import PathPattern
-from clipfeat.types import Camera, Frame
+from clipfeat.types import Camera, Frame, Picture
 
 log = logging.getLogger(__name__)
 
@@ -127,17 +128,19 @@ class PosedRgbdDataset:
         if frame_id not in listing.color:
             raise FrameError(f"{self.root}: scene {scene_id} has no frame {frame_id}")
         cam_to_world = self._cam_to_world(scene_id, frame_id)
-        picture = read_picture(listing.color[frame_id])
+        picture = read_picture(listing.color[frame_id], self.cfg.rotate or 0)
         depth_m = None
         if frame_id in listing.depth:
             depth_m = read_depth(listing.depth[frame_id], self.cfg.depth_scale, self.cfg.depth_invalid)
         color_size = (picture.width, picture.height)
+        color_camera = self._color_camera(scene_id, color_size)
+        self._check_turn(scene_id, listing.color[frame_id], picture, color_camera, depth_m)
         return Frame(
             scene_id=scene_id,
             frame_id=frame_id,
             picture=picture,
             depth_m=depth_m,
-            color_camera=self._color_camera(scene_id, color_size),
+            color_camera=color_camera,
             depth_camera=None if depth_m is None else self._depth_camera(scene_id, color_size, depth_m.shape),
             cam_to_world=cam_to_world,
         )
@@ -151,6 +154,20 @@ class PosedRgbdDataset:
     def _poses_of(self, scene_id: str) -> _PoseOf:
         with self._lock:
             return self._poses(scene_id)
+
+    def _check_turn(
+        self, scene_id: str, path: Path, picture: Picture, camera: Camera, depth_m: NDArray[np.float32] | None
+    ) -> None:
+        own = self.cfg.depth_intrinsics is not None or self.cfg.depth_intrinsics_file is not None
+        shape = None if depth_m is None else depth_m.shape
+        note = check_turn(str(path), picture, camera.intrinsics, shape, said=self.cfg.rotate, own_depth_k=own)
+        if note is not None:
+            self._warn_once(scene_id, note)
+
+    def _warn_once(self, scene_id: str, note: str) -> None:
+        if scene_id not in self._warned:
+            self._warned.add(scene_id)
+            log.warning("WARNING %s", note)
 
     # Scenes and frames
 
@@ -217,7 +234,7 @@ class PosedRgbdDataset:
         found: dict[int, tuple[str, Path]] = {}
         root = self._start(root_is_scene=self.cfg.root_is_scene)[0]
         for frame_values, path in PathPattern(pattern).walk(root, values):
-            number = int(frame_values["frame"])
+            number = frame_number(frame_values["frame"], path)
             if number in found:
                 raise DataError(f"{path} and {found[number][1].name} are both frame {number}; remove one of them")
             found[number] = frame_values["frame"], path
