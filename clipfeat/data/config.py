@@ -1,6 +1,7 @@
 """What ``data=…`` sets, a dataclass a layout, and which of the frames are looked at."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -152,6 +153,9 @@ class PosedRgbdConfig(DataConfig):
         depth_intrinsics_file: see depth_intrinsics.
         depth_intrinsics_size: see depth_intrinsics.
         rotate: see ScanNetConfig.
+        color_from_depth: where depth has a camera of its own and is not registered: the transform from its axes to
+            colour's, a translation [x,y,z] in metres or the 16 numbers of a 4×4 matrix. Null: depth is registered.
+        pose_camera: whose poses they are then: depth or color.
     """
 
     name: str = "posed_rgbd"
@@ -175,9 +179,12 @@ class PosedRgbdConfig(DataConfig):
     depth_intrinsics_file: str | None = None
     depth_intrinsics_size: list[int] | None = None
     rotate: int | None = None
+    color_from_depth: list[Any] | None = None
+    pose_camera: str = "depth"
 
     def __post_init__(self) -> None:
         _check_rotate(self.rotate)
+        one_of("data.pose_camera", self.pose_camera, ("depth", "color"))
         must_say("data.pose_direction", self.pose_direction, POSE_DIRECTIONS)
         must_say("data.pose_format", self.pose_format, POSE_FORMATS)
         one_of("data.pose_rows", self.pose_rows, POSE_ROWS)

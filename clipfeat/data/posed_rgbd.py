@@ -41,6 +41,7 @@ from clipfeat.data.trajectories import (
     read_tum_poses,
 )
 from clipfeat.data.turned import check_turn
+from clipfeat.data.two_cameras import color_from_depth_matrix, seen_from_color
 from clipfeat.errors import DataError, FrameError
 from clipfeat.system.patterns import PathPattern
 from clipfeat.types import Camera, Frame, Picture
@@ -81,6 +82,7 @@ class PosedRgbdDataset:
 
     Raises:
         DataError: If ``root`` is no folder.
+        ConfigError: If ``color_from_depth`` is no transform.
     """
 
     def __init__(self, cfg: PosedRgbdConfig):
@@ -90,6 +92,13 @@ class PosedRgbdDataset:
             raise DataError(
                 f"data.root={self.root}: no such folder, expected one that holds {cfg.color or cfg.color_list}"
             )
+        self._color_from_depth = color_from_depth_matrix(cfg.color_from_depth)
+        if self._color_from_depth is not None:
+            log.info(
+                "depth has a camera of its own: colour K %s, depth K %s, colour from depth %s, poses of the %s camera",
+                cfg.intrinsics or cfg.intrinsics_file, cfg.depth_intrinsics or cfg.depth_intrinsics_file or "the same",
+                cfg.color_from_depth, cfg.pose_camera,
+            )  # fmt: skip
         self._frames_pattern = PathPattern(cfg.color or cfg.color_list or "")
         self._lock = Lock()
         # Methods are cached an instance, so that two data sets never share an entry.
@@ -135,13 +144,19 @@ class PosedRgbdDataset:
         color_size = (picture.width, picture.height)
         color_camera = self._color_camera(scene_id, color_size)
         self._check_turn(scene_id, listing.color[frame_id], picture, color_camera, depth_m)
+        depth_camera = None if depth_m is None else self._depth_camera(scene_id, color_size, depth_m.shape)
+        if self._color_from_depth is not None:
+            if self.cfg.pose_camera == "depth":
+                cam_to_world = cam_to_world @ np.linalg.inv(self._color_from_depth)
+            if depth_m is not None and depth_camera is not None:
+                depth_m, depth_camera = seen_from_color(depth_m, depth_camera, color_camera, self._color_from_depth)
         return Frame(
             scene_id=scene_id,
             frame_id=frame_id,
             picture=picture,
             depth_m=depth_m,
             color_camera=color_camera,
-            depth_camera=None if depth_m is None else self._depth_camera(scene_id, color_size, depth_m.shape),
+            depth_camera=depth_camera,
             cam_to_world=cam_to_world,
         )
 
