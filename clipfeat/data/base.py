@@ -106,7 +106,7 @@ def read_scenes_file(path: Path) -> list[str]:
         DataError: If the file can't be read, names no scene, or holds a name that is not allowed.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise DataError(f"scenes_file={path}: no such file, expected a text file with a scene a line") from error
     except (OSError, UnicodeDecodeError) as error:

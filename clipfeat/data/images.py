@@ -34,6 +34,12 @@ _JPEG_START = b"\xff\xd8\xff"
 _JPEG_PIXELS_A_BYTE = 512
 """At most: 8×8 pixels of a grey JPEG take a bit or more. Of a header that says more, libjpeg makes much grey memory."""
 
+_PNG_BYTES = {"1": 1 / 8, "P": 1 / 8, "RGB": 3, "RGBA": 4, "I": 2, "I;16": 2}
+"""Of a pixel, at least, by Pillow's mode; of others one."""
+
+_PNG_PACKS = 1032
+"""Bytes that zlib makes one of, at most."""
+
 _ORIENTATION = 0x0112
 """EXIF's tag."""
 
@@ -227,8 +233,16 @@ def _identify(source: Path | BytesIO, name: str, expected: str) -> Image.Image:
         image = Image.open(source, formats=("JPEG", "PNG"))  # of others, some start programs
     except _DECODE_ERRORS as error:
         raise _unreadable(name, expected, error) from error
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large(name, f"{image.width}×{image.height} pixels", expected)
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        stored = source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes
+        png = _PNG_PACKS / _PNG_BYTES.get(image.mode, 1)
+        if pixels > stored * (png if image.format == "PNG" else _JPEG_PIXELS_A_BYTE):
+            raise _too_large(name, f"{image.width}×{image.height} pixels", expected)
+        raise FrameError(
+            f"{name}: {image.width}×{image.height} pixels, but {MAX_PIXELS >> 20} million are read at most; make the "
+            f"pictures smaller, and say what size K belongs to (data.intrinsics_size)"
+        )
     return image
 
 

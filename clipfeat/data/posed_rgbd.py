@@ -360,7 +360,7 @@ class PosedRgbdDataset:
             calibration, where = Calibration(pinhole(*numbers)), f"data.{key}={numbers}"
         else:
             path = self._path(file, self._values(scene_id))
-            calibration, where = read_calibration(path), str(path)
+            calibration, where = read_calibration(path, "depth" if key == "depth_intrinsics" else "color"), str(path)
         scale = calibration.depth_scale
         if scale is not None and not math.isclose(scale, self.cfg.depth_scale, rel_tol=1e-6):
             raise DataError(

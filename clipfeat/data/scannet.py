@@ -11,7 +11,7 @@ from clipfeat.data.base import check_scene_name, frame_number
 from clipfeat.data.config import ScanNetConfig, as_size
 from clipfeat.data.images import read_depth, read_picture
 from clipfeat.data.matrices import belongs_to, camera_for, is_inside, read_intrinsics, read_pose
-from clipfeat.data.scene_info import read_scene_info, size_of
+from clipfeat.data.scene_info import intrinsics_of, read_scene_info, size_of
 from clipfeat.data.turned import check_turn
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Camera, Frame
@@ -142,7 +142,12 @@ class ScanNetDataset:
         return size_of(read_scene_info(path), kind, path) if path.is_file() else None
 
     def _read_intrinsics(self, scene: Path, kind: str) -> NDArray[np.float64]:
-        return read_intrinsics(scene / "intrinsic" / f"intrinsic_{kind}.txt")
+        """Of the export; a scene without it may have ScanNet's own file alone, whose K is a little less exact."""
+        path, own = scene / "intrinsic" / f"intrinsic_{kind}.txt", scene / f"{scene.name}.txt"
+        if not path.exists() and own.is_file():
+            k = intrinsics_of(read_scene_info(own), kind, own)
+            return read_intrinsics(path) if k is None else k
+        return read_intrinsics(path)
 
     def _camera(self, scene: Path, kind: str, picture_size: tuple[int, ...]) -> Camera:
         k, size = self._intrinsics(scene, kind), (picture_size[0], picture_size[1])

@@ -35,6 +35,15 @@ def read_scene_info(path: Path) -> SceneInfo:
     return {name.strip().lower().removeprefix("m_"): value.split() for name, value in pairs}
 
 
+def find_scene_info(path: Path) -> SceneInfo | None:
+    """``read_scene_info`` of a file that has such lines; None leaves any other file, and its errors, to others."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return read_scene_info(path) if "=" in text else None
+
+
 def size_of(info: SceneInfo, kind: str, where: object) -> tuple[int, int] | None:
     """(width, height) of the pictures of a kind, ``color`` or ``depth``; None where the file does not say it.
 
