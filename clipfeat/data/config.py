@@ -22,8 +22,9 @@ class DataConfig:
     Attributes:
         name: layout of the data set.
         root: folder that holds one folder a scene.
-        masks: path of external instance masks (16-bit PNG of the colour picture's size, 0 for none), with {scene} and
-            {frame} in it; null for none. The camera.mask_* keys say what they do.
+        masks: path of external instance masks (PNG of 8 or 16 bits and the colour picture's size, 0 for none), with
+            {scene} and {frame} in it (padded or not) and perhaps {sequence}; null for none. The camera.mask_* keys say
+            what they do.
     """
 
     name: str = MISSING

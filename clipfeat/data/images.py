@@ -232,7 +232,7 @@ def _identify(source: Path | BytesIO, name: str, expected: str) -> Image.Image:
     try:
         image = Image.open(source, formats=("JPEG", "PNG"))  # of others, some start programs
     except _DECODE_ERRORS as error:
-        raise _unreadable(name, expected, error) from error
+        raise _unreadable(name, expected, error, _kind_of(source)) from error
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
         stored = source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes
@@ -252,9 +252,26 @@ def _too_large(name: str, size: str, expected: str) -> FrameError:
     )
 
 
-def _unreadable(name: str, expected: str, error: Exception) -> FrameError:
+_OTHERS = {
+    b"P5": "PGM", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"\x93NUMPY": "NumPy", b"\x76\x2f\x31\x01": "OpenEXR",
+}  # fmt: skip
+"""How files begin that are whole pictures to other programs."""
+
+
+def _kind_of(source: Path | BytesIO) -> str | None:
+    """What ``_OTHERS`` calls a file."""
+    try:
+        begin = source.getvalue()[:8] if isinstance(source, BytesIO) else source.read_bytes()[:8]
+    except OSError:
+        return None
+    return next((kind for start, kind in _OTHERS.items() if begin.startswith(start)), None)
+
+
+def _unreadable(name: str, expected: str, error: Exception, kind: str | None = None) -> FrameError:
     if isinstance(error, FileNotFoundError):
         return FrameError(f"{name}: no such file, {expected} was expected")
     if isinstance(error, UnidentifiedImageError):
+        if kind is not None:
+            return FrameError(f"{name}: a {kind} file, which is not read; convert it to {expected}")
         return FrameError(f"{name}: not a picture, {expected} was expected; copy or export the file again")
     return FrameError(f"{name}: damaged file ({error}), {expected} was expected; copy or export it again")

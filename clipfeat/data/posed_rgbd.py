@@ -131,6 +131,11 @@ class PosedRgbdDataset:
                 pass
         return frame_ids
 
+    def names_of(self, scene_id: str, frame_id: int) -> dict[str, str]:
+        """What the placeholders stand for in a frame's own names."""
+        digits = self._listing_of(scene_id).digits.get(frame_id, str(frame_id))
+        return {**self._values(scene_id), "frame": digits}
+
     def load(self, scene_id: str, frame_id: int) -> Frame:
         """See ``Dataset``."""
         listing = self._listing_of(scene_id)

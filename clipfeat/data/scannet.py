@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.data.base import check_scene_name, frame_number
+from clipfeat.data.base import check_scene_name, frame_number, where_scenes_are
 from clipfeat.data.config import ScanNetConfig, as_size
 from clipfeat.data.images import read_depth, read_picture
 from clipfeat.data.matrices import belongs_to, camera_for, is_inside, read_intrinsics, read_pose
@@ -72,7 +72,8 @@ class ScanNetDataset:
             return self.scene_ids
         found = sorted(p.parent.name for p in self.root.glob("*/color") if not p.parent.name.startswith("."))
         if not found:
-            raise DataError(f"data.root={self.root}: holds no scene, expected folders such as scene0000_00/color")
+            hint = where_scenes_are(self.root, "color")
+            raise DataError(f"data.root={self.root}: holds no scene, expected folders such as scene0000_00/color{hint}")
         return found
 
     def frame_ids(self, scene_id: str) -> list[int]:

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.data.base import Dataset, seeded_rng
+from clipfeat.data.frame_paths import FramePaths
 from clipfeat.data.images import read_labels
 from clipfeat.data.label_ids import check_ids
 from clipfeat.data.scannet200 import UNLABELLED, LabelSet
@@ -31,14 +31,10 @@ class LabelPictures:
     """Labels of pixels.
 
     Attributes:
-        pattern: path of PNG pictures of 8 or 16 bits, with {scene} and {frame} in it.
+        path: of a frame's PNG picture of 8 or 16 bits.
     """
 
-    pattern: str
-
-    def path(self, scene_id: str, frame_id: int) -> Path:
-        """The picture of a frame."""
-        return Path(self.pattern.replace("{scene}", scene_id).replace("{frame}", str(frame_id)))
+    path: FramePaths
 
     def __call__(self, frame: Frame, located: Located) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The label of the pixel that each point is in, and pixels of the colour picture to the nearest edge.

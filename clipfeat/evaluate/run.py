@@ -17,6 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from clipfeat.camera.rules import build_rules
 from clipfeat.data.base import Dataset
+from clipfeat.data.frame_paths import frame_paths
 from clipfeat.data.layouts import build_dataset
 from clipfeat.data.scannet200 import LabelSet
 from clipfeat.data.selection import FrameKey, list_frames
@@ -69,7 +70,7 @@ def evaluate(cfg: EvaluateConfig, build: ViewBuilder = build_views) -> dict[str,
     failed: dict[str, str] = {}
     keys, test_scenes = _frames(cfg, dataset, failed)
     held_out = _held_out(cfg, keys, test_scenes)
-    classes = classes_of_labels(cfg, keys)
+    classes = classes_of_labels(cfg, keys, dataset)
     views = views_of(candidates)
     built = list(zip(views, build(views, device, cfg.seed), strict=True))
     folds = len(set(held_out.values()) - {NEVER})
@@ -159,7 +160,9 @@ Reader = Callable[[FrameKey], Any]
 def _reader(cfg: EvaluateConfig, dataset: Dataset, classes: LabelSet, per_frame: int) -> Callable[[], Reader]:
     """Makes readers, each of which has seen no frame."""
     locate, (rule, _) = build_locator(cfg), build_rules(cfg.camera)
-    labeller = labels_of_points if cfg.labels is None else LabelPictures(cfg.labels)
+    labeller = (
+        labels_of_points if cfg.labels is None else LabelPictures(frame_paths(cfg.labels, dataset, cfg.data.root))
+    )
     return lambda: FrameLabeller(dataset, locate, rule, labeller, classes, per_frame, cfg.seed)
 
 

@@ -4,6 +4,7 @@ import trimesh
 from PIL import Image
 
 from clipfeat.data.config import DataConfig, ScanNetConfig
+from clipfeat.data.frame_paths import FramePaths
 from clipfeat.data.label_ids import label_set
 from clipfeat.errors import ConfigError, DataError
 from clipfeat.evaluate.config import EvaluateConfig
@@ -85,7 +86,7 @@ def test_points_that_a_data_set_stores_are_labelled_by_its_ids():
 
 def test_pictures_of_8_bits_are_read_as_they_are(tmp_path):
     values = np.arange(16, dtype=np.uint8).reshape(4, 4)
-    pictures = LabelPictures(f"{write_picture(tmp_path, values)}/{{scene}}-{{frame}}.png")
+    pictures = LabelPictures(FramePaths(f"{write_picture(tmp_path, values)}/{{scene}}-{{frame}}.png"))
     uv = np.array([(0, 0), (3, 1), (2, 3)], np.float32)
     frame = Frame("s0", 0, Picture.of(np.zeros((4, 4, 3), np.uint8)), None, Camera(np.eye(3), 4, 4), None, np.eye(4))
     points = Points(np.zeros((3, 3)), np.arange(3))
