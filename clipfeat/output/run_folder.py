@@ -22,7 +22,7 @@ from clipfeat.output.files import FORMATS, write_features
 from clipfeat.output.frame_files import open_files
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.summary import visible_share
-from clipfeat.system.atomic import atomic_file, locked, remove_leftovers, temporary_path
+from clipfeat.system.atomic import atomic_file, locked, remove_leftovers, sync_to_disk, temporary_path
 from clipfeat.system.shards import WHOLE, Shard
 from clipfeat.types import PointFeatures
 
@@ -104,7 +104,8 @@ class RunFolder:
     def done_before(self, frames: list[tuple[str, int]], config: dict[str, Any]) -> set[tuple[str, int]]:
         """The frames that earlier runs have done; those that have no line in ``frames.jsonl`` get it.
 
-        A run may be killed between a file and its line.
+        A run may be killed between a file and its line. A file of another size than its line says is read as a whole:
+        it may be of before a power cut, or have been cut off when it was copied.
 
         Args:
             frames: of this run.
@@ -120,10 +121,13 @@ class RunFolder:
                 f"output_dir={self.path} holds {len(done)} of the frames, but no config.yaml that says how they were "
                 f"made. {_ANOTHER_FOLDER}"
             )
-        known = {key for key, record in latest_lines(self.path).items() if record["status"] == "done"}
-        for key in [key for key in frames if key in done and key not in known]:
+        known = {k: record["bytes"] for k, record in latest_lines(self.path).items() if record["status"] == "done"}
+        for key in [key for key in frames if key in done]:
+            own_size = self.files.own_size(*key)
+            if key in known and own_size in (None, known[key]):
+                continue
             try:
-                meta = self.files.read(*key, only_meta=True)[1]
+                meta = self.files.read(*key, only_meta=key not in known)[1]
                 self.append_record(done_record(*key, meta, self.files.size(*key), {}))
             except DataError as error:
                 log.warning("WARNING %s (it is done again now)", error)
@@ -171,6 +175,8 @@ class RunFolder:
             OutputError: If that fails.
             DataError: If a frame is damaged.
         """
+        if not FORMATS[self.format_name].by_scene:
+            return
         unfinished = {scene_id for scene_id, _ in todo}
         for scene_id in dict.fromkeys(scene_id for scene_id, _ in frames):
             if scene_id not in unfinished:
@@ -288,11 +294,12 @@ class RunFolder:
         return read_json(self.path / (shard or WHOLE).file_name("summary.json"))
 
     def write_summary(self, summary: dict[str, Any], shard: Shard | None = None) -> None:
-        """Writes ``summary.json``, or a shard's own.
+        """Writes ``summary.json``, or a shard's own; the records that it sums up are on the disk before.
 
         Raises:
             OutputError: If that fails.
         """
+        sync_to_disk(self.path / self.shard.file_name("frames.jsonl"))
         with atomic_file(self.path / (shard or WHOLE).file_name("summary.json")) as file:
             file.write(json.dumps(summary, indent=2, allow_nan=False).encode())
 
@@ -394,18 +401,22 @@ def scene_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
 
 
 def remove_files(paths: Iterable[Path]) -> None:
-    """Removes files one after another, and the folders of scenes that they leave empty.
+    """Removes files one after another, and the folders of scenes that they leave empty; they stay away.
 
     Raises:
         OutputError: If one can't be removed.
     """
+    folders = set()
     for path in paths:
+        folders.add(path.parent)
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"{path}: can't be removed ({error.strerror or error}); choose another folder") from error
         with suppress(OSError):
             path.parent.rmdir()
+    for folder in folders | {folder.parent for folder in folders if not folder.is_dir()}:
+        sync_to_disk(folder)  # or a power cut would bring them back, under the configuration that comes now
 
 
 def check_config(folder: Path, config: dict[str, Any]) -> None:

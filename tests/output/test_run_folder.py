@@ -6,11 +6,13 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from clipfeat.errors import OutputError
+from clipfeat.output.grid import GridFrame
 from clipfeat.output.run_folder import RunFolder, different_keys
 from clipfeat.system.atomic import locked, temporary_path
-from clipfeat.types import PointFeatures
+from clipfeat.types import Camera, FeatureMap, PointFeatures
 
 DONE = {"scene_id": "a", "frame_id": 0, "status": "done", "points": {"visible": 3}, "bytes": 9}
 FAILED = {"scene_id": "a", "frame_id": 0, "status": "failed", "why": "0.png: damaged"}
@@ -25,12 +27,21 @@ def folder(tmp_path):
     return RunFolder(tmp_path / "out", "npz", "float32")
 
 
-def write(folder, scene_id, frame_id, model="m"):
-    n = 3
-    features = PointFeatures(
+def point_features(n=3):
+    return PointFeatures(
         np.zeros((n, 4), np.float32), np.zeros((n, 2), np.float32), np.zeros(n, np.float32),
         np.zeros((n, 3), np.float32), np.arange(n),
     )  # fmt: skip
+
+
+def grid_frame():
+    points, camera = point_features(), Camera(np.eye(3), 8, 6)
+    feature_map = FeatureMap(torch.zeros(4, 2, 2).half(), np.eye(2, 3))
+    return GridFrame(feature_map, camera, np.eye(4), points.uv_idx, points.conf_2d, points.conf_2d, points.pts_idx)
+
+
+def write(folder, scene_id, frame_id, model="m"):
+    features = point_features()
     meta = {"model": {"weights_sha256": model}, "points": {"visible": 3, "occluded": 1}, "depth": False}
     folder.write(scene_id, frame_id, features, meta)
 
@@ -78,10 +89,10 @@ def test_a_file_without_its_line_gets_it(folder):
     write(folder, "a", 0)
     folder.append_record(FAILED)
     write(folder, "b", 0)
-    folder.append_record(DONE | {"scene_id": "b", "bytes": 7})
+    folder.append_record(DONE | {"scene_id": "b", "bytes": folder.files.own_size("b", 0), "points": {"visible": 7}})
     assert folder.done_before(FRAMES, CONFIG) == {("a", 0), ("b", 0)}
     mended, kept = folder.records()
-    assert kept["bytes"] == 7
+    assert kept["points"] == {"visible": 7}
     assert mended == {
         "scene_id": "a", "frame_id": 0, "status": "done", "points": {"visible": 3, "occluded": 1},
         "visible_share": 0.75, "depth": False, "bytes": folder.feature_path("a", 0).stat().st_size, "seconds": {},
@@ -95,6 +106,30 @@ def test_a_file_without_its_line_that_is_not_whole_is_not_done(folder, caplog):
     assert folder.done_before(FRAMES, CONFIG) == set()
     assert "frame_0.npz: not a whole feature file" in caplog.text
     assert "(it is done again now)" in caplog.text
+
+
+@pytest.mark.parametrize("left", [0, 100, -1])
+@pytest.mark.parametrize("format_name", ["npz", "h5", "grid", "h5_scene"])
+def test_a_file_that_is_not_as_large_as_its_line_says_is_not_done(tmp_path, caplog, format_name, left):
+    """As of runs before 0.2 after a power cut: an empty file under its name, and a line that says done."""
+    folder = RunFolder(tmp_path / "out", format_name, "float32")
+    folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
+    for key in FRAMES:
+        size = folder.write(*key, grid_frame() if format_name == "grid" else point_features(), {"points": {}})
+        folder.append_record(DONE | {"scene_id": key[0], "frame_id": key[1], "bytes": size})
+    path = folder.feature_path("a", 20)
+    path.write_bytes(path.read_bytes()[:left])
+    assert folder.done_before(FRAMES, CONFIG) == {("a", 0), ("b", 0)}
+    assert f"{path}: not a whole feature file" in caplog.text
+
+
+def test_a_whole_file_of_another_size_gets_a_new_line(folder):
+    """Such as of a frame that was done again, when the run was killed before the line."""
+    folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
+    write(folder, "a", 0)
+    folder.append_record(DONE | {"bytes": 7})
+    assert folder.done_before(FRAMES, CONFIG) == {("a", 0)}
+    assert [record["bytes"] for record in folder.records()] == [folder.feature_path("a", 0).stat().st_size]
 
 
 def test_another_configuration_is_refused_and_the_difference_named(folder):
