@@ -166,14 +166,23 @@ def remove_leftovers(folders: Iterable[Path]) -> int:
     return found
 
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_PROCESS_SPACE = Path("/proc/self/ns/pid")
+
+
 @cache
 def _machine() -> str:
-    """The host's name and, where there are such, its space of process ids: containers may share the one."""
-    try:
-        space = f"-{Path('/proc/self/ns/pid').stat().st_ino}"
-    except OSError:
-        space = ""
-    return re.sub(r"[^\w-]", "-", socket.gethostname())[:64] + space
+    """The host's name, which start of its system this is, and its space of process ids, as far as they are known.
+
+    Hosts may bear one name (localhost, copies of a virtual machine), and containers of one host start together. What
+    was written before the machine started again counts as another's.
+    """
+    name = re.sub(r"[^\w-]", "-", socket.gethostname())[:64]
+    with suppress(OSError, UnicodeDecodeError):
+        name += f"-{re.sub(r'[^0-9a-f]', '', _BOOT_ID.read_text(encoding='ascii'))[:8]}"
+    with suppress(OSError):
+        name += f"-{_PROCESS_SPACE.stat().st_ino}"
+    return name
 
 
 def _runs(process: int) -> bool:
