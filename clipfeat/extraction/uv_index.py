@@ -233,7 +233,7 @@ def _claim(folder: Path, config: dict[str, Any], frames: list[FrameKey], *, over
         if overwrite:
             own = [path for path in (index_path(folder, key) for key in frames) if path.is_file()]
             remove_files(scene_files(folder, _INDEX_FILE) if holds_another(folder, config) else own)
-        else:
+        elif holds_another(folder, config) and scene_files(folder, _INDEX_FILE):
             check_config(folder, config)
         write_config(folder, config)
 

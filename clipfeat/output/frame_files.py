@@ -226,6 +226,17 @@ def detect_format(folder: Path) -> str:
     )
 
 
+def holds_features(folder: Path) -> bool:
+    """Whether any frame is done in a folder, of whatever format; looks no further than the first.
+
+    Raises:
+        DataError: If it can't be listed.
+    """
+    if next(scene_files(folder), None) is not None:
+        return True
+    return any(next(feature_files(folder / scene_id), None) is not None for scene_id in subfolders(folder))
+
+
 def feature_files(folder: Path) -> Iterator[tuple[int, str]]:
     """Frame number and suffix of the feature files of one scene's folder, in no order; none if there is no folder.
 

@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 from clipfeat.errors import DataError, OutputError
 from clipfeat.output.files import FORMATS, write_features
-from clipfeat.output.frame_files import open_files
+from clipfeat.output.frame_files import holds_features, open_files
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.summary import visible_share
 from clipfeat.system.atomic import atomic_file, locked, remove_leftovers, sync_to_disk, temporary_path
@@ -76,6 +76,8 @@ class RunFolder:
         self.files = open_files(path, format_name)
         self.keeps_map = FORMATS[format_name].keeps_map
         self._appending = threading.Lock()
+        self._first = threading.Lock()
+        self._claimed: dict[str, Any] | None = None
         make_writable(path, "output_dir")
 
     def feature_path(self, scene_id: str, frame_id: int) -> Path:
@@ -114,7 +116,8 @@ class RunFolder:
         Raises:
             OutputError: If they were done with another configuration; the differing keys are listed.
         """
-        check_config(self.path, config)
+        if holds_features(self.path):
+            check_config(self.path, config)
         done = self.done(frames)
         if done and not (self.path / "config.yaml").is_file():
             raise OutputError(
@@ -160,8 +163,18 @@ class RunFolder:
         """Writes a frame's features, or its map, and returns the bytes.
 
         Raises:
-            OutputError: If that fails.
+            OutputError: If that fails, or another run has claimed the folder before this one had written anything.
         """
+        if self._claimed is not None:
+            with self._first, locked(self.path):
+                if self._claimed is not None:
+                    check_config(self.path, self._claimed)
+                    size = self._write(scene_id, frame_id, features, meta)
+                    self._claimed = None
+                    return size
+        return self._write(scene_id, frame_id, features, meta)
+
+    def _write(self, scene_id: str, frame_id: int, features: PointFeatures | GridFrame, meta: dict[str, Any]) -> int:
         return write_features(self.feature_path(scene_id, frame_id), self.format_name, features, meta, self.dtype)
 
     def finish_scenes(self, frames: Sequence[tuple[str, int]], todo: Sequence[tuple[str, int]]) -> None:
@@ -197,6 +210,8 @@ class RunFolder:
     ) -> None:
         """Makes the folder this run's: writes ``config.yaml`` and ``model.json``.
 
+        What a run left that finished nothing stands in nobody's way: its records go.
+
         Args:
             config: the configuration.
             model: ``ClipModel.describe()``.
@@ -211,6 +226,9 @@ class RunFolder:
         with locked(self.path):
             if overwrite:
                 remove_files(self.replaced(config, model, frames))
+            elif not holds_features(self.path):
+                if holds_another(self.path, config) or different_keys(self.read_model() or model, model):
+                    remove_files(self._records_before(config))
             else:
                 check_config(self.path, config)
                 differing = different_keys(self._model_before(frames) or model, model)
@@ -222,6 +240,7 @@ class RunFolder:
             write_config(self.path, config)
             with atomic_file(self.path / "model.json") as file:
                 file.write(json.dumps(model, indent=2, allow_nan=False).encode())
+        self._claimed = config
 
     def replaced(
         self, config: dict[str, Any], model: dict[str, Any], frames: Collection[tuple[str, int]]
@@ -235,13 +254,18 @@ class RunFolder:
         before = self._model_before(frames) or model
         if not (holds_another(self.path, config) or different_keys(before, model)):
             return [path for path in own if path.is_file()]
+        # Of files named after scenes only those of scenes that a run has worked on: others may be the user's own.
+        scenes = [self.path / f"{scene_id}.h5" for scene_id in {scene_id for scene_id, _ in latest_lines(self.path)}]
+        features = [*scene_files(self.path, _FRAME_FILES), *(path for path in scenes if path.is_file())]
+        return features + self._records_before(config)
+
+    def _records_before(self, config: dict[str, Any]) -> list[Path]:
+        """What is there beside features and pictures of a run with another configuration."""
         names = ["frames.jsonl", "summary.json", "model.json", "report.html"]
         names += ["check.json"] if config.get("check") == "no" else []  # or it is of this run already
         patterns = ["head_*.safetensors", "frames.*.jsonl", "summary.*.json"]
         records = [*chain.from_iterable(map(self.path.glob, patterns)), *(self.path / name for name in names)]
-        # Of files named after scenes only those of scenes that a run has worked on: others may be the user's own.
-        records += [self.path / f"{scene_id}.h5" for scene_id in {scene_id for scene_id, _ in latest_lines(self.path)}]
-        return [*scene_files(self.path, _FRAME_FILES), *(path for path in records if path.is_file())]
+        return [path for path in records if path.is_file()]
 
     def read_model(self) -> dict[str, Any]:
         """The content of ``model.json``: whose features these are; empty where there is none."""

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from clipfeat.errors import OutputError
+from clipfeat.output.frame_files import holds_features
 from clipfeat.output.grid import GridFrame
-from clipfeat.output.run_folder import RunFolder, different_keys
+from clipfeat.output.run_folder import RunFolder, different_keys, read_config
 from clipfeat.system.atomic import locked, temporary_path
 from clipfeat.types import Camera, FeatureMap, PointFeatures
 
@@ -135,6 +136,7 @@ def test_a_whole_file_of_another_size_gets_a_new_line(folder):
 def test_another_configuration_is_refused_and_the_difference_named(folder):
     folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
     folder.claim(CONFIG | {"batch_size": 2}, MODEL, FRAMES, overwrite=False)  # says how, not what
+    write(folder, "elsewhere", 0)
     message = (
         r"another configuration, which differs in model.head.name: none there, proj128 now; seed: 0 there, 1 now. "
         r"Choose another folder, or resume=overwrite to do everything again"
@@ -147,8 +149,43 @@ def test_another_configuration_is_refused_and_the_difference_named(folder):
             refused()
 
 
+@pytest.mark.parametrize(
+    ("config", "model"), [(OTHER, MODEL), (CONFIG, {"weights_sha256": "x"}), ("[", MODEL)], ids=["config", "model", "?"]
+)
+def test_a_folder_in_which_nothing_was_finished_is_free_for_another_configuration(folder, config, model):
+    """Such as after wrong masks, where each frame failed."""
+    folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
+    folder.append_record(FAILED)
+    folder.write_summary({})
+    folder.write_head("proj128", {"w": torch.ones(2)})
+    (folder.path / "notes.md").touch()
+    if config == "[":
+        (folder.path / "config.yaml").write_text(config)
+        config = CONFIG
+    assert folder.done_before(FRAMES, config) == set()
+    folder.claim(config, model, FRAMES, overwrite=False)
+    assert names(folder) == ["config.yaml", "model.json", "notes.md"]
+    assert read_config(folder.path) == config
+    assert folder.read_model() == model
+
+
+def test_a_run_stops_before_its_first_file_if_another_has_taken_the_folder(folder):
+    """Both found nothing finished there: what they write must not mix."""
+    folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
+    second = RunFolder(folder.path, "npz", "float32")
+    second.claim(OTHER, MODEL, FRAMES, overwrite=False)
+    with pytest.raises(OutputError, match=r"results of another configuration, which differs in model.head.name"):
+        write(folder, "a", 0)
+    assert not holds_features(folder.path)
+    write(second, "a", 0)
+    write(second, "a", 20)
+    with pytest.raises(OutputError, match="another configuration"):
+        folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
+
+
 def test_features_of_another_model_are_refused(folder):
     folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
+    write(folder, "elsewhere", 0)
     message = "features of another model, which differs in weights_sha256: m there, x now. Choose another folder, or"
     for missing in (False, True):  # a folder of an older version has no model.json, but files that say it
         if missing:
@@ -232,8 +269,10 @@ def test_a_run_that_is_killed_while_it_clears_a_folder_leaves_it_the_old_run_s(f
     with pytest.raises(KeyboardInterrupt):
         full_folder.claim(OTHER, {"weights_sha256": "x"}, FRAMES, overwrite=True)
     monkeypatch.undo()
-    with pytest.raises(OutputError, match="another configuration"):
-        full_folder.claim(OTHER, {"weights_sha256": "x"}, FRAMES, overwrite=False)
+    if last == "features":  # else no feature is left
+        with pytest.raises(OutputError, match="another configuration"):
+            full_folder.claim(OTHER, {"weights_sha256": "x"}, FRAMES, overwrite=False)
+    assert read_config(full_folder.path) == CONFIG
     full_folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
 
 
@@ -322,6 +361,7 @@ def test_a_damaged_summary_is_as_good_as_none(folder, content):
     [b"", b"7", b"a: b: c", b"[" * 100_000, b"\xff\x00", b"a: \x00", b"a: !!timestamp x", b"? [a]: {}\n? {}: 1"],
 )
 def test_a_damaged_config_is_named_in_one_line(folder, content):
+    write(folder, "a", 0)
     (folder.path / "config.yaml").write_bytes(content)
     with pytest.raises(OutputError, match=r"out/config.yaml: .*\. Choose another folder") as caught:
         folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
