@@ -18,6 +18,7 @@ from clipfeat.extraction.config import ExtractConfig
 from clipfeat.extraction.engine import build_engine
 from clipfeat.extraction.plan import Plan, check_space, plan_run
 from clipfeat.extraction.prepare import Failed
+from clipfeat.extraction.redraw import draw_missing
 from clipfeat.extraction.worker import Outcome, open_job
 from clipfeat.model.clip_model import Model
 from clipfeat.output.report import try_report
@@ -51,6 +52,8 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     folder.finish_scenes(plan.frames, plan.todo)
     if not plan.todo:
         log.info("all %d frames are done already in %s", len(plan.frames), folder.path)
+        with stopwatch.stage("draw"):
+            draw_missing(cfg, folder, plan)
         summary = _summary_of_nothing(folder, plan, stopwatch, cfg.sampling.name)
         _end(cfg, folder, plan)
         return summary
@@ -78,6 +81,8 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
             ):
                 for outcome in outcomes:
                     progress.tell(outcome, bar)
+            with stopwatch.stage("draw"):
+                draw_missing(cfg, folder, plan)
         except BaseException as error:
             engine.close()  # what is on its way is still written
             with suppress(OutputError):  # the error on its way up matters more, and may be the same full disk
@@ -99,6 +104,7 @@ def check_only(cfg: ExtractConfig) -> None:
 
     Raises:
         CheckError: If a scene's calibration looks wrong, so that scripts see it.
+        CannotTellError: If nothing could be told of any scene; the same.
         ClipfeatError: If the data set can't be read or ``output_dir`` not be written.
     """
     folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype)  # finds out before the work

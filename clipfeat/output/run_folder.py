@@ -137,27 +137,13 @@ class RunFolder:
                 done.remove(key)
         return done
 
-    def missing(
-        self, frames: list[tuple[str, int]], done: Collection[tuple[str, int]], pictured: Collection[tuple[str, int]]
-    ) -> list[tuple[str, int]]:
-        """The frames that are still to do.
+    def undrawn(self, pictured: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those of the frames that are to have a picture that are done and have none.
 
-        The pictures of a scene share their colours and their embedding, so with pictures a scene is done as a whole: if
-        one of its frames or pictures is missing, all of its frames are to do. Frames that failed are tried again
-        alone: in most cases they fail again.
-
-        Args:
-            frames: of this run.
-            done: those whose features are there.
-            pictured: those that are to have a picture, if they have features.
+        Raises:
+            DataError: If a scene's folder can't be listed.
         """
-        todo = {key for key in frames if key not in done}
-        if pictured:
-            failed = {key for key, record in latest_lines(self.path).items() if record["status"] == "failed"}
-            unpictured = {key for key in pictured if key in done and not self.picture_path(*key).is_file()}
-            again = {scene_id for scene_id, _ in (todo - failed) | unpictured}
-            todo |= {key for key in frames if key[0] in again}
-        return [key for key in frames if key in todo]
+        return {key for key in self.done(pictured) if not self.picture_path(*key).is_file()}
 
     def write(self, scene_id: str, frame_id: int, features: PointFeatures | GridFrame, meta: dict[str, Any]) -> int:
         """Writes a frame's features, or its map, and returns the bytes.

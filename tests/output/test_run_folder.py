@@ -57,32 +57,20 @@ def test_done_means_that_the_file_is_there(folder):
     assert folder.done_before(FRAMES, CONFIG) == set()
     write(folder, "a", 20)
     assert folder.done_before(FRAMES, CONFIG) == {("a", 20)}
-    assert folder.missing(FRAMES, {("a", 20)}, ()) == [("a", 0), ("b", 0)]
     folder.feature_path("a", 20).unlink()
     assert folder.done_before(FRAMES, CONFIG) == set()
-    assert folder.missing(FRAMES, set(), ()) == FRAMES
 
 
-def test_with_pictures_a_scene_is_done_as_a_whole(folder):
-    done, pictured = set(FRAMES), {("a", 0), ("b", 0)}
-    assert folder.missing(FRAMES, done, pictured) == FRAMES
+def test_pictures_are_missing_of_frames_that_are_done(folder):
+    pictured = {("a", 0), ("b", 0)}
+    assert folder.undrawn(pictured) == set()
     for key in FRAMES:
-        folder.picture_path(*key).parent.mkdir(parents=True, exist_ok=True)
+        write(folder, *key)
+    assert folder.undrawn(pictured) == pictured
     folder.picture_path("a", 0).touch()
-    assert folder.missing(FRAMES, done, pictured) == [("b", 0)]
-    folder.picture_path("b", 0).touch()
-    assert folder.missing(FRAMES, done, pictured) == []
-    assert folder.missing(FRAMES, done, pictured | {("a", 20)}) == [("a", 0), ("a", 20)]  # killed while it drew
-    assert folder.missing(FRAMES, done - {("a", 20)}, pictured) == [("a", 0), ("a", 20)]
-
-
-def test_a_frame_that_failed_is_tried_again_alone(folder):
-    done, pictured = {("a", 0), ("b", 0)}, set(FRAMES)
-    for key in done:
-        folder.picture_path(*key).parent.mkdir(parents=True, exist_ok=True)
-        folder.picture_path(*key).touch()
-    folder.append_record(FAILED | {"frame_id": 20})
-    assert folder.missing(FRAMES, done, pictured) == [("a", 20)]
+    assert folder.undrawn(pictured) == {("b", 0)}
+    folder.feature_path("b", 0).unlink()
+    assert folder.undrawn(pictured) == set()
 
 
 def test_a_file_without_its_line_gets_it(folder):
