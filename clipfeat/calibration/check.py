@@ -25,7 +25,7 @@ from clipfeat.calibration.verdict import CalibrationReport, judge
 from clipfeat.camera.projection import valid_depth
 from clipfeat.data.base import Dataset
 from clipfeat.data.selection import FrameKey
-from clipfeat.errors import CheckError, DataError, FrameError
+from clipfeat.errors import CannotTellError, CheckError, DataError, FrameError
 from clipfeat.system.atomic import atomic_file
 from clipfeat.types import Frame
 
@@ -100,10 +100,14 @@ def require_calibration(checks: Sequence[SceneCheck]) -> None:
 
     Raises:
         CheckError: If a scene's calibration looks wrong.
+        CannotTellError: If none looks wrong, and none right.
     """
     wrong = [check for check in checks if check.verdict == "warning"]
     if wrong:
         raise CheckError(f"the calibration looks wrong in {len(wrong)} of {len(checks)} scenes: {wrong[0].findings[0]}")
+    if not any(check.verdict == "ok" for check in checks):
+        first = f": {checks[0].scene_id}: {'; '.join(checks[0].findings)}" if checks else ""
+        raise CannotTellError(f"nothing could be told of the calibration of {len(checks)} scenes{first}")
 
 
 def check_scene(dataset: Dataset, scene_id: str, of_run: Sequence[int], root: Path, num_pairs: int) -> SceneCheck:

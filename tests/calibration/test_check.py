@@ -1,6 +1,7 @@
 """``check=…`` from the command line."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import trimesh
 from clipfeat.calibration import check as checking
 from clipfeat.calibration.check import check_scene, choose_pairs, mesh_points
 from clipfeat.data.scannet import ScanNetDataset
-from clipfeat.errors import ConfigError
+from clipfeat.errors import CannotTellError, CheckError, ConfigError
 from clipfeat.extraction.config import ExtractConfig
 
 
@@ -124,10 +125,37 @@ def test_frames_without_depth_leave_nothing_to_check(run_cli, scans, tmp_path):
     for path in scans.glob("*/depth/*.png"):
         path.unlink()
     code, err = run_cli(f"data.root={scans}", "output_dir=out", "check=only")
-    assert code == 0
+    assert code == 2
+    assert (
+        "clipfeat: nothing could be told of the calibration of 2 scenes: demo0000_00: nothing could be checked" in err
+    )
     assert "demo0000_00: nothing could be checked: no two frames with depth and a pose" in err
     assert "WARNING the check could tell nothing" in err
     assert [scene["verdict"] for scene in report_of(tmp_path)["checks"]] == ["unknown", "unknown"]
+
+
+def test_frames_that_can_not_be_read_leave_nothing_to_check(run_cli, scans):
+    for path in scans.glob("*/color/*"):
+        path.write_bytes(b"no picture")
+    code, err = run_cli(f"data.root={scans}", "output_dir=out", "check=only")
+    assert code == 2
+    assert "clipfeat: nothing could be told of the calibration of 2 scenes" in err
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "error"),
+    [
+        ([], CannotTellError),
+        (["unknown", "unknown"], CannotTellError),
+        (["unknown", "ok"], None),
+        (["ok", "warning"], CheckError),
+        (["unknown", "warning"], CheckError),
+    ],
+)
+def test_what_scripts_see(verdicts, error):
+    checks = [checking.SceneCheck("s", verdict, ["why"], None, None, None, []) for verdict in verdicts]
+    with pytest.raises(error) if error else nullcontext():
+        checking.require_calibration(checks)
 
 
 def test_at_most_three_scenes_are_looked_at(demo_root, monkeypatch, tmp_path):
