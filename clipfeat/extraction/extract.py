@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from clipfeat.calibration.check import check_scenes, require_calibration
+from clipfeat.calibration.check import SceneMesh, check_scenes, require_calibration
 from clipfeat.data.layouts import build_dataset
 from clipfeat.data.selection import list_frames
 from clipfeat.errors import DataError, OutputError, tell_how_far
@@ -25,6 +25,7 @@ from clipfeat.output.report import try_report
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.space import DiskSpace
 from clipfeat.output.summary import Stopwatch, merge_runs, summarize, summary_table, visible_share, warnings_of
+from clipfeat.sampling.config import MeshSamplingConfig
 from clipfeat.system.atomic import locked
 from clipfeat.system.shards import WHOLE, Shard, begun_file, local_count, this_shard
 
@@ -59,7 +60,7 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         return summary
     if cfg.check == "yes":
         with stopwatch.stage("check"):
-            check_scenes(job.dataset, plan.frames, Path(cfg.data.root), folder.path)
+            check_scenes(job.dataset, plan.frames, _mesh(cfg), folder.path)
     with closing(engine):
         card = engine.start(job, plan)
         space = check_space(cfg, plan, folder, job.dataset, job.locate, card)
@@ -110,7 +111,14 @@ def check_only(cfg: ExtractConfig) -> None:
     folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype)  # finds out before the work
     dataset = build_dataset(cfg.data)
     frames = list_frames(cfg, dataset, shard=this_shard(cfg.shard.index, cfg.shard.count))
-    require_calibration(check_scenes(dataset, frames, Path(cfg.data.root), folder.path))
+    require_calibration(check_scenes(dataset, frames, _mesh(cfg), folder.path))
+
+
+def _mesh(cfg: ExtractConfig) -> SceneMesh:
+    """The mesh that the calibration is held against: that of the run's points, or else ScanNet's, where it lies."""
+    if isinstance(cfg.sampling, MeshSamplingConfig):
+        return SceneMesh(cfg.sampling.points_file, sampled=True)
+    return SceneMesh(f"{cfg.data.root}/{{scene}}/{{scene}}_vh_clean_2.ply", sampled=False)
 
 
 class Progress:

@@ -18,8 +18,8 @@ from clipfeat.output.files import FORMATS
 from clipfeat.output.frame_files import natural_key
 from clipfeat.output.run_folder import RunFolder, read_config
 from clipfeat.output.summary import (
-    LOW_VISIBLE_SHARE,
     Stopwatch,
+    least_share,
     low_shares,
     name_of,
     reason_of,
@@ -306,7 +306,7 @@ def _visible_points(run: Run) -> Markup:
     worst = sorted(shares.items(), key=lambda item: item[1])[:_MAX_BARS]
     bars = [Bar(scene, share, f"{share:.0%}{' low' if scene in low else ''}", scene in low) for scene, share in worst]
     parts = [bar_chart(by_status, total)]
-    limit = LOW_VISIBLE_SHARE if summary["sampling"] != "mesh" else 0.0
+    limit = least_share(summary)
     if len(shares) > _MAX_BARS:
         parts += [
             tag("h3", f"All {len(shares):,} scenes, by the share of their points that is visible"),
@@ -317,7 +317,7 @@ def _visible_points(run: Run) -> Markup:
         parts.append(tag("h3", "By scene, lowest first"))
     parts.append(bar_chart(bars, 1))
     if low:
-        note = f"{len(low):,} of {len(shares):,} scenes are low: below {LOW_VISIBLE_SHARE:.0%}."
+        note = f"{len(low):,} of {len(shares):,} scenes are low: below {limit:.0%}."
         parts.append(tag("p", note, class_="faint"))
     return joined(parts)
 
