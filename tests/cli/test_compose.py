@@ -9,8 +9,8 @@ import yaml
 
 import clipfeat.cli.compose
 import clipfeat.extraction.lane
+import clipfeat.extraction.redraw
 import clipfeat.extraction.uv_index
-import clipfeat.results.draw
 import clipfeat.results.fuse
 import clipfeat.vis.pictures
 from clipfeat.cli.commands import fuse_main
@@ -144,7 +144,7 @@ def test_a_stop_in_any_step_is_made_up_for(composer, tmp_path, monkeypatch, step
     calls = [3, 3, 1, 3, 0][step]
     # Pictures are drawn here, and not in processes of their own, where no call could be counted.
     monkeypatch.setattr(
-        clipfeat.results.draw, "build_pictures", lambda *a, **kw: build_pictures(*a, **kw | {"processes": 0})
+        clipfeat.extraction.redraw, "build_pictures", lambda *a, **kw: build_pictures(*a, **kw | {"processes": 0})
     )
     with monkeypatch.context() as patch:
         patch.setattr(place, name, stop_after(calls, getattr(place, name)))
