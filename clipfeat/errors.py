@@ -46,6 +46,10 @@ class CheckError(ClipfeatError):
     """A calibration check that was all that was asked for, and that warns."""
 
 
+class CannotTellError(ClipfeatError):
+    """A question that was all that was asked, and that could not be answered: neither yes nor no."""
+
+
 class OutputError(ClipfeatError):
     """A place that cannot be written to, or that holds the results of another run."""
 

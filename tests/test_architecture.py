@@ -21,7 +21,7 @@ ROOMS = {
     "camera": ("config", "system"),
     "model": ("config", "system"),
     "sampling": ("camera", "config", "data", "system"),
-    "calibration": ("camera", "data", "system"),
+    "calibration": ("camera", "data", "sampling", "system"),
     "output": ("camera", "config", "data", "model", "sampling", "system", "vis"),
     "fusion": ("camera", "config", "data", "model", "output", "sampling", "system", "vis"),
     "evaluate": ("camera", "config", "data", "fusion", "model", "output", "sampling", "system", "vis"),

@@ -25,7 +25,8 @@ from clipfeat.calibration.verdict import CalibrationReport, judge
 from clipfeat.camera.projection import valid_depth
 from clipfeat.data.base import Dataset
 from clipfeat.data.selection import FrameKey
-from clipfeat.errors import CheckError, DataError, FrameError
+from clipfeat.errors import CannotTellError, CheckError, DataError, FrameError
+from clipfeat.sampling.point_files import read_points
 from clipfeat.system.atomic import atomic_file
 from clipfeat.types import Frame
 
@@ -38,6 +39,19 @@ _ENOUGH_OVERLAP = 0.3
 _ENOUGH_PARALLAX = 0.08
 _GAPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """How many frames away a partner is looked for; 64 are two seconds of a video."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneMesh:
+    """Where a scene's mesh is.
+
+    Attributes:
+        pattern: path of a PLY or npz file, with {scene} in it.
+        sampled: whether the run takes its points from it, and does not merely look whether it is there.
+    """
+
+    pattern: str
+    sampled: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +77,13 @@ class SceneCheck:
     skipped: list[str]
 
 
-def check_scenes(dataset: Dataset, frames: Sequence[FrameKey], root: Path, output_dir: Path) -> list[SceneCheck]:
+def check_scenes(dataset: Dataset, frames: Sequence[FrameKey], mesh: SceneMesh, output_dir: Path) -> list[SceneCheck]:
     """Checks scenes spread over those of the run, prints a table of each, and writes ``check.json``.
 
     Args:
         dataset: where frames come from.
         frames: of the run.
-        root: folder of the scenes, where meshes may lie.
+        mesh: where the meshes are.
         output_dir: where ``check.json`` goes.
 
     Raises:
@@ -80,7 +94,7 @@ def check_scenes(dataset: Dataset, frames: Sequence[FrameKey], root: Path, outpu
     checks = []
     for scene_id in chosen:
         of_run = [frame_id for scene, frame_id in frames if scene == scene_id]
-        check = check_scene(dataset, scene_id, of_run, root, PAIRS_A_SCENE)
+        check = check_scene(dataset, scene_id, of_run, mesh, PAIRS_A_SCENE)
         log.info("%s", scene_table(check))
         level = logging.WARNING if check.verdict == "warning" else logging.INFO
         for line in check.findings:
@@ -100,20 +114,24 @@ def require_calibration(checks: Sequence[SceneCheck]) -> None:
 
     Raises:
         CheckError: If a scene's calibration looks wrong.
+        CannotTellError: If none looks wrong, and none right.
     """
     wrong = [check for check in checks if check.verdict == "warning"]
     if wrong:
         raise CheckError(f"the calibration looks wrong in {len(wrong)} of {len(checks)} scenes: {wrong[0].findings[0]}")
+    if not any(check.verdict == "ok" for check in checks):
+        first = f": {checks[0].scene_id}: {'; '.join(checks[0].findings)}" if checks else ""
+        raise CannotTellError(f"nothing could be told of the calibration of {len(checks)} scenes{first}")
 
 
-def check_scene(dataset: Dataset, scene_id: str, of_run: Sequence[int], root: Path, num_pairs: int) -> SceneCheck:
+def check_scene(dataset: Dataset, scene_id: str, of_run: Sequence[int], mesh: SceneMesh, num_pairs: int) -> SceneCheck:
     """Checks one scene: depth first, colour and mesh only where depth agrees, for else they say nothing.
 
     Args:
         dataset: where frames come from.
         scene_id: the scene.
         of_run: the numbers of the frames that the run would use.
-        root: folder of the scenes, where a mesh may lie.
+        mesh: where its mesh is.
         num_pairs: how many pairs of frames to look at.
     """
     skipped: list[str] = []
@@ -135,19 +153,27 @@ def check_scene(dataset: Dataset, scene_id: str, of_run: Sequence[int], root: Pa
         why = f"nothing could be checked: no two frames with depth and a pose that see the same{_first(skipped)}"
         return SceneCheck(scene_id, "unknown", [why], None, None, None, skipped)
     depth = judge(pairs)
-    color = mesh = None
+    color = surface = None
+    unmeshed: list[str] = []
     if depth.verdict != "warning":
         color = judge_color(pairs)
-        points = mesh_points(root / scene_id / f"{scene_id}_vh_clean_2.ply", skipped)
-        mesh = None if points is None else judge_surface([pair.a for pair in pairs[:4]], points)
-    reports = [r for r in (depth, color, mesh) if r is not None]
+        points = mesh_points(mesh, scene_id, unmeshed)
+        surface = None if points is None else judge_surface([pair.a for pair in pairs[:4]], points)
+        skipped += unmeshed
+    reports = [r for r in (depth, color, surface) if r is not None]
     findings = [f"{r.cause}; {r.advice}" if r.advice else r.cause for r in reports if r.verdict == "warning"]
+    if mesh.sampled:  # the run would get no points, or none that its frames see
+        findings += unmeshed
+        if surface is not None and surface.verdict == "unknown":
+            path = mesh.pattern.replace("{scene}", scene_id)
+            why = "is it of this scene, in metres, and in the axes of the poses?"
+            findings.append(f"the frames see next to nothing of {path}: {why}")
     verdict = "warning" if findings else depth.verdict
     findings += [f"{r.cause}" for r in reports if r.verdict == "unknown"]
     hidden = [name for name, shown in depth.can_tell.items() if not shown]
     if depth.verdict == "ok" and hidden:
         findings.append(f"these frames can't tell: {', '.join(hidden)}")
-    return SceneCheck(scene_id, verdict, findings, depth, color, mesh, skipped)
+    return SceneCheck(scene_id, verdict, findings, depth, color, surface, skipped)
 
 
 def choose_pairs(
@@ -200,20 +226,19 @@ def _partner(
     return best
 
 
-def mesh_points(path: Path, skipped: list[str]) -> NDArray[np.float64] | None:
-    """The (N, 3) vertices of a mesh; None where there is none or it can't be read, which ``skipped`` then says."""
-    if not path.is_file():
-        return None
-    # It takes a while to import, and most data sets come without meshes.
-    import trimesh
+def mesh_points(mesh: SceneMesh, scene_id: str, skipped: list[str]) -> NDArray[np.float64] | None:
+    """The (N, 3) vertices of a scene's mesh; None where there is none or it can't be read, which ``skipped`` says.
 
-    try:
-        # Not load_mesh: that has no points for a file without faces, a stored point cloud.
-        points = np.asarray(getattr(trimesh.load(path, process=False), "vertices", np.empty((0, 3))), dtype=np.float64)
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        skipped.append(f"{path}: can't be read as a mesh ({error})")
+    A mesh that only may be there, beside the frames, is not missed.
+    """
+    path = Path(mesh.pattern.replace("{scene}", scene_id))
+    if not (mesh.sampled or path.is_file()):
         return None
-    points = points[np.isfinite(points).all(axis=1)]
+    try:
+        points = read_points(path).xyz
+    except DataError as error:
+        skipped.append(str(error))
+        return None
     # A tenth of a million shows as much as all of a building, in a fraction of the time.
     return points[np.random.default_rng(0).permutation(len(points))[:100_000]]
 

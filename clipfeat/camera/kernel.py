@@ -7,10 +7,10 @@ first use (a second; kept beside the package or in the user's cache afterwards),
 import math
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.system.compiled import compiled
 from clipfeat.types import PointStatus
 
 _VISIBLE = int(PointStatus.VISIBLE)
@@ -20,7 +20,7 @@ _BEHIND = int(PointStatus.BEHIND)
 _NO_DEPTH = int(PointStatus.NO_DEPTH)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def project_points(
     points: NDArray[np.float64],
     to_pixel: NDArray[np.float64],
@@ -91,7 +91,7 @@ def project_points(
             status[i] = _OCCLUDED
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def unproject_pixels(
     u: NDArray[Any],
     v: NDArray[Any],
@@ -111,7 +111,7 @@ def unproject_pixels(
             points[i, row] = m[row, 0] * x + m[row, 1] * y + m[row, 2] * depth + m[row, 3]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def positive(values: NDArray[np.floating]) -> NDArray[np.int64]:  # pragma: no cover - compiled
     """Indices, ascending, of the (N,) values that are finite and above 0."""
     found = np.empty(values.size, np.int64)

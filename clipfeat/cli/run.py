@@ -24,12 +24,13 @@ from clipfeat.cli.explain import explain, of_launcher
 from clipfeat.cli.main import own_version, program
 from clipfeat.cli.schemas import COMMANDS, register_schemas
 from clipfeat.config.folder import config_dir
-from clipfeat.errors import ClipfeatError, ConfigError
+from clipfeat.errors import CannotTellError, ClipfeatError, ConfigError
 
 if TYPE_CHECKING:
     from types import FrameType
 
 EXIT_ERROR = 1
+EXIT_CANNOT_TELL = 2
 EXIT_INTERRUPTED = 130
 
 
@@ -59,7 +60,7 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
         if wants_traceback:
             raise error
         print(f"clipfeat: {explain(error, _asked_for(config_name))}", file=sys.stderr)
-        sys.exit(EXIT_ERROR)
+        sys.exit(EXIT_CANNOT_TELL if isinstance(error, CannotTellError) else EXIT_ERROR)
 
     def run_task(cfg: DictConfig) -> None:
         _show_own_messages()  # a launcher may have brought the task to another process

@@ -13,6 +13,8 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
+from clipfeat.system.compiled import compiled
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY_16 = bytes((16, 0, 0, 0, 0))
 """The end of a header: 16 bits, grey, the one compression, the one set of filters, not interlaced."""
@@ -93,7 +95,7 @@ def _unpacked(packed: bytes, size: int) -> bytes | None:
         return None
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def unfilter(rows: NDArray[np.uint8], values: NDArray[np.uint16]) -> bool:  # pragma: no cover - compiled
     """Undoes the filters of a picture with two bytes a pixel.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from clipfeat.calibration.check import check_scenes, require_calibration
+from clipfeat.calibration.check import SceneMesh, check_scenes, require_calibration
 from clipfeat.data.layouts import build_dataset
 from clipfeat.data.selection import list_frames
 from clipfeat.errors import DataError, OutputError, tell_how_far
@@ -17,12 +17,14 @@ from clipfeat.extraction.config import ExtractConfig
 from clipfeat.extraction.engine import build_engine
 from clipfeat.extraction.plan import Plan, check_space, plan_run
 from clipfeat.extraction.prepare import Failed
+from clipfeat.extraction.redraw import draw_missing
 from clipfeat.extraction.worker import Outcome, open_job
 from clipfeat.model.base import Model
 from clipfeat.output.report import try_report
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.space import DiskSpace
 from clipfeat.output.summary import Stopwatch, merge_runs, summarize, summary_table, visible_share, warnings_of
+from clipfeat.sampling.config import MeshSamplingConfig
 from clipfeat.system.atomic import locked
 from clipfeat.system.progress import progress_bar
 from clipfeat.system.shards import WHOLE, Shard, begun_file, local_count, this_shard
@@ -51,12 +53,14 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     folder.finish_scenes(plan.frames, plan.todo)
     if not plan.todo:
         log.info("all %d frames are done already in %s", len(plan.frames), folder.path)
+        with stopwatch.stage("draw"):
+            draw_missing(cfg, folder, plan)
         summary = _summary_of_nothing(folder, plan, stopwatch, cfg.sampling.name)
         _end(cfg, folder, plan)
         return summary
     if cfg.check == "yes":
         with stopwatch.stage("check"):
-            check_scenes(job.dataset, plan.frames, Path(cfg.data.root), folder.path)
+            check_scenes(job.dataset, plan.frames, _mesh(cfg), folder.path)
     with closing(engine):
         card = engine.start(job, plan)
         space = check_space(cfg, plan, folder, job.dataset, job.locate, card)
@@ -77,6 +81,8 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
             ):
                 for outcome in outcomes:
                     progress.tell(outcome, bar)
+            with stopwatch.stage("draw"):
+                draw_missing(cfg, folder, plan)
         except BaseException as error:
             engine.close()  # what is on its way is still written
             with suppress(OutputError):  # the error on its way up matters more, and may be the same full disk
@@ -98,12 +104,20 @@ def check_only(cfg: ExtractConfig) -> None:
 
     Raises:
         CheckError: If a scene's calibration looks wrong, so that scripts see it.
+        CannotTellError: If nothing could be told of any scene; the same.
         ClipfeatError: If the data set can't be read or ``output_dir`` not be written.
     """
     folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype)  # finds out before the work
     dataset = build_dataset(cfg.data)
     frames = list_frames(cfg, dataset, shard=this_shard(cfg.shard.index, cfg.shard.count))
-    require_calibration(check_scenes(dataset, frames, Path(cfg.data.root), folder.path))
+    require_calibration(check_scenes(dataset, frames, _mesh(cfg), folder.path))
+
+
+def _mesh(cfg: ExtractConfig) -> SceneMesh:
+    """The mesh that the calibration is held against: that of the run's points, or else ScanNet's, where it lies."""
+    if isinstance(cfg.sampling, MeshSamplingConfig):
+        return SceneMesh(cfg.sampling.points_file, sampled=True)
+    return SceneMesh(f"{cfg.data.root}/{{scene}}/{{scene}}_vh_clean_2.ply", sampled=False)
 
 
 class Progress:

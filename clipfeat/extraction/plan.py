@@ -31,7 +31,7 @@ class Plan:
         everything: the frames of all shards.
         bad_scenes: scenes that are left out because they can't be read, and why.
         done_before: frames whose features are there.
-        todo: frames that the run works on; some of them again, for the sake of their scene's pictures.
+        todo: frames that the model works on.
         pictured: frames that are to have a picture.
     """
 
@@ -49,9 +49,10 @@ class Plan:
 
     @property
     def drawn(self) -> dict[str, list[int]]:
-        """The frames of the scenes that get pictures.
+        """The frames of the scenes that get pictures while they are done: those that are done in one go.
 
-        Frames that are tried again alone get none: it would not share the colours of their scene's others.
+        The pictures of a scene share their colours. Those of a scene that was begun before are drawn at the end, from
+        the files of its frames.
         """
         of_scenes = {scene_id: [i for _, i in keys] for scene_id, keys in groupby(self.frames, lambda key: key[0])}
         still = Counter(scene_id for scene_id, _ in self.todo)
@@ -78,7 +79,7 @@ def plan_run(cfg: ExtractConfig, folder: RunFolder, dataset: Dataset) -> Plan:
     if cfg.resume == "overwrite":
         return Plan(frames, everything, bad_scenes, set(), frames, pictured)
     done_before = folder.done_before(frames, dataclasses.asdict(cfg))
-    todo = folder.missing(frames, done_before, pictured)
+    todo = [key for key in frames if key not in done_before]
     return Plan(frames, everything, bad_scenes, done_before, todo, pictured)
 
 
@@ -92,7 +93,7 @@ def check_space(
     """
     # The other frames' files take the place of those that are there.
     new = [key for key in plan.todo if key not in plan.done_before]
-    pictures = len(plan.pictured.intersection(plan.todo))
+    pictures = sum(not folder.picture_path(*key).is_file() for key in plan.pictured)
     space = DiskSpace(folder.path, len(new), pictures * PICTURE_BYTES * cfg.vis.dpi**2)
     some = locate_some(locate, dataset, new)
     if new and not some:

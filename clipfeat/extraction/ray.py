@@ -268,7 +268,7 @@ class RayEngine:
         folder = self._job.folder
         done = folder.done_before(scene.frames, dataclasses.asdict(self._cfg))
         before = scene.todo
-        scene.todo = folder.missing(scene.frames, done, self._plan.pictured.intersection(scene.frames))
+        scene.todo = [key for key in scene.frames if key not in done]
         found: list[Outcome] = []
         for key in sorted(done.intersection(before).difference(scene.todo)):
             counts = folder.files.read(*key, only_meta=True)[1].get("points", {})

@@ -34,7 +34,7 @@ from clipfeat.output.folders import (
 from clipfeat.output.summary import status_counts, visible_share
 from clipfeat.sampling.config import PointsConfig
 from clipfeat.sampling.locate import Located, Locator, build_locator
-from clipfeat.system.atomic import locked, remove_leftovers
+from clipfeat.system.atomic import locked, remove_leftovers, sync_to_disk
 from clipfeat.system.processes import FreshContext
 from clipfeat.system.shards import this_shard, usable_cores
 from clipfeat.system.streaming import end_with_parent, in_order
@@ -74,7 +74,7 @@ def write_located(folder: Path, key: FrameKey, located: Located) -> None:
         "status": located.status,
     }
     meta = {"scene_id": key[0], "frame_id": key[1], "points": status_counts(located.status)}
-    write_arrays(index_path(folder, key), "npz", arrays | located.points.attributes, meta)
+    write_arrays(index_path(folder, key), "npz", arrays | located.points.attributes, meta, one_of_many=True)
 
 
 def read_located(folder: Path, key: FrameKey) -> Located:
@@ -210,6 +210,8 @@ def write_uv_index(cfg: ExtractConfig) -> dict[str, Any]:
         done = sum(index_path(folder, key).is_file() for key in frames)
         tell_how_far(error, done, len(frames), folder, overwrite=overwrite)
         raise
+    for scene_id in {scene_id for scene_id, _ in todo}:
+        sync_to_disk(folder / scene_id)
     failed = len(failures) - len(bad_scenes)
     share = 100 * visible_share(points)
     log.info("%d frames indexed, %d failed, %.1f %% of the points visible", len(todo) - failed, failed, share)
@@ -231,7 +233,7 @@ def _claim(folder: Path, config: dict[str, Any], frames: list[FrameKey], *, over
         if overwrite:
             own = [path for path in (index_path(folder, key) for key in frames) if path.is_file()]
             remove_files(scene_files(folder, _INDEX_FILE) if holds_another(folder, config) else own)
-        else:
+        elif holds_another(folder, config) and scene_files(folder, _INDEX_FILE):
             check_config(folder, config)
         write_config(folder, config)
 

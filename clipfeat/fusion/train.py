@@ -169,7 +169,7 @@ def _claim(folder: Path, how: dict[str, Any], *, overwrite: bool) -> None:
     remove_leftovers([folder])
     if overwrite:
         remove_files(folder / name for name in (NAME, "metrics.json", "curve.png"))
-    else:
+    elif (folder / NAME).is_file():
         check_config(folder, how)
     write_config(folder, how)
 

@@ -16,7 +16,7 @@ from typing import Any
 from clipfeat.errors import DataError, OutputError
 from clipfeat.model.cache_entry import CacheEntry, decode_entry, encode_entry, map_key
 from clipfeat.model.config import CacheConfig
-from clipfeat.model.lmdb_file import Environment, import_lmdb, registry
+from clipfeat.model.lmdb_file import Environment, can_write, import_lmdb, registry
 from clipfeat.types import FeatureMap
 
 log = logging.getLogger(__name__)
@@ -230,7 +230,7 @@ class MapCache:
 
 
 def build_cache(cfg: CacheConfig) -> MapCache | None:
-    """The cache that ``cache=…`` names, open; None for none.
+    """The cache that ``cache=…`` names, open; None for none. One that can't be written to is read only.
 
     Raises:
         OutputError: If its path can't be used.
@@ -239,4 +239,11 @@ def build_cache(cfg: CacheConfig) -> MapCache | None:
     return CACHES[cfg.name](Path(cfg.path))
 
 
-CACHES: dict[str, Callable[[Path], MapCache | None]] = {"none": lambda _path: None, "lmdb": MapCache.open}
+def _open_lmdb(path: Path) -> MapCache:
+    readonly = (path / "data.mdb").is_file() and not can_write(path)
+    if readonly:
+        log.warning("WARNING cache.path=%s: can't be written to; its maps are used, and no others are added", path)
+    return MapCache.open(path, readonly=readonly)
+
+
+CACHES: dict[str, Callable[[Path], MapCache | None]] = {"none": lambda _path: None, "lmdb": _open_lmdb}

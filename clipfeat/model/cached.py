@@ -193,7 +193,7 @@ class CachedModel:
             maps.append(fresh if half is None else dataclasses.replace(fresh, values=half))
             if half is not None:
                 entries.append(CacheEntry(source.scene_id, source.frame_id, source.picture, maps[-1]))
-        if entries:
+        if entries and not self._cache.readonly:
             self._cache.put(self.fingerprint, entries)
         return maps
 
@@ -217,7 +217,7 @@ class CachedModel:
         found = model.encoder.card
         source = {"seed": self._seed} if found.weights == "random" else self._source()
         expected: EncoderCard | None = getattr(self, "_card", None)
-        if expected != found:
+        if expected != found and not self._cache.readonly:
             if expected is not None:
                 self._cache.put_card(self._card_key(self._source()), {})
             self._cache.put_card(self._card_key(source), dataclasses.asdict(found))

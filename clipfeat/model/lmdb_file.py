@@ -173,6 +173,8 @@ def _open_environment(path: Path, *, readonly: bool) -> Environment:
             map_size=FIRST_SIZE,
             readonly=readonly,
             create=not readonly,
+            # Readers take note of themselves in a file of their own, unless nobody can write there.
+            lock=not readonly or can_write(path),
             metasync=False,  # a power cut may undo the last transaction; the file stays whole
             max_readers=_MAX_READERS,
         )
@@ -190,6 +192,14 @@ def _open_environment(path: Path, *, readonly: bool) -> Environment:
     if identity is None:
         raise OutputError(f"cache.path={path}: went away while it was opened")
     return Environment(path, readonly, environment, identity)
+
+
+def can_write(path: Path) -> bool:
+    """Whether an LMDB file can be changed, or made; ``path`` is its folder."""
+    names = [name for name in (path / "data.mdb", path / "lock.mdb") if name.exists()]
+    if path.exists():
+        return all(os.access(name, os.W_OK) for name in (path, *names))
+    return True  # it is made, or the error says why not
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

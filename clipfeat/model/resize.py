@@ -10,10 +10,11 @@ Source: Pillow's ``Resample.c``, its part for 8 bits a channel; ``tests/model/te
 from collections.abc import Callable
 from functools import lru_cache
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from clipfeat.system.compiled import compiled
 
 _BITS = 22
 _HALF = 1 << (_BITS - 1)
@@ -133,7 +134,7 @@ def _fixed(weight: float) -> int:
     return int(weight * (1 << _BITS) + (0.5 if weight >= 0 else -0.5))
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _along_rows(
     rows: NDArray[np.uint8], first: NDArray[np.int64], weights: NDArray[np.int32], out: NDArray[np.uint8]
 ) -> None:  # pragma: no cover - compiled
@@ -163,7 +164,7 @@ def _along_rows(
                     out[top + j, 3 * i + channel] = min(max(total[j] >> _BITS, 0), 255)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _along_columns(
     rows: NDArray[np.uint8], first: NDArray[np.int64], weights: NDArray[np.int32], out: NDArray[np.uint8]
 ) -> None:  # pragma: no cover - compiled

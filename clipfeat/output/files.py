@@ -89,7 +89,7 @@ FORMATS = {
 def write_features(
     path: Path, name: str, features: PointFeatures | GridFrame, meta: dict[str, Any], dtype: str = "float32"
 ) -> int:
-    """Writes the features of one frame.
+    """Writes the features of one frame; ``sync_to_disk`` makes the names of many frames last.
 
     Args:
         path: the file.
@@ -105,7 +105,7 @@ def write_features(
         OutputError: If it can't be written.
     """
     arrays = grid_arrays(path, features) if isinstance(features, GridFrame) else _point_arrays(features, dtype)
-    return write_arrays(path, name, arrays, meta)
+    return write_arrays(path, name, arrays, meta, one_of_many=True)
 
 
 def _point_arrays(features: PointFeatures, dtype: str) -> dict[str, np.ndarray]:
@@ -119,15 +119,25 @@ def _point_arrays(features: PointFeatures, dtype: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def write_arrays(path: Path, name: str, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> int:
+def write_arrays(
+    path: Path, name: str, arrays: dict[str, np.ndarray], meta: dict[str, Any], *, one_of_many: bool = False
+) -> int:
     """Writes arrays and their meta, whole or not at all, and returns the bytes.
+
+    Args:
+        path: the file.
+        name: one of ``FORMATS``.
+        arrays: by name.
+        meta: anything JSON can hold; the schema version is added.
+        one_of_many: see ``atomic_file``.
 
     Raises:
         OutputError: If it can't be written.
     """
     text = json.dumps({"schema_version": SCHEMA_VERSION, **meta}, allow_nan=False)
     fmt = FORMATS[name]
-    with (direct_file if fmt.sequential else atomic_file)(path) as file:
+    open_file = direct_file if fmt.sequential else atomic_file
+    with open_file(path, one_of_many=one_of_many) as file:
         fmt.write(file, arrays, text)
     return path.stat().st_size
 

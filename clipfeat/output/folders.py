@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from clipfeat.errors import OutputError
-from clipfeat.system.atomic import atomic_file, temporary_path
+from clipfeat.system.atomic import atomic_file, sync_to_disk, temporary_path
 
 # Keys that may change from one run to the next into the same folder: they say how and how much, not what is in a file.
 _FREE_KEYS = (
@@ -110,18 +110,22 @@ def scene_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
 
 
 def remove_files(paths: Iterable[Path]) -> None:
-    """Removes files one after another, and the folders of scenes that they leave empty.
+    """Removes files one after another, and the folders of scenes that they leave empty; they stay away.
 
     Raises:
         OutputError: If one can't be removed.
     """
+    folders = set()
     for path in paths:
+        folders.add(path.parent)
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"{path}: can't be removed ({error.strerror or error}); choose another folder") from error
         with suppress(OSError):
             path.parent.rmdir()
+    for folder in folders | {folder.parent for folder in folders if not folder.is_dir()}:
+        sync_to_disk(folder)  # or a power cut would bring them back, under the configuration that comes now
 
 
 def read_json(path: Path) -> dict[str, Any]:

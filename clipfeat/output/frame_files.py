@@ -12,7 +12,7 @@ import numpy as np
 from clipfeat.errors import DataError
 from clipfeat.output.files import FORMATS, damage_named, read_arrays, read_checked
 from clipfeat.output.h5 import group_names, read_h5, write_scene
-from clipfeat.system.atomic import atomic_file, locked
+from clipfeat.system.atomic import atomic_file, locked, sync_to_disk
 
 _FRAME = r"frame_(0|[1-9][0-9]*)"
 _FRAME_GROUP = re.compile(_FRAME)
@@ -85,6 +85,13 @@ class FrameFiles:
         """
         return self.path(scene_id, frame_id).stat().st_size
 
+    def own_size(self, scene_id: str, frame_id: int) -> int | None:
+        """Bytes of the file that holds this frame alone; None where there is none."""
+        try:
+            return self.frame_path(scene_id, frame_id).stat().st_size
+        except OSError:
+            return None
+
     def read(
         self, scene_id: str, frame_id: int, *, only_meta: bool = False
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -104,7 +111,12 @@ class FrameFiles:
         return arrays, meta
 
     def finish_scene(self, scene_id: str) -> None:
-        """To be called when no frame of a scene is in work any more. Does nothing here."""
+        """To be called when no frame of a scene is in work any more: the names of its files last from then on.
+
+        Raises:
+            OutputError: If the disk fails.
+        """
+        sync_to_disk(self.folder / scene_id)
 
 
 class SceneFiles(FrameFiles):
@@ -182,7 +194,7 @@ class SceneFiles(FrameFiles):
         path = self.scene_path(scene_id)
         with atomic_file(path) as file:
             write_scene(file, self._parts(scene_id, frames), path if path.is_file() else None)
-            os.fsync(file.fileno())  # nothing else removes files: after a power cut, too, one of both is whole
+        # Its name lasts from here on, before the others go: after a power cut, too, one of both is there.
         for frame_id in frames:
             self.frame_path(scene_id, frame_id).unlink(missing_ok=True)
 
@@ -212,6 +224,17 @@ def detect_format(folder: Path) -> str:
         f"{folder}: holds no features, expected <scene>/frame_<i> with one of {', '.join(_BY_SUFFIX)}; "
         f"give the output_dir of clipfeat-extract"
     )
+
+
+def holds_features(folder: Path) -> bool:
+    """Whether any frame is done in a folder, of whatever format; looks no further than the first.
+
+    Raises:
+        DataError: If it can't be listed.
+    """
+    if next(scene_files(folder), None) is not None:
+        return True
+    return any(next(feature_files(folder / scene_id), None) is not None for scene_id in subfolders(folder))
 
 
 def feature_files(folder: Path) -> Iterator[tuple[int, str]]:

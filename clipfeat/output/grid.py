@@ -196,6 +196,9 @@ def read_grid(path: Path, *, arrays: bool) -> tuple[dict[str, np.ndarray], str]:
             raise ValueError("its header is not clipfeat's")
         entries = json.loads(header)
         meta: str = entries.pop("__metadata__")["meta"]
+        end = 8 + length + max(entry["data_offsets"][1] for entry in entries.values())
+        if size != end:
+            raise ValueError(f"{size} bytes, expected {end}: it was cut off")
         if not arrays:
             return {}, meta
         data = np.empty(size - 8 - length, np.uint8)

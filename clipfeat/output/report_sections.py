@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipfeat.output.report_run import Run, as_dict, value_at
-from clipfeat.output.summary import LOW_VISIBLE_SHARE, low_shares, name_of, reason_of, visible_share, warnings_of
+from clipfeat.output.summary import least_share, low_shares, name_of, reason_of, visible_share, warnings_of
 from clipfeat.vis.page import Bar, Markup, bar_chart, folded, histogram, joined, pairs, table, tag
 
 _MAX_BARS = 30
@@ -160,7 +160,7 @@ def visible_points(run: Run) -> Markup:
     worst = sorted(shares.items(), key=lambda item: item[1])[:_MAX_BARS]
     bars = [Bar(scene, share, f"{share:.0%}{' low' if scene in low else ''}", scene in low) for scene, share in worst]
     parts = [bar_chart(by_status, total)]
-    limit = LOW_VISIBLE_SHARE if summary["sampling"] != "mesh" else 0.0
+    limit = least_share(summary)
     if len(shares) > _MAX_BARS:
         parts += [
             tag("h3", f"All {len(shares):,} scenes, by the share of their points that is visible"),
@@ -171,7 +171,7 @@ def visible_points(run: Run) -> Markup:
         parts.append(tag("h3", "By scene, lowest first"))
     parts.append(bar_chart(bars, 1))
     if low:
-        note = f"{len(low):,} of {len(shares):,} scenes are low: below {LOW_VISIBLE_SHARE:.0%}."
+        note = f"{len(low):,} of {len(shares):,} scenes are low: below {limit:.0%}."
         parts.append(tag("p", note, class_="faint"))
     return joined(parts)
 

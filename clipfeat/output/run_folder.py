@@ -29,10 +29,10 @@ from clipfeat.output.folders import (
     scene_files,
     write_config,
 )
-from clipfeat.output.frame_files import open_files
+from clipfeat.output.frame_files import holds_features, open_files
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.records import done_record, latest_lines
-from clipfeat.system.atomic import atomic_file, locked, remove_leftovers
+from clipfeat.system.atomic import atomic_file, locked, remove_leftovers, sync_to_disk
 from clipfeat.system.shards import WHOLE, Shard
 from clipfeat.types import PointFeatures
 
@@ -73,6 +73,8 @@ class RunFolder:
         self.files = open_files(path, format_name)
         self.keeps_map = FORMATS[format_name].keeps_map
         self._appending = threading.Lock()
+        self._first = threading.Lock()
+        self._claimed: dict[str, Any] | None = None
         make_writable(path, "output_dir")
 
     def feature_path(self, scene_id: str, frame_id: int) -> Path:
@@ -101,7 +103,8 @@ class RunFolder:
     def done_before(self, frames: list[tuple[str, int]], config: dict[str, Any]) -> set[tuple[str, int]]:
         """The frames that earlier runs have done; those that have no line in ``frames.jsonl`` get it.
 
-        A run may be killed between a file and its line.
+        A run may be killed between a file and its line. A file of another size than its line says is read as a whole:
+        it may be of before a power cut, or have been cut off when it was copied.
 
         Args:
             frames: of this run.
@@ -110,51 +113,51 @@ class RunFolder:
         Raises:
             OutputError: If they were done with another configuration; the differing keys are listed.
         """
-        check_config(self.path, config)
+        if holds_features(self.path):
+            check_config(self.path, config)
         done = self.done(frames)
         if done and not (self.path / "config.yaml").is_file():
             raise OutputError(
                 f"output_dir={self.path} holds {len(done)} of the frames, but no config.yaml that says how they were "
                 f"made. {ANOTHER_FOLDER}"
             )
-        known = {key for key, record in latest_lines(self.path).items() if record["status"] == "done"}
-        for key in [key for key in frames if key in done and key not in known]:
+        known = {k: record["bytes"] for k, record in latest_lines(self.path).items() if record["status"] == "done"}
+        for key in [key for key in frames if key in done]:
+            own_size = self.files.own_size(*key)
+            if key in known and own_size in (None, known[key]):
+                continue
             try:
-                meta = self.files.read(*key, only_meta=True)[1]
+                meta = self.files.read(*key, only_meta=key not in known)[1]
                 self.append_record(done_record(*key, meta, self.files.size(*key), {}))
             except DataError as error:
                 log.warning("WARNING %s (it is done again now)", error)
                 done.remove(key)
         return done
 
-    def missing(
-        self, frames: list[tuple[str, int]], done: Collection[tuple[str, int]], pictured: Collection[tuple[str, int]]
-    ) -> list[tuple[str, int]]:
-        """The frames that are still to do.
+    def undrawn(self, pictured: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those of the frames that are to have a picture that are done and have none.
 
-        The pictures of a scene share their colours and their embedding, so with pictures a scene is done as a whole: if
-        one of its frames or pictures is missing, all of its frames are to do. Frames that failed are tried again
-        alone: in most cases they fail again.
-
-        Args:
-            frames: of this run.
-            done: those whose features are there.
-            pictured: those that are to have a picture, if they have features.
+        Raises:
+            DataError: If a scene's folder can't be listed.
         """
-        todo = {key for key in frames if key not in done}
-        if pictured:
-            failed = {key for key, record in latest_lines(self.path).items() if record["status"] == "failed"}
-            unpictured = {key for key in pictured if key in done and not self.picture_path(*key).is_file()}
-            again = {scene_id for scene_id, _ in (todo - failed) | unpictured}
-            todo |= {key for key in frames if key[0] in again}
-        return [key for key in frames if key in todo]
+        return {key for key in self.done(pictured) if not self.picture_path(*key).is_file()}
 
     def write(self, scene_id: str, frame_id: int, features: PointFeatures | GridFrame, meta: dict[str, Any]) -> int:
         """Writes a frame's features, or its map, and returns the bytes.
 
         Raises:
-            OutputError: If that fails.
+            OutputError: If that fails, or another run has claimed the folder before this one had written anything.
         """
+        if self._claimed is not None:
+            with self._first, locked(self.path):
+                if self._claimed is not None:
+                    check_config(self.path, self._claimed)
+                    size = self._write(scene_id, frame_id, features, meta)
+                    self._claimed = None
+                    return size
+        return self._write(scene_id, frame_id, features, meta)
+
+    def _write(self, scene_id: str, frame_id: int, features: PointFeatures | GridFrame, meta: dict[str, Any]) -> int:
         return write_features(self.feature_path(scene_id, frame_id), self.format_name, features, meta, self.dtype)
 
     def finish_scenes(self, frames: Sequence[tuple[str, int]], todo: Sequence[tuple[str, int]]) -> None:
@@ -168,6 +171,8 @@ class RunFolder:
             OutputError: If that fails.
             DataError: If a frame is damaged.
         """
+        if not FORMATS[self.format_name].by_scene:
+            return
         unfinished = {scene_id for scene_id, _ in todo}
         for scene_id in dict.fromkeys(scene_id for scene_id, _ in frames):
             if scene_id not in unfinished:
@@ -192,6 +197,8 @@ class RunFolder:
     ) -> None:
         """Makes the folder this run's: writes ``config.yaml`` and ``model.json``.
 
+        What a run left that finished nothing stands in nobody's way: its records go.
+
         Args:
             config: the configuration.
             model: ``ClipModel.describe()``.
@@ -206,6 +213,9 @@ class RunFolder:
         with locked(self.path):
             if overwrite:
                 remove_files(self.replaced(config, model, frames))
+            elif not holds_features(self.path):
+                if holds_another(self.path, config) or different_keys(self.read_model() or model, model):
+                    remove_files(self._records_before(config))
             else:
                 check_config(self.path, config)
                 differing = different_keys(self._model_before(frames) or model, model)
@@ -217,6 +227,7 @@ class RunFolder:
             write_config(self.path, config)
             with atomic_file(self.path / "model.json") as file:
                 file.write(json.dumps(model, indent=2, allow_nan=False).encode())
+        self._claimed = config
 
     def replaced(
         self, config: dict[str, Any], model: dict[str, Any], frames: Collection[tuple[str, int]]
@@ -230,13 +241,18 @@ class RunFolder:
         before = self._model_before(frames) or model
         if not (holds_another(self.path, config) or different_keys(before, model)):
             return [path for path in own if path.is_file()]
+        # Of files named after scenes only those of scenes that a run has worked on: others may be the user's own.
+        scenes = [self.path / f"{scene_id}.h5" for scene_id in {scene_id for scene_id, _ in latest_lines(self.path)}]
+        features = [*scene_files(self.path, _FRAME_FILES), *(path for path in scenes if path.is_file())]
+        return features + self._records_before(config)
+
+    def _records_before(self, config: dict[str, Any]) -> list[Path]:
+        """What is there beside features and pictures of a run with another configuration."""
         names = ["frames.jsonl", "summary.json", "model.json", "report.html"]
         names += ["check.json"] if config.get("check") == "no" else []  # or it is of this run already
         patterns = ["head_*.safetensors", "frames.*.jsonl", "summary.*.json"]
         records = [*chain.from_iterable(map(self.path.glob, patterns)), *(self.path / name for name in names)]
-        # Of files named after scenes only those of scenes that a run has worked on: others may be the user's own.
-        records += [self.path / f"{scene_id}.h5" for scene_id in {scene_id for scene_id, _ in latest_lines(self.path)}]
-        return [*scene_files(self.path, _FRAME_FILES), *(path for path in records if path.is_file())]
+        return [path for path in records if path.is_file()]
 
     def read_model(self) -> dict[str, Any]:
         """The content of ``model.json``: whose features these are; empty where there is none."""
@@ -289,10 +305,11 @@ class RunFolder:
         return read_json(self.path / (shard or WHOLE).file_name("summary.json"))
 
     def write_summary(self, summary: dict[str, Any], shard: Shard | None = None) -> None:
-        """Writes ``summary.json``, or a shard's own.
+        """Writes ``summary.json``, or a shard's own; the records that it sums up are on the disk before.
 
         Raises:
             OutputError: If that fails.
         """
+        sync_to_disk(self.path / self.shard.file_name("frames.jsonl"))
         with atomic_file(self.path / (shard or WHOLE).file_name("summary.json")) as file:
             file.write(json.dumps(summary, indent=2, allow_nan=False).encode())

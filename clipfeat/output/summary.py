@@ -18,6 +18,7 @@ import torch
 from clipfeat.types import PointStatus
 
 LOW_VISIBLE_SHARE = 0.6
+LOW_MESH_SHARE = 0.05
 
 
 class Stopwatch:
@@ -206,9 +207,11 @@ def summary_table(summary: dict[str, Any]) -> str:
 
 def warnings_of(summary: dict[str, Any]) -> list[str]:
     """What a user should look at before trusting the features."""
+    likely = "a wrong pose direction, a K of another resolution or a wrong depth scale look like this"
+    if summary["sampling"] == "mesh":
+        likely = "a mesh of another scene, in other units or other axes looks like this, and so do wrong poses"
     found = [
-        f"{scene}: only {share:.0%} of its points are visible; a wrong pose direction, "
-        f"a K of another resolution or a wrong depth scale look like this"
+        f"{scene}: only {share:.{0 if share >= 0.01 else 2}%} of its points are visible; {likely}"
         for scene, share in low_shares(summary).items()
     ]
     if summary["frames_without_depth"]:
@@ -226,9 +229,13 @@ def warnings_of(summary: dict[str, Any]) -> list[str]:
 
 def low_shares(summary: dict[str, Any]) -> dict[str, float]:
     """The visible shares of the scenes in which suspiciously few points are visible."""
+    return {scene: share for scene, share in summary["visible_share"].items() if share < least_share(summary)}
+
+
+def least_share(summary: dict[str, Any]) -> float:
+    """The visible share below which something looks wrong with a scene."""
     # Points that come from the frame itself are seen in it. Of a whole scene's mesh, no frame sees much.
-    own_points = summary["sampling"] != "mesh"
-    return {s: share for s, share in summary["visible_share"].items() if own_points and share < LOW_VISIBLE_SHARE}
+    return LOW_MESH_SHARE if summary["sampling"] == "mesh" else LOW_VISIBLE_SHARE
 
 
 def name_of(failure: dict[str, Any]) -> str:

@@ -2,26 +2,18 @@
 
 import logging
 import time
-from contextlib import closing
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-
 from clipfeat.data.selection import FrameKey
-from clipfeat.errors import DataError, FrameError
+from clipfeat.errors import DataError
+from clipfeat.extraction.redraw import draw_from_files
 from clipfeat.extraction.scans import Scans, read_run_config
 from clipfeat.output.folders import make_writable, picture_path
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import PicturesConfig
-from clipfeat.system.shards import usable_cores
-from clipfeat.system.streaming import prefetch
-from clipfeat.vis.build import build_pictures, model_note
-from clipfeat.vis.pictures import SampledFrame, spread_evenly
+from clipfeat.vis.build import model_note
+from clipfeat.vis.pictures import spread_evenly
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +46,10 @@ def draw(cfg: PicturesConfig) -> dict[str, Any]:
     log.info("%d pictures to draw, %d are there already, into %s", len(wanted) - len(there), len(there), folder)
     failed: dict[FrameKey, str] = {}
     if todo:
-        _draw(cfg, store, Scans(store, run.data), run.seed, folder, todo, failed)
+        failed = draw_from_files(
+            cfg.vis, Scans(store, run.data), todo, folder, seed=run.seed, num_workers=cfg.num_workers,
+            fail=cfg.on_bad_frame == "fail", keep=cfg.resume == "true",
+        )  # fmt: skip
     drawn = len(wanted) - len(there) - len(failed.keys() - there)
     seconds = round(time.perf_counter() - begin, 3)
     log.info("  drawn            %d pictures (%s), in %.1f s", drawn, model_note(store.model), seconds)
@@ -85,57 +80,3 @@ def list_pictures(cfg: PicturesConfig, store: FeatureStore) -> list[FrameKey]:
         )
     asked = {scene_id: [i for i in ids if not cfg.frames or i in cfg.frames] for scene_id, ids in frames.items()}
     return [(scene_id, i) for scene_id, ids in asked.items() for i in spread_evenly(ids, cfg.vis.max_frames)]
-
-
-def _draw(
-    cfg: PicturesConfig,
-    store: FeatureStore,
-    scans: Scans,
-    seed: int,
-    folder: Path,
-    todo: list[FrameKey],
-    failed: dict[FrameKey, str],
-) -> None:
-    workers = cfg.num_workers or usable_cores()
-    pictures = build_pictures(
-        cfg.vis,
-        {scene_id: [frame_id for _, frame_id in keys] for scene_id, keys in groupby(todo, lambda key: key[0])},
-        seed=seed,
-        weights_note=model_note(store.model),
-        processes=workers,
-        keep=cfg.resume == "true",
-    )
-
-    def sample(key: FrameKey) -> SampledFrame | FrameError | DataError:
-        def choose(count: int) -> NDArray[np.integer]:
-            rows = pictures.choose(*key, count)
-            return np.arange(0) if rows is None else rows
-
-        try:
-            image = scans.load(*key).image
-            return pictures.sample(*key, image, store.load(*key, choose), picture_path(folder, *key))
-        except (FrameError, DataError) as error:
-            return error
-
-    try:
-        with (
-            closing(prefetch(sample, todo, workers, ahead=workers + 1)) as results,
-            logging_redirect_tqdm(),
-            tqdm(total=len(todo), unit="frame", disable=None) as bar,
-        ):
-            for scene_id, of_scene in groupby(zip(todo, results, strict=True), lambda item: item[0][0]):
-                bar.set_description(scene_id, refresh=False)
-                sampled = []
-                for key, result in of_scene:
-                    if isinstance(result, SampledFrame):
-                        sampled.append(result)
-                    elif cfg.on_bad_frame == "fail":
-                        raise result
-                    else:
-                        failed[key] = str(result)
-                    bar.update()
-                pictures.draw(scene_id, sampled)
-        pictures.close()
-    except BaseException:
-        pictures.cancel()
-        raise

@@ -319,7 +319,7 @@ def _claim(folder: Path, config: dict[str, Any], files: list[File], resume: str)
     """
     if (folder / "config.yaml").is_file():
         differing = different_keys(read_config(folder), config)
-        if differing:
+        if differing and any(_is_exported(path) for path in folder.rglob("*")):
             raise OutputError(
                 f"{folder}: holds files of other features, which differ in {'; '.join(differing)}; choose another "
                 f"output_dir, or delete that folder"
@@ -330,6 +330,10 @@ def _claim(folder: Path, config: dict[str, Any], files: list[File], resume: str)
             f"resume=overwrite to replace such files"
         )
     write_config(folder, config)
+
+
+def _is_exported(path: Path) -> bool:
+    return path.is_file() and path.name != "config.yaml" and not path.name.startswith(".")
 
 
 def _check_whole_picture(path: Path, grid: GridFrame) -> None:

@@ -97,6 +97,7 @@ def _fuse_scenes(
                 failed[scene_id] = str(error)
                 continue
             fused.meta.update(how)
+            check_config(folder, how)  # another run may have claimed a folder in which nothing was finished yet
             written += write_scene(folder, fused, fuser.cfg.formats)
             done[scene_id] = fused.meta
             del fused  # or two scenes would be in memory
@@ -111,7 +112,7 @@ def _claim(folder: Path, scenes: Sequence[str], how: dict[str, Any], *, overwrit
     remove_leftovers([folder])
     if overwrite:
         _remove_scenes(folder, scenes)
-    else:
+    elif any(folder.glob("*.npz")):  # else nothing was finished in the other way
         check_config(folder, how)
     write_config(folder, how)
 

@@ -2,12 +2,12 @@
 
 import math
 
-import numba
 import numpy as np
 import torch
 import torch.nn.functional as nnf
 from numpy.typing import NDArray
 
+from clipfeat.system.compiled import compiled
 from clipfeat.types import FeatureMap
 
 
@@ -66,7 +66,7 @@ def _checked(uv: torch.Tensor) -> torch.Tensor:
     return uv
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def four_cells(
     x: float, y: float, width: int, height: int
 ) -> tuple[tuple[int, ...], tuple[np.float32, ...]]:  # pragma: no cover - compiled
@@ -81,7 +81,7 @@ def four_cells(
     return (a, a + step_u, a + step_v, a + step_u + step_v), (gu * gv, fu * gv, gu * fv, fu * fv)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _sample(
     rows: NDArray[np.float32],
     width: int,

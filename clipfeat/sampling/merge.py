@@ -1,10 +1,10 @@
 """Many views of the same points, merged: running means that need no more memory than their result."""
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.sampling.bilinear import four_cells
+from clipfeat.system.compiled import compiled
 from clipfeat.types import FeatureMap
 
 
@@ -113,7 +113,7 @@ class BestViews:
         return result
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _add_map(
     cells: NDArray[np.float32],
     width: int,
@@ -143,7 +143,7 @@ def _add_map(
             mean[n, j] += share * (sample - mean[n, j])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _add_points(
     features: NDArray[np.float32],
     rows: NDArray[np.int64],
@@ -163,7 +163,7 @@ def _add_points(
             mean[n, j] += share * (features[i, j] - mean[n, j])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _keep_best(
     view: int, rows: NDArray[np.int64], weight: NDArray[np.float32], best: NDArray[np.float32], who: NDArray[np.int32]
 ) -> None:  # pragma: no cover - compiled

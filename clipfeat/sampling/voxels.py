@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.system.compiled import compiled
 from clipfeat.types import FloatArray, Points
 
 _FARTHEST = 2**30
@@ -79,7 +79,7 @@ class VoxelCloud:
         _enter(self._voxels, self._rows, self._cell)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _place(
     x: np.int64, y: np.int64, z: np.int64, rows: NDArray[np.int32], cell: NDArray[np.int32]
 ) -> np.int64:  # pragma: no cover - compiled
@@ -95,14 +95,14 @@ def _place(
         place = (place + 1) & mask
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _enter(voxels: int, rows: NDArray[np.int32], cell: NDArray[np.int32]) -> None:  # pragma: no cover - compiled
     """Enters known voxels into an empty table."""
     for row in range(voxels):
         rows[_place(cell[row, 0], cell[row, 1], cell[row, 2], rows, cell)] = row
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _add(
     xyz: NDArray[np.float64],
     begin: int,

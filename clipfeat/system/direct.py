@@ -97,13 +97,13 @@ def page_buffers(count: int) -> "SimpleQueue[PageBuffer]":
 
 
 @contextmanager
-def direct_file(path: Path) -> Iterator["DirectFile"]:
+def direct_file(path: Path, *, one_of_many: bool = False) -> Iterator["DirectFile"]:
     """As ``atomic_file``, for large files that are written from front to back and not read again soon.
 
     Raises:
         OutputError: If it can't be written, such as on a full disk.
     """
-    with temporary_file(path) as temporary:
+    with temporary_file(path, one_of_many=one_of_many) as temporary:
         file = DirectFile(temporary)
         try:
             yield file

@@ -21,7 +21,7 @@ from PIL import Image
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from clipfeat.errors import process_died
-from clipfeat.system.atomic import atomic_file
+from clipfeat.system.atomic import atomic_file, sync_to_disk
 from clipfeat.system.processes import FreshContext
 from clipfeat.system.streaming import end_with_parent
 from clipfeat.types import PointFeatures, resize_affine
@@ -266,6 +266,8 @@ def draw_scene(painter: Painter, scene_id: str, frames: Sequence[SampledFrame], 
     for frame, picture in zip(frames, painter.draw(scene_id, frames), strict=True):
         if not (keep and frame.path.is_file()):
             save_png(picture, frame.path)
+    for folder in {frame.path.parent for frame in frames}:
+        sync_to_disk(folder)
 
 
 def _start_process() -> None:
@@ -301,11 +303,11 @@ def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def save_png(picture: NDArray[np.uint8], path: Path) -> None:
-    """Writes an (h, w, 3) picture under a temporary name in the same folder, then renames it.
+    """Writes an (h, w, 3) picture, whole or not at all; ``sync_to_disk`` makes the names of many last.
 
     Raises:
         OutputError: If the place cannot be written to.
     """
-    with atomic_file(path) as file:
+    with atomic_file(path, one_of_many=True) as file:
         # The default compression takes twice as long for files that are a tenth smaller.
         Image.fromarray(picture).save(file, format="PNG", compress_level=4)

@@ -1,16 +1,16 @@
 """``check=…`` from the command line."""
 
 import json
-from pathlib import Path
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import trimesh
 
 from clipfeat.calibration import check as checking
-from clipfeat.calibration.check import check_scene, choose_pairs, mesh_points
+from clipfeat.calibration.check import SceneMesh, check_scene, choose_pairs, mesh_points
 from clipfeat.data.scannet import ScanNetDataset
-from clipfeat.errors import ConfigError
+from clipfeat.errors import CannotTellError, CheckError, ConfigError
 from clipfeat.extraction.config import ExtractConfig
 
 
@@ -109,36 +109,84 @@ def test_bad_frames_are_passed_over(run_cli, scans, tmp_path):
     assert len(first["skipped"]) == 2
     assert {p[key] for p in first["depth"]["pairs"] for key in ("frame_a", "frame_b")} == {0, 40}
     assert second["mesh"] is None
-    assert "can't be read as a mesh" in second["skipped"][0]
+    assert "demo0001_00_vh_clean_2.ply: not a PLY file" in second["skipped"][0]
 
 
 def test_a_stored_point_cloud_serves_as_a_mesh(tmp_path):
     points = np.random.default_rng(0).normal(size=(50, 3))
     trimesh.PointCloud(points).export(tmp_path / "cloud.ply")
-    found = mesh_points(tmp_path / "cloud.ply", [])
-    np.testing.assert_allclose(np.sort(found, axis=0), np.sort(points, axis=0), atol=1e-6)
-    assert mesh_points(tmp_path / "none.ply", []) is None
+    np.savez(tmp_path / "cloud.npz", xyz=points)
+    for name in ("cloud.ply", "cloud.npz"):
+        found = mesh_points(SceneMesh(f"{tmp_path}/{{scene}}{name[5:]}", sampled=True), "cloud", [])
+        np.testing.assert_allclose(np.sort(found, axis=0), np.sort(points, axis=0), atol=1e-6)
+    for sampled in (False, True):
+        skipped = []
+        assert mesh_points(SceneMesh(f"{tmp_path}/{{scene}}.ply", sampled), "none", skipped) is None
+        assert len(skipped) == sampled  # a mesh that only may be there is not missed
+
+
+@pytest.mark.parametrize("sampling", ["depth", "mesh"])
+def test_the_mesh_that_is_looked_at_is_the_one_of_the_run_s_points(run_cli, demo_root, tmp_path, sampling):
+    """It said ok of ScanNet's mesh beside the frames, where the run took its points from another file."""
+    far = np.random.default_rng(0).uniform(50, 60, (4000, 3))
+    np.savez(tmp_path / "far.npz", xyz=far)
+    of_mesh = [f"sampling.points_file={tmp_path}/far.npz", "sampling.num_points=null"] if sampling == "mesh" else []
+    base = [f"data.root={demo_root}", "output_dir=out", f"sampling={sampling}", *of_mesh]
+    code, err = run_cli(*base, "check=only")
+    assert code == (sampling == "mesh")
+    why = f"the frames see next to nothing of {tmp_path}/far.npz: is it of this scene, in metres, and in the axes"
+    assert (why in err) == (sampling == "mesh")
+    if sampling == "mesh":
+        code, err = run_cli(*base, "frames_per_scene=1")
+        assert "WARNING demo0000_00: only 0.00% of its points are visible; a mesh of another scene, in other" in err
 
 
 def test_frames_without_depth_leave_nothing_to_check(run_cli, scans, tmp_path):
     for path in scans.glob("*/depth/*.png"):
         path.unlink()
     code, err = run_cli(f"data.root={scans}", "output_dir=out", "check=only")
-    assert code == 0
+    assert code == 2
+    assert (
+        "clipfeat: nothing could be told of the calibration of 2 scenes: demo0000_00: nothing could be checked" in err
+    )
     assert "demo0000_00: nothing could be checked: no two frames with depth and a pose" in err
     assert "WARNING the check could tell nothing" in err
     assert [scene["verdict"] for scene in report_of(tmp_path)["checks"]] == ["unknown", "unknown"]
 
 
+def test_frames_that_can_not_be_read_leave_nothing_to_check(run_cli, scans):
+    for path in scans.glob("*/color/*"):
+        path.write_bytes(b"no picture")
+    code, err = run_cli(f"data.root={scans}", "output_dir=out", "check=only")
+    assert code == 2
+    assert "clipfeat: nothing could be told of the calibration of 2 scenes" in err
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "error"),
+    [
+        ([], CannotTellError),
+        (["unknown", "unknown"], CannotTellError),
+        (["unknown", "ok"], None),
+        (["ok", "warning"], CheckError),
+        (["unknown", "warning"], CheckError),
+    ],
+)
+def test_what_scripts_see(verdicts, error):
+    checks = [checking.SceneCheck("s", verdict, ["why"], None, None, None, []) for verdict in verdicts]
+    with pytest.raises(error) if error else nullcontext():
+        checking.require_calibration(checks)
+
+
 def test_at_most_three_scenes_are_looked_at(demo_root, monkeypatch, tmp_path):
     seen = []
 
-    def spy(dataset, scene_id, of_run, root, num_pairs):
+    def spy(dataset, scene_id, of_run, mesh, num_pairs):
         seen.append((scene_id, num_pairs))
         return checking.SceneCheck(scene_id, "ok", [], None, None, None, [])
 
     monkeypatch.setattr(checking, "check_scene", spy)
-    checking.check_scenes(None, [(f"s{i}", 0) for i in range(11)], demo_root, tmp_path)
+    checking.check_scenes(None, [(f"s{i}", 0) for i in range(11)], SceneMesh(str(demo_root), sampled=False), tmp_path)
     assert seen == [("s0", 6), ("s5", 6), ("s10", 6)]
 
 
@@ -165,7 +213,13 @@ def test_check_takes_nothing_else():
 def test_the_office_is_well(office):
     dataset = ScanNetDataset(office)
     for scene in dataset.scenes():
-        check = check_scene(dataset, scene, dataset.frame_ids(scene), Path(office), 6)
+        check = check_scene(
+            dataset,
+            scene,
+            dataset.frame_ids(scene),
+            SceneMesh(f"{office}/{{scene}}/{{scene}}_vh_clean_2.ply", False),
+            6,
+        )
         assert (check.verdict, check.mesh) == ("ok", None), check.findings
         assert len(check.depth.pairs) == 6
 

@@ -9,8 +9,8 @@ import yaml
 
 import clipfeat.cli.compose
 import clipfeat.extraction.lane
+import clipfeat.extraction.redraw
 import clipfeat.extraction.uv_index
-import clipfeat.results.draw
 import clipfeat.results.fuse
 import clipfeat.vis.pictures
 from clipfeat.cli.commands import fuse_main
@@ -40,7 +40,7 @@ def composer(run_cli, demo_root):
 def in_this_process(monkeypatch):
     """Pictures are drawn here: processes of their own take seconds to start, and no call in them could be counted."""
     monkeypatch.setattr(
-        clipfeat.results.draw, "build_pictures", lambda *a, **kw: build_pictures(*a, **kw | {"processes": 0})
+        clipfeat.extraction.redraw, "build_pictures", lambda *a, **kw: build_pictures(*a, **kw | {"processes": 0})
     )
 
 

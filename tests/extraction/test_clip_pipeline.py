@@ -12,6 +12,7 @@ from twins import slow_sample
 
 from clipfeat.camera.projection import build_uv_index, world_to_cam
 from clipfeat.data.scannet import ScanNetDataset
+from clipfeat.extraction import local
 from clipfeat.model.encoder import load_encoder
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.output.files import read_features
@@ -257,17 +258,64 @@ def test_a_run_that_was_killed_before_it_could_sum_up_is_summed_up(run, run_cli,
     assert mended["run"]["interrupted"] is False
 
 
-def test_pictures_that_were_not_drawn_are_drawn_and_the_rest_is_left(run, run_cli, demo_root):
-    base = ["vis=pca", "sampling.num_points=200", "frames_per_scene=2"]
+@pytest.fixture
+def no_model(monkeypatch):
+    """Whoever loads a model from now on fails."""
+
+    def refuse(*_arguments, **_options):
+        raise AssertionError("a model was loaded")
+
+    return lambda: monkeypatch.setattr(local, "build_model", refuse)
+
+
+@pytest.mark.parametrize("output", ["npz", "grid", "h5_scene"])
+def test_pictures_that_were_not_drawn_are_drawn_without_the_model_and_the_rest_is_left(
+    run, run_cli, demo_root, no_model, output
+):
+    base = ["vis=pca", "sampling.num_points=200", "frames_per_scene=2", f"output={output}"]
     out = run("out", *base, small=False)
+    no_model()
     whole = {name: path.read_bytes() for name, path in contents(out).items() if name.endswith("png")}
     (out / "demo0000_00" / "vis_20.png").unlink()
     times = {name: path.stat().st_mtime_ns for name, path in contents(out).items() if name.startswith("demo0001")}
     code, err = run_cli(f"data.root={demo_root}", "output_dir=out", *base, small=False)
     assert code == 0
-    assert "2 frames to do, 2 done already" in err
+    assert "all 4 frames are done already" in err
+    assert "2 pictures to draw, from the files of frames that are done" in err
     assert {name: path.read_bytes() for name, path in contents(out).items() if name.endswith("png")} == whole
     assert {name: contents(out)[name].stat().st_mtime_ns for name in times} == times
+
+
+def test_pictures_are_added_to_a_finished_run_without_the_model(run, run_cli, demo_root, no_model):
+    base = ["sampling.num_points=200", "frames_per_scene=2"]
+    whole = run("whole", *base, "vis=pca", small=False)
+    out = run("out", *base, "vis=none", small=False)
+    times = {name: path.stat().st_mtime_ns for name, path in contents(out).items() if name.endswith("npz")}
+    no_model()
+    code, err = run_cli(f"data.root={demo_root}", "output_dir=out", *base, "vis=pca", small=False)
+    assert code == 0
+    assert "4 pictures to draw" in err
+    pictures = {name: path.read_bytes() for name, path in contents(whole).items() if name.endswith("png")}
+    assert {name: path.read_bytes() for name, path in contents(out).items() if name.endswith("png")} == pictures
+    assert {name: contents(out)[name].stat().st_mtime_ns for name in times} == times
+
+
+def test_a_scene_that_was_stopped_in_goes_on_with_the_frames_it_lacks(run, run_cli, demo_root):
+    """Its pictures share their colours, and are those of a run that nobody stopped."""
+    base = ["vis=pca", "sampling.num_points=200"]
+    whole = run("whole", *base, small=False)
+    out = run("out", *base, small=False)
+    for name in ("frame_40.npz", "frame_60.npz", *(f"vis_{i}.png" for i in (0, 20, 40, 60))):
+        (out / "demo0000_00" / name).unlink()
+    kept = (out / "demo0000_00" / "frame_0.npz").stat().st_mtime_ns
+    code, err = run_cli(f"data.root={demo_root}", "output_dir=out", *base, small=False)
+    assert code == 0
+    assert "2 frames to do, 6 done already" in err
+    assert "8 done (2 now)" in err
+    assert (out / "demo0000_00" / "frame_0.npz").stat().st_mtime_ns == kept
+    for name, path in contents(whole).items():
+        if name.endswith(("png", "npz")):
+            assert contents(out)[name].read_bytes() == path.read_bytes(), name
 
 
 def test_a_frame_that_fails_does_not_make_its_scene_be_done_again(run_cli, scans, tmp_path):
@@ -283,9 +331,9 @@ def test_a_frame_that_fails_does_not_make_its_scene_be_done_again(run_cli, scans
         assert "1 frames to do, 7 done already" in err
         assert "7 done (0 now), 1 failed" in err
     pose.write_text(good)
-    run_cli(*base, small=False)
-    code, err = run_cli(*base, small=False)  # the pictures of a scene share their colours
-    assert "4 frames to do, 4 done already" in err
+    code, err = run_cli(*base, small=False)
+    assert "1 frames to do, 7 done already" in err
+    assert "4 pictures to draw, from the files" in err  # the pictures of a scene share their colours
     assert len(list((tmp_path / "out").glob("*/vis_*.png"))) == 8
 
 

@@ -9,6 +9,7 @@ import pytest
 from clipfeat.errors import DataError, OutputError
 from clipfeat.extraction import uv_index
 from clipfeat.extraction.uv_index import index_path, read_located, write_located
+from clipfeat.output.folders import read_config
 from clipfeat.sampling.locate import Located
 from clipfeat.types import Points, PointStatus
 
@@ -54,6 +55,15 @@ def test_arrays_that_can_not_be_an_index_are_named(tmp_path, path, changes, why)
     np.savez(path, **{key: array for key, array in arrays.items() if array is not None})
     with pytest.raises(DataError, match=rf"uv_40.npz: no uv index \({why}\); delete it and build it again"):
         read_located(tmp_path, KEY)
+
+
+def test_a_folder_in_which_nothing_was_indexed_is_free_for_another_configuration(tmp_path, path):
+    uv_index._claim(tmp_path, {"camera": 1}, [KEY], overwrite=False)
+    with pytest.raises(OutputError, match="another configuration, which differs in camera: 1 there, 2 now"):
+        uv_index._claim(tmp_path, {"camera": 2}, [KEY], overwrite=False)
+    path.unlink()
+    uv_index._claim(tmp_path, {"camera": 2}, [KEY], overwrite=False)
+    assert read_config(tmp_path) == {"camera": 2}
 
 
 def test_the_index_of_another_frame_is_named(tmp_path, path):

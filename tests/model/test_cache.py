@@ -8,6 +8,7 @@ import torch
 from cache_entries import PICTURE, entry, is_entry
 
 from clipfeat.errors import ConfigError, OutputError
+from clipfeat.model import lmdb_file
 from clipfeat.model.cache import MapCache, build_cache
 from clipfeat.model.cache_entry import CacheEntry, as_float16
 from clipfeat.model.config import CacheConfig
@@ -92,6 +93,21 @@ def test_a_cache_for_reading_is_not_written_to(path):
             cache.put("fp", [entry()])
         with pytest.raises(OutputError, match=r"maps.lmdb: open for reading only in this process already"):
             MapCache.open(path)
+
+
+def test_a_cache_that_can_not_be_written_to_is_read(path, monkeypatch, caplog):
+    """Such as one that is mounted for reading: the file in which readers take note of themselves can't be made."""
+    with MapCache.open(path) as cache:
+        cache.put("fp", [entry()])
+    (path / "lock.mdb").unlink()
+    (path / "lock.mdb").mkdir()
+    monkeypatch.setattr(lmdb_file.os, "access", lambda *_: False)
+    with build_cache(CacheConfig("lmdb", str(path))) as cache:
+        assert cache.readonly
+        assert is_entry(cache.get("scene0000_00", 0, "fp", PICTURE), entry())
+        with pytest.raises(OutputError, match="opened for reading only"):
+            cache.put("fp", [entry(1)])
+    assert f"cache.path={path}: can't be written to; its maps are used, and no others are added" in caplog.text
 
 
 def overwrite(path, before, after):

@@ -77,6 +77,19 @@ def test_a_map_found_again_is_the_one_that_was_made(config, cache_path, demo_fra
     second.close()
 
 
+def test_maps_that_a_cache_for_reading_lacks_are_made_and_not_kept(config, cache_path, demo_frames):
+    first = cached(config, cache_path)
+    made = maps_of(first, demo_frames[:1])
+    first.close()
+    second = CachedModel(config, CPU, 0, MapCache(cache_path, readonly=True))
+    found = maps_of(second, demo_frames[:2])
+    assert torch.equal(found[0].values, made[0].values)
+    assert len(found) == 2
+    second.close()
+    with MapCache.open(cache_path, readonly=True) as cache:
+        assert len(cache.maps()) == 1
+
+
 def test_maps_of_windows_are_kept_though_they_are_not_square(config, cache_path, demo_frames, forbid_loading):
     head = HeadConfig("pixelshuffle")
     windowed = ModelConfig(arch=config.arch, pretrained=None, window=160, stride=64, head=head)

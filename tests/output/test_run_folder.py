@@ -6,12 +6,15 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from clipfeat.errors import OutputError
-from clipfeat.output.folders import different_keys
+from clipfeat.output.folders import different_keys, read_config
+from clipfeat.output.frame_files import holds_features
+from clipfeat.output.grid import GridFrame
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.system.atomic import locked, temporary_path
-from clipfeat.types import PointFeatures
+from clipfeat.types import Camera, FeatureMap, PointFeatures
 
 DONE = {"scene_id": "a", "frame_id": 0, "status": "done", "points": {"visible": 3}, "bytes": 9}
 FAILED = {"scene_id": "a", "frame_id": 0, "status": "failed", "why": "0.png: damaged"}
@@ -26,12 +29,21 @@ def folder(tmp_path):
     return RunFolder(tmp_path / "out", "npz", "float32")
 
 
-def write(folder, scene_id, frame_id, model="m"):
-    n = 3
-    features = PointFeatures(
+def point_features(n=3):
+    return PointFeatures(
         np.zeros((n, 4), np.float32), np.zeros((n, 2), np.float32), np.zeros(n, np.float32),
         np.zeros((n, 3), np.float32), np.arange(n),
     )  # fmt: skip
+
+
+def grid_frame():
+    points, camera = point_features(), Camera(np.eye(3), 8, 6)
+    feature_map = FeatureMap(torch.zeros(4, 2, 2).half(), np.eye(2, 3))
+    return GridFrame(feature_map, camera, np.eye(4), points.uv_idx, points.conf_2d, points.conf_2d, points.pts_idx)
+
+
+def write(folder, scene_id, frame_id, model="m"):
+    features = point_features()
     meta = {"model": {"weights_sha256": model}, "points": {"visible": 3, "occluded": 1}, "depth": False}
     folder.write(scene_id, frame_id, features, meta)
 
@@ -46,32 +58,20 @@ def test_done_means_that_the_file_is_there(folder):
     assert folder.done_before(FRAMES, CONFIG) == set()
     write(folder, "a", 20)
     assert folder.done_before(FRAMES, CONFIG) == {("a", 20)}
-    assert folder.missing(FRAMES, {("a", 20)}, ()) == [("a", 0), ("b", 0)]
     folder.feature_path("a", 20).unlink()
     assert folder.done_before(FRAMES, CONFIG) == set()
-    assert folder.missing(FRAMES, set(), ()) == FRAMES
 
 
-def test_with_pictures_a_scene_is_done_as_a_whole(folder):
-    done, pictured = set(FRAMES), {("a", 0), ("b", 0)}
-    assert folder.missing(FRAMES, done, pictured) == FRAMES
+def test_pictures_are_missing_of_frames_that_are_done(folder):
+    pictured = {("a", 0), ("b", 0)}
+    assert folder.undrawn(pictured) == set()
     for key in FRAMES:
-        folder.picture_path(*key).parent.mkdir(parents=True, exist_ok=True)
+        write(folder, *key)
+    assert folder.undrawn(pictured) == pictured
     folder.picture_path("a", 0).touch()
-    assert folder.missing(FRAMES, done, pictured) == [("b", 0)]
-    folder.picture_path("b", 0).touch()
-    assert folder.missing(FRAMES, done, pictured) == []
-    assert folder.missing(FRAMES, done, pictured | {("a", 20)}) == [("a", 0), ("a", 20)]  # killed while it drew
-    assert folder.missing(FRAMES, done - {("a", 20)}, pictured) == [("a", 0), ("a", 20)]
-
-
-def test_a_frame_that_failed_is_tried_again_alone(folder):
-    done, pictured = {("a", 0), ("b", 0)}, set(FRAMES)
-    for key in done:
-        folder.picture_path(*key).parent.mkdir(parents=True, exist_ok=True)
-        folder.picture_path(*key).touch()
-    folder.append_record(FAILED | {"frame_id": 20})
-    assert folder.missing(FRAMES, done, pictured) == [("a", 20)]
+    assert folder.undrawn(pictured) == {("b", 0)}
+    folder.feature_path("b", 0).unlink()
+    assert folder.undrawn(pictured) == set()
 
 
 def test_a_file_without_its_line_gets_it(folder):
@@ -79,10 +79,10 @@ def test_a_file_without_its_line_gets_it(folder):
     write(folder, "a", 0)
     folder.append_record(FAILED)
     write(folder, "b", 0)
-    folder.append_record(DONE | {"scene_id": "b", "bytes": 7})
+    folder.append_record(DONE | {"scene_id": "b", "bytes": folder.files.own_size("b", 0), "points": {"visible": 7}})
     assert folder.done_before(FRAMES, CONFIG) == {("a", 0), ("b", 0)}
     mended, kept = folder.records()
-    assert kept["bytes"] == 7
+    assert kept["points"] == {"visible": 7}
     assert mended == {
         "scene_id": "a", "frame_id": 0, "status": "done", "points": {"visible": 3, "occluded": 1},
         "visible_share": 0.75, "depth": False, "bytes": folder.feature_path("a", 0).stat().st_size, "seconds": {},
@@ -98,9 +98,34 @@ def test_a_file_without_its_line_that_is_not_whole_is_not_done(folder, caplog):
     assert "(it is done again now)" in caplog.text
 
 
+@pytest.mark.parametrize("left", [0, 100, -1])
+@pytest.mark.parametrize("format_name", ["npz", "h5", "grid", "h5_scene"])
+def test_a_file_that_is_not_as_large_as_its_line_says_is_not_done(tmp_path, caplog, format_name, left):
+    """As of runs before 0.2 after a power cut: an empty file under its name, and a line that says done."""
+    folder = RunFolder(tmp_path / "out", format_name, "float32")
+    folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
+    for key in FRAMES:
+        size = folder.write(*key, grid_frame() if format_name == "grid" else point_features(), {"points": {}})
+        folder.append_record(DONE | {"scene_id": key[0], "frame_id": key[1], "bytes": size})
+    path = folder.feature_path("a", 20)
+    path.write_bytes(path.read_bytes()[:left])
+    assert folder.done_before(FRAMES, CONFIG) == {("a", 0), ("b", 0)}
+    assert f"{path}: not a whole feature file" in caplog.text
+
+
+def test_a_whole_file_of_another_size_gets_a_new_line(folder):
+    """Such as of a frame that was done again, when the run was killed before the line."""
+    folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
+    write(folder, "a", 0)
+    folder.append_record(DONE | {"bytes": 7})
+    assert folder.done_before(FRAMES, CONFIG) == {("a", 0)}
+    assert [record["bytes"] for record in folder.records()] == [folder.feature_path("a", 0).stat().st_size]
+
+
 def test_another_configuration_is_refused_and_the_difference_named(folder):
     folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
     folder.claim(CONFIG | {"batch_size": 2}, MODEL, FRAMES, overwrite=False)  # says how, not what
+    write(folder, "elsewhere", 0)
     message = (
         r"another configuration, which differs in model.head.name: none there, proj128 now; seed: 0 there, 1 now. "
         r"Choose another folder, or resume=overwrite to do everything again"
@@ -113,8 +138,43 @@ def test_another_configuration_is_refused_and_the_difference_named(folder):
             refused()
 
 
+@pytest.mark.parametrize(
+    ("config", "model"), [(OTHER, MODEL), (CONFIG, {"weights_sha256": "x"}), ("[", MODEL)], ids=["config", "model", "?"]
+)
+def test_a_folder_in_which_nothing_was_finished_is_free_for_another_configuration(folder, config, model):
+    """Such as after wrong masks, where each frame failed."""
+    folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
+    folder.append_record(FAILED)
+    folder.write_summary({})
+    folder.write_head("proj128", {"w": torch.ones(2)})
+    (folder.path / "notes.md").touch()
+    if config == "[":
+        (folder.path / "config.yaml").write_text(config)
+        config = CONFIG
+    assert folder.done_before(FRAMES, config) == set()
+    folder.claim(config, model, FRAMES, overwrite=False)
+    assert names(folder) == ["config.yaml", "model.json", "notes.md"]
+    assert read_config(folder.path) == config
+    assert folder.read_model() == model
+
+
+def test_a_run_stops_before_its_first_file_if_another_has_taken_the_folder(folder):
+    """Both found nothing finished there: what they write must not mix."""
+    folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
+    second = RunFolder(folder.path, "npz", "float32")
+    second.claim(OTHER, MODEL, FRAMES, overwrite=False)
+    with pytest.raises(OutputError, match=r"results of another configuration, which differs in model.head.name"):
+        write(folder, "a", 0)
+    assert not holds_features(folder.path)
+    write(second, "a", 0)
+    write(second, "a", 20)
+    with pytest.raises(OutputError, match="another configuration"):
+        folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
+
+
 def test_features_of_another_model_are_refused(folder):
     folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
+    write(folder, "elsewhere", 0)
     message = "features of another model, which differs in weights_sha256: m there, x now. Choose another folder, or"
     for missing in (False, True):  # a folder of an older version has no model.json, but files that say it
         if missing:
@@ -198,8 +258,10 @@ def test_a_run_that_is_killed_while_it_clears_a_folder_leaves_it_the_old_run_s(f
     with pytest.raises(KeyboardInterrupt):
         full_folder.claim(OTHER, {"weights_sha256": "x"}, FRAMES, overwrite=True)
     monkeypatch.undo()
-    with pytest.raises(OutputError, match="another configuration"):
-        full_folder.claim(OTHER, {"weights_sha256": "x"}, FRAMES, overwrite=False)
+    if last == "features":  # else no feature is left
+        with pytest.raises(OutputError, match="another configuration"):
+            full_folder.claim(OTHER, {"weights_sha256": "x"}, FRAMES, overwrite=False)
+    assert read_config(full_folder.path) == CONFIG
     full_folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
 
 
@@ -288,6 +350,7 @@ def test_a_damaged_summary_is_as_good_as_none(folder, content):
     [b"", b"7", b"a: b: c", b"[" * 100_000, b"\xff\x00", b"a: \x00", b"a: !!timestamp x", b"? [a]: {}\n? {}: 1"],
 )
 def test_a_damaged_config_is_named_in_one_line(folder, content):
+    write(folder, "a", 0)
     (folder.path / "config.yaml").write_bytes(content)
     with pytest.raises(OutputError, match=r"out/config.yaml: .*\. Choose another folder") as caught:
         folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)

@@ -10,8 +10,8 @@ from conftest import CHECKOUT
 from PIL import Image
 from planted import config_of
 
+import clipfeat.extraction.redraw
 import clipfeat.extraction.worker
-import clipfeat.results.draw
 from clipfeat.cli.commands import vis_main
 from clipfeat.extraction.extract import extract
 from clipfeat.vis.build import build_pictures
@@ -50,7 +50,7 @@ def run_vis(run_main):
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    stay_in_this_process(monkeypatch, clipfeat.results.draw)
+    stay_in_this_process(monkeypatch, clipfeat.extraction.redraw)
 
 
 def pictures(folder):
@@ -60,7 +60,7 @@ def pictures(folder):
 @pytest.mark.parametrize(("kind", "output"), [("tsne", "npz"), ("pca", "npz"), ("heatmap", "h5_scene")])
 def test_the_pictures_are_those_of_the_run(run_of, run_vis, tmp_path, monkeypatch, kind, output):
     if kind != "tsne":
-        stay_in_this_process(monkeypatch, clipfeat.results.draw)
+        stay_in_this_process(monkeypatch, clipfeat.extraction.redraw)
     store = run_of(kind, output)
     code, err = run_vis(f"store={store}", f"vis={kind}", *SMALL, "output_dir=again", "num_workers=1")
     assert code == 0, err

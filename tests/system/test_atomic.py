@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from clipfeat.system import atomic
 from clipfeat.system.atomic import atomic_file, remove_leftovers, temporary_path
 from clipfeat.system.direct import direct_file
 
@@ -75,6 +76,37 @@ def test_what_another_machine_writes_is_left_for_a_day(tmp_path, ended):
     assert fresh.exists()
     assert not old.exists()
     assert not forgotten.exists()
+
+
+def test_machines_of_one_name_are_told_apart_by_the_start_of_their_system(tmp_path, monkeypatch, ended):
+    """Process numbers and their first space are the same on all; a number that is free here may be at work there."""
+    here = temporary_path(tmp_path / "x").name
+    (tmp_path / "boot_id").write_text("5c0ffee5-0000-4000-8000-0123456789ab\n")
+    monkeypatch.setattr(atomic, "_BOOT_ID", tmp_path / "boot_id")
+    atomic._machine.cache_clear()
+    try:
+        there = leave(tmp_path, process=ended)
+    finally:
+        monkeypatch.undo()
+        atomic._machine.cache_clear()
+    assert temporary_path(tmp_path / "x").name == here
+    assert "-5c0ffee5-" in there.name
+    assert remove_leftovers([tmp_path]) == 0
+    assert there.exists()
+
+
+@pytest.mark.parametrize("missing", ["_BOOT_ID", "_PROCESS_SPACE"])
+def test_a_system_that_tells_less_of_itself_will_do(tmp_path, monkeypatch, ended, missing):
+    monkeypatch.setattr(atomic, missing, tmp_path / "nowhere")
+    atomic._machine.cache_clear()
+    try:
+        dead, alive = leave(tmp_path, process=ended), leave(tmp_path)
+        assert remove_leftovers([tmp_path]) == 1
+        assert alive.exists()
+        assert not dead.exists()
+    finally:
+        monkeypatch.undo()
+        atomic._machine.cache_clear()
 
 
 def test_files_of_other_names_are_nobody_s_leftovers(tmp_path):

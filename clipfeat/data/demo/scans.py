@@ -30,6 +30,7 @@ from clipfeat.data.demo.render import Mesh, cast_rays, paint, tessellate
 from clipfeat.data.demo.room import build_room
 from clipfeat.data.scannet import ScanNetDataset, open_scannet
 from clipfeat.errors import DataError, OutputError
+from clipfeat.system.atomic import sync_to_disk, sync_tree
 from clipfeat.types import Camera
 
 FRAME_STEP = 20
@@ -123,8 +124,10 @@ def render_scene(root: Path, scene_index: int, options: SceneOptions) -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)  # of a crashed process that had the same number
         unfinished.mkdir()
         _write_scene(unfinished, scene_id, scene_index, options)
+        sync_tree(unfinished)
         try:
             unfinished.rename(folder)
+            sync_to_disk(root)
         except OSError:
             if not folder.exists():
                 raise
