@@ -17,7 +17,7 @@ def compiled(*, error_model: str = "python") -> Callable[[Function], Function]:
     Args:
         error_model: numpy lets a division by zero be inf or NaN; python raises, and is slower.
     """
-    options = {"nogil": True, "error_model": error_model}
+    options: dict[str, Any] = {"nogil": True, "error_model": error_model}
 
     def decorate(function: Function) -> Function:
         try:
