@@ -146,7 +146,7 @@ def test_a_folder_in_which_nothing_was_finished_is_free_for_another_configuratio
     folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
     folder.append_record(FAILED)
     folder.write_summary({})
-    folder.write_head("proj128", {"w": torch.ones(2)})
+    folder.write_head({"w": torch.ones(2)}, {**MODEL, "head": "proj128"})
     (folder.path / "notes.md").touch()
     if config == "[":
         (folder.path / "config.yaml").write_text(config)
