@@ -107,6 +107,7 @@ class PosedRgbdDataset:
         self._poses = lru_cache(maxsize=8)(self._open_poses)
         self._intrinsics = lru_cache(maxsize=64)(self._read_intrinsics)
         self._warned: set[str] = set()
+        self._told_turned: set[str] = set()
 
     def scenes(self) -> list[str]:
         """All folders that hold at least one picture where the pattern says, sorted by name.
@@ -181,12 +182,8 @@ class PosedRgbdDataset:
         own = self.cfg.depth_intrinsics is not None or self.cfg.depth_intrinsics_file is not None
         shape = None if depth_m is None else depth_m.shape
         note = check_turn(str(path), picture, camera.intrinsics, shape, said=self.cfg.rotate, own_depth_k=own)
-        if note is not None:
-            self._warn_once(scene_id, note)
-
-    def _warn_once(self, scene_id: str, note: str) -> None:
-        if scene_id not in self._warned:
-            self._warned.add(scene_id)
+        if note is not None and scene_id not in self._told_turned:
+            self._told_turned.add(scene_id)
             log.warning("WARNING %s", note)
 
     # Scenes and frames
