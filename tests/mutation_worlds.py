@@ -72,7 +72,9 @@ def register_arch(root):
     folder.mkdir(exist_ok=True)
     vision = {"image_size": 64, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16}
     words = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
-    (folder / f"{ARCH}.json").write_text(json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": words}))
+    path = folder / f"{ARCH}.json"
+    if not path.exists():  # or another process may be reading it
+        path.write_text(json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": words}))
     open_clip.add_model_config(folder)
 
 

@@ -343,22 +343,18 @@ app()
 """
 
 
-def test_it_works_within_an_app_of_hydra(own_conf, demo_root, tmp_path):
+def test_it_works_within_an_app_of_hydra(own_conf, demo_root, tmp_path, start_warm):
     overrides = ["model.arch=ViT-S-32-alt", "model.pretrained=null", "vis=none", "sampling.num_points=50"]
     overrides += ["frames_per_scene=1", "report=false"]
     (tmp_path / "app.py").write_text(APP.format(root=str(demo_root), overrides=overrides))
     said = "pionts: no such key; did you mean points?\nhere 7 app\n"
     for arguments, expected in ((["seed=8"], said), (["-m", "seed=8,9"], said * 2)):
-        done = subprocess.run(
-            [sys.executable, "app.py", *arguments, "hydra.job.chdir=true"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.endswith(expected) or "-m" in arguments
-        assert done.stdout.count(said) == expected.count(said)
+        environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+        program = start_warm(tmp_path / "app.py", [*arguments, "hydra.job.chdir=true"], environment)
+        out, err = program.communicate(timeout=240)
+        assert program.returncode == 0, err
+        assert out.endswith(expected) or "-m" in arguments
+        assert out.count(said) == expected.count(said)
     seeds = [yaml.safe_load(path.read_text())["seed"] for path in sorted(tmp_path.glob("**/out/b/config.yaml"))]
     assert sorted(seeds) == [8, 8, 9]
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from conftest import CHECKOUT
 
-import clipfeat
-
 _FENCE = re.compile(r"^```(\w*)\s*$")
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
@@ -125,15 +123,6 @@ PAGES = [
 ]
 
 BLOCKS = [block for page in PAGES for block in page.blocks]
-
-FACE = {
-    "extract", "fuse", "query", "load_model", "FeatureStore", "FeatureDataset", "collate_points", "build_uv_index",
-    "sample_img_feat", "unproject_depth", "project_frame",
-}  # fmt: skip
-"""What the package offers by its own name."""
-
-HAS_FACE = all(callable(getattr(clipfeat, name, None)) for name in FACE)
-"""Whether all of that is in this tree. Where it is, all is checked; this can go when it has come to stay."""
 
 
 def yaml_path(block: Block) -> str:

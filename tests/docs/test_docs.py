@@ -13,7 +13,7 @@ import yaml
 from conftest import CHECKOUT
 from doc_commands import commands_of
 from doc_inputs import Inputs
-from doc_pages import BLOCKS, HAS_FACE, PAGES, Block, Page, yaml_path
+from doc_pages import BLOCKS, PAGES, Block, Page, yaml_path
 from doc_runner import FOLDERS, PARSED_ONLY, READ, SCRIPT_ENDS, Runner
 from doc_schema import PYPROJECT, SCRIPTS
 from threadpoolctl import threadpool_limits
@@ -69,10 +69,7 @@ def lay_out(block, folder):
 
 @blocks("python")
 def test_a_python_block_runs(runner, inputs, block, tmp_path, monkeypatch):
-    tree = ast.parse(block.text)
-    if not HAS_FACE and (missing := missing_names(tree)):
-        pytest.skip(f"clipfeat has no {', '.join(sorted(missing))} yet")
-    constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    constants = {node.value for node in ast.walk(ast.parse(block.text)) if isinstance(node, ast.Constant)}
     if "clipfeat.extract(" not in block.text:  # which makes what the block reads
         for path in sorted(READ):
             if any(isinstance(text, str) and f"{text}/".startswith(f"{path}/") for text in constants):
@@ -80,17 +77,6 @@ def test_a_python_block_runs(runner, inputs, block, tmp_path, monkeypatch):
     text = block.text.replace('"ViT-B-16", "laion2b_s34b_b88k"', f'"{inputs.arch}", None')
     small_functions(monkeypatch, inputs.arch)
     exec(compile(runner.replaced(text), str(block), "exec"), {"__name__": "__main__"})  # noqa: S102
-
-
-def missing_names(tree):
-    """What a block asks of the package itself and does not find there."""
-    asked = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "clipfeat":
-            asked.add(node.attr)
-        if isinstance(node, ast.ImportFrom) and node.module == "clipfeat":
-            asked |= {alias.name for alias in node.names}
-    return {name for name in asked if not callable(getattr(clipfeat, name, None))}
 
 
 def small_functions(monkeypatch, arch):
@@ -102,14 +88,15 @@ def small_functions(monkeypatch, arch):
         "query": ["num_workers=1", "dpi=30"],
         "load_model": model,
     }
-    for name in FUNCTIONS if HAS_FACE else ():
+    for name in FUNCTIONS:
         monkeypatch.setattr(clipfeat, name, with_overrides(getattr(clipfeat, name), small[name]))
 
 
 def with_overrides(function, more):
     @functools.wraps(function)
     def call(*arguments, overrides=(), **options):
-        return function(*arguments, overrides=[*overrides, *more], **options)
+        added = [one for one in more if not ("model" in options and one.startswith("model."))]  # a small one already
+        return function(*arguments, overrides=[*overrides, *added], **options)
 
     return call
 

@@ -256,11 +256,11 @@ def load_in_a_process(store, queue):
     queue.put([store.load(*key).pts_feat.sum() for key in FRAMES])
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_a_store_goes_into_processes_and_threads(run, start):
+@pytest.mark.parametrize("start", ["fork", "warm"])
+def test_a_store_goes_into_processes_and_threads(run, start, request):
     store = FeatureStore(run.path)
     expected = [store.load(*key).pts_feat.sum() for key in FRAMES]
-    context = multiprocessing.get_context(start)
+    context = request.getfixturevalue("warm") if start == "warm" else multiprocessing.get_context(start)
     queue = context.Queue()
     process = context.Process(target=load_in_a_process, args=(store, queue))
     process.start()
