@@ -9,7 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from clipfeat.data.images import read_uint16
+from clipfeat.data.frame_paths import frame_paths
+from clipfeat.data.images import read_labels
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Frame
 
@@ -50,12 +51,15 @@ class MaskedDataset:
 
     Args:
         dataset: where the frames come from.
-        pattern: path of the masks, with {scene} and {frame} in it.
+        pattern: path of the masks, with {scene} and {frame} in it, see ``FramePaths``.
+        root: of the data set, where a relative path may begin.
     """
 
-    def __init__(self, dataset: Dataset, pattern: str):
+    def __init__(self, dataset: Dataset, pattern: str, root: str | None = None):
         self.dataset = dataset
         self.pattern = pattern
+        self._path = frame_paths(pattern, dataset, root)
+        self.names_of = getattr(dataset, "names_of", None)
         self.scenes = dataset.scenes
         self.frame_ids = dataset.frame_ids
 
@@ -66,8 +70,8 @@ class MaskedDataset:
             FrameError: Also if the mask is missing, damaged or of another size than the colour picture.
         """
         frame = self.dataset.load(scene_id, frame_id)
-        path = Path(self.pattern.replace("{scene}", scene_id).replace("{frame}", str(frame_id)))
-        mask = read_uint16(path, "mask")
+        path = self._path(scene_id, frame_id)
+        mask = read_labels(path, "mask")
         width, height = frame.picture.width, frame.picture.height
         if mask.shape != (height, width):
             raise FrameError(
@@ -87,6 +91,33 @@ def check_scene_name(name: str, where: str) -> str:
     return name
 
 
+def where_scenes_are(root: Path, inner: str) -> str:
+    """Of a root that holds no scene, what it is instead: the end of a message.
+
+    Args:
+        root: as it was given.
+        inner: name of a folder that every scene holds.
+    """
+    if (root / inner).is_dir():
+        return f"; this is a scene itself, say data.root={root.absolute().parent} and give the scene in scenes_file"
+    below: dict[Path, int] = {}
+    for path in root.glob(f"*/*/{inner}"):
+        below[path.parents[1]] = below.get(path.parents[1], 0) + 1
+    return "".join(f"; {folder} holds {count} scenes" for folder, count in sorted(below.items())[:3])
+
+
+def frame_number(digits: str, where: object) -> int:
+    """The number of a frame, which every format can hold.
+
+    Raises:
+        DataError: If it is larger than 64 bits can hold, as times of day down to microseconds are.
+    """
+    number = int(digits)
+    if number >= 1 << 63:
+        raise DataError(f"{where}: a frame's number has 18 digits at most, this has {len(digits)}; rename the files")
+    return number
+
+
 def read_scenes_file(path: Path) -> list[str]:
     """Reads a scene a line; empty lines and lines that start with # are passed over, repeats are dropped.
 
@@ -94,7 +125,7 @@ def read_scenes_file(path: Path) -> list[str]:
         DataError: If the file can't be read, names no scene, or holds a name that is not allowed.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise DataError(f"scenes_file={path}: no such file, expected a text file with a scene a line") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -20,4 +20,4 @@ def build_dataset(cfg: DataConfig) -> Dataset:
         raise ConfigError(f"data.masks={cfg.masks}: expected a path with {{scene}} and {{frame}} in it")
     _, place = LAYOUTS[cfg.name]
     dataset: Dataset = resolve_name(place)(cfg)
-    return dataset if cfg.masks is None else MaskedDataset(dataset, cfg.masks)
+    return dataset if cfg.masks is None else MaskedDataset(dataset, cfg.masks, cfg.root)

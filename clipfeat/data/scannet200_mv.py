@@ -52,7 +52,9 @@ class ScanNet200MvDataset:
         depth_scale: float = 1000.0,
     ):
         if not (root / "2D").is_dir():
-            raise DataError(f"data.root={root}: has no folder 2D, expected ESAM's scannet200-mv tree")
+            above = f"; {root.absolute().parent} has one" if (root.absolute().parent / "2D").is_dir() else ""
+            below = next((f"; {path.parent} has one" for path in sorted(root.glob("*/2D"))), "")
+            raise DataError(f"data.root={root}: has no folder 2D, expected ESAM's scannet200-mv tree{below or above}")
         self.root = root
         esam = intrinsics == "esam"
         size = ESAM_SIZE if esam else intrinsics_size

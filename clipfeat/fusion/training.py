@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as nnf
 
 from clipfeat.data.selection import FrameKey
-from clipfeat.errors import DataError
 from clipfeat.fusion.checkpoint import check_features, load_checkpoint, read_about, write_checkpoint
 from clipfeat.fusion.config import TrainConfig
-from clipfeat.fusion.frames import NO_CLASS, Batch, Classes, LabelledFrames, read_classes
+from clipfeat.fusion.frames import NO_CLASS, Batch, LabelledFrames
+from clipfeat.fusion.labels import classes_of_frames
 from clipfeat.fusion.metrics import Confusion
 from clipfeat.fusion.segmentation import Segmenter
 from clipfeat.output.store import FeatureStore
@@ -70,7 +70,7 @@ class Training:
             for scenes in (train_scenes, val_scenes)
         )
         keys = self.train_frames.keys
-        self.classes = _classes(cfg, self.train_frames)
+        self.classes = classes_of_frames(cfg, self.train_frames)
         every = -(-len(keys) // _STATISTICS_FRAMES)
         mean, std = self.train_frames.statistics(keys[::every], _STATISTICS_POINTS)
         with torch.random.fork_rng(devices=[]):
@@ -243,13 +243,3 @@ def schedule(step: int, steps: int) -> float:
     if step < rise:
         return (step + 1) / rise
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(steps - rise, 1)))
-
-
-def _classes(cfg: TrainConfig, frames: LabelledFrames) -> Classes:
-    """The labels that the frames have; with a file of names, those of them that it names."""
-    ids = frames.labels(frames.keys)
-    names = read_classes(Path(cfg.classes_file)) if cfg.classes_file else {int(i): str(i) for i in ids}
-    ids = np.array([i for i in ids.tolist() if i in names], np.int64)
-    if not len(ids):
-        raise DataError(f"{frames.store.folder}: no point of {len(frames.keys)} frames has a label that is known")
-    return Classes(ids, [names[i] for i in ids.tolist()])

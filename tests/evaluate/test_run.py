@@ -14,6 +14,7 @@ from planted import PlantedModel, PlantedPatches, PlantedTexts
 from clipfeat.camera.rules import build_rules
 from clipfeat.cli.commands import evaluate_main
 from clipfeat.data.config import DataConfig, ScanNetConfig
+from clipfeat.data.frame_paths import FramePaths
 from clipfeat.data.layouts import build_dataset
 from clipfeat.data.scannet200 import scannet200
 from clipfeat.errors import ConfigError, DataError, FrameError
@@ -76,7 +77,7 @@ def judged_points(cfg, root, step=6):
     """What a run judges: the scene and class of each point, and the class that the planted map's cell there holds."""
     dataset = build_dataset(cfg.data)
     rule, _ = build_rules(cfg.camera)
-    locate, labeller = build_locator(cfg), LabelPictures(cfg.labels) if cfg.labels else labels_of_points
+    locate, labeller = build_locator(cfg), LabelPictures(FramePaths(cfg.labels)) if cfg.labels else labels_of_points
     read = FrameLabeller(dataset, locate, rule, labeller, scannet200(), cfg.points_per_frame, cfg.seed)
     scenes, classes, cells = [], [], []
     for scene_id in dataset.scenes():

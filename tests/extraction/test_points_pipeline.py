@@ -100,20 +100,20 @@ def test_instance_masks_take_points_out_and_are_counted(run_cli, demo_root, tmp_
     assert right[1] > 0.999
 
 
-@pytest.mark.parametrize("damage", ["size", "missing", "bits"])
+@pytest.mark.parametrize("damage", ["size", "missing", "channels"])
 def test_a_bad_mask_is_a_bad_frame(run_cli, scans, damage):
     path = scans / "demo0000_00" / "instance-filt" / "20.png"
     if damage == "missing":
         path.unlink()
     else:
         mask = np.asarray(Image.open(path))
-        Image.fromarray(mask[:-2] if damage == "size" else mask.astype(np.uint8)).save(path)
+        Image.fromarray(mask[:-2] if damage == "size" else np.dstack([mask.astype(np.uint8)] * 3)).save(path)
     code, err = run_cli(f"data.root={scans}", "output_dir=out", MASKS)
     assert code == 0
     message = {
         "size": "20.png: mask of 216×160 pixels, but the colour picture has 216×162",
-        "missing": "20.png: no such file, a 16-bit mask PNG was expected",
-        "bits": "20.png: 8-bit mask, but 16 bits in one channel were expected",
+        "missing": "20.png: no such file, an 8- or 16-bit mask PNG was expected",
+        "channels": "20.png: PNG of mode RGB, expected an 8- or 16-bit mask PNG with one channel",
     }[damage]
     assert message in err
     assert "7 done (7 now), 1 failed" in err
