@@ -35,6 +35,7 @@ from clipfeat.fusion.fit_head import build_fit
 from clipfeat.model.clip_model import default_batch
 from clipfeat.model.config import ModelConfig
 from clipfeat.model.load import resolve_device
+from clipfeat.model.published import with_input_size
 from clipfeat.model.text import TEMPLATES
 from clipfeat.output.folders import make_writable
 from clipfeat.sampling.locate import build_locator
@@ -62,7 +63,7 @@ def evaluate(cfg: EvaluateConfig, build: ViewBuilder = build_views) -> dict[str,
         ClipfeatError: On anything that the user can mend.
     """
     begin = time.perf_counter()
-    candidates = parse_candidates(cfg.candidates, cfg.model)
+    candidates = parse_candidates(cfg.candidates, with_input_size(cfg.model))
     device = resolve_device(cfg.device)
     folder = Path(cfg.output_dir)
     make_writable(folder, "output_dir")

@@ -42,7 +42,7 @@ def test_all_defaults_are_known_and_share_forward_passes():
 )
 def test_words_that_make_no_sense_are_named(words, message):
     with pytest.raises(ConfigError, match=message):
-        parse_candidates([words], ModelConfig())
+        parse_candidates([words], ModelConfig(input_size=224))
 
 
 def test_a_crop_is_refused_and_so_is_an_empty_list():

@@ -297,7 +297,7 @@ def test_features_of_another_model_are_refused(store, tmp_path):
 def training_of(store, **changes):
     cfg = TrainConfig(str(store), "unused", **SMALL | changes)
     held, learnt = FeatureStore(store).scenes
-    return train_module.Training(cfg, FeatureStore(store), [learnt], [held], torch.device("cpu"))
+    return Training(cfg, FeatureStore(store), [learnt], [held], torch.device("cpu"))
 
 
 def test_a_training_without_half_precision_goes_on_with_it(store, tmp_path):
@@ -329,7 +329,7 @@ def test_an_infinite_gradient_is_null_in_json(store, tmp_path, monkeypatch):
     with safe_open(tmp_path / NAME, "pt") as file:
         about = json.loads(file.metadata()["about"], parse_constant=refuse)
     about["history"][0]["gradient"] = math.inf  # as earlier versions kept it
-    monkeypatch.setattr(train_module, "load_checkpoint", lambda *_: about)
+    monkeypatch.setattr("clipfeat.fusion.training.load_checkpoint", lambda *_: about)
     again = training_of(store)
     again.resume(tmp_path / NAME)
     again.save(tmp_path / "again")

@@ -120,7 +120,8 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
 
 DESCRIBED = {
     "arch": "ViT-B-32", "arch_sha256": "a", "weights": "laion", "weights_sha256": "w", "attention": "vanilla",
-    "input_size": 224, "resize_mode": "squash", "window": None, "stride": None, "precision": "fp32",
+    "input_size": 224, "resize_mode": "squash", "window": None, "stride": None, "interpolation": "bicubic",
+    "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.2], "precision": "fp32",
 }  # fmt: skip
 
 
@@ -153,6 +154,7 @@ def test_a_precision_or_another_name_makes_no_other_encoder(fitted, other, caplo
     ("other", "said"),
     [
         ({"input_size": 336}, "input_size 224 there, 336 here"),
+        ({"interpolation": "bilinear"}, "interpolation bicubic there, bilinear here"),
         ({"resize_mode": "letterbox"}, "resize_mode squash there, letterbox here"),
         ({"window": 224, "stride": 112}, "window None there, 224 here; stride None there, 112 here"),
     ],

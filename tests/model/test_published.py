@@ -12,8 +12,8 @@ from PIL import Image
 from clipfeat.errors import ConfigError, WeightsError
 from clipfeat.model.cache import MapCache
 from clipfeat.model.cached import CachedModel
-from clipfeat.model.clip_model import load_model
 from clipfeat.model.config import ModelConfig
+from clipfeat.model.load import load_model
 from clipfeat.model.published import published_size, with_input_size
 from clipfeat.model.weights import find_architecture, usual_published
 
