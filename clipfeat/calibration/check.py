@@ -27,6 +27,7 @@ from clipfeat.data.base import Dataset
 from clipfeat.data.selection import FrameKey
 from clipfeat.errors import CheckError, DataError, FrameError
 from clipfeat.system.atomic import atomic_file
+from clipfeat.system.ply_reader import coordinates, read_ply
 from clipfeat.types import Frame
 
 log = logging.getLogger(__name__)
@@ -204,13 +205,9 @@ def mesh_points(path: Path, skipped: list[str]) -> NDArray[np.float64] | None:
     """The (N, 3) vertices of a mesh; None where there is none or it can't be read, which ``skipped`` then says."""
     if not path.is_file():
         return None
-    # It takes a while to import, and most data sets come without meshes.
-    import trimesh
-
     try:
-        # Not load_mesh: that has no points for a file without faces, a stored point cloud.
-        points = np.asarray(getattr(trimesh.load(path, process=False), "vertices", np.empty((0, 3))), dtype=np.float64)
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        points = coordinates(read_ply(path)).astype(np.float64)
+    except (OSError, ValueError) as error:
         skipped.append(f"{path}: can't be read as a mesh ({error})")
         return None
     points = points[np.isfinite(points).all(axis=1)]

@@ -135,6 +135,27 @@ def test_maps_on_a_mesh_equal_a_slow_twin(store_of, demo_root, tmp_path, name, b
         assert found.meta["model"]["weights"] == "random"
 
 
+def test_meshes_of_other_programs_give_the_same_features(store_of, demo_root, tmp_path):
+    """As text, with colours from 0 to 1, triangles and quads, and a vertex that no face uses in front."""
+    cfg = FuseConfig(str(store_of("grid")), str(tmp_path / "own"), formats=[], scenes_file=str(tmp_path / "s.txt"))
+    (tmp_path / "s.txt").write_text(SCENES[0])
+    fuse(cfg)
+    own = read_fused(tmp_path / "own" / f"{SCENES[0]}.npz")
+    lines = ["ply", "format ascii 1.0", f"element vertex {len(own.points.xyz) + 1}"]
+    lines += [f"property float {name}" for name in ("x", "y", "z", "red", "green", "blue")]
+    lines += [f"element face {len(own.faces) + 1}", "property list uchar int vertex_indices", "end_header"]
+    rgb = own.points.attributes["rgb"] / 255
+    lines += ["-90 -90 -90 0 0 1", *(" ".join(f"{x:.9g}" for x in row) for row in np.hstack([own.points.xyz, rgb]))]
+    lines += ["4 1 2 3 4", *("3 {} {} {}".format(*(face + 1)) for face in own.faces)]
+    (tmp_path / "m.ply").write_text("\n".join(lines) + "\n")
+    fuse(dataclasses.replace(cfg, output_dir=str(tmp_path / "text"), points_file=str(tmp_path / "m.ply")))
+    found = read_fused(tmp_path / "text" / f"{SCENES[0]}.npz")
+    np.testing.assert_array_equal(found.pts_feat[1:], own.pts_feat)
+    np.testing.assert_array_equal(found.views, [0, *own.views])
+    np.testing.assert_array_equal(found.points.attributes["rgb"], [[0, 0, 255], *own.points.attributes["rgb"]])
+    np.testing.assert_array_equal(found.faces, [[1, 2, 3], [1, 3, 4], *(own.faces + 1)])
+
+
 @pytest.mark.parametrize("best", [None, 2])
 def test_maps_on_voxels_equal_a_slow_twin(store_of, demo_root, tmp_path, best):
     fuse(FuseConfig(str(store_of("grid")), str(tmp_path), points="voxel", voxel_size=0.2, best_views=best))
