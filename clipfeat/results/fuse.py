@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ from clipfeat.output.run_folder import (
 )
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FuseConfig
+from clipfeat.results.fused_points import choose_points, mesh_pattern
 from clipfeat.results.views import build_views
 from clipfeat.sampling.config import MeshSamplingConfig, PointsConfig
 from clipfeat.sampling.merge import BestViews, ViewMerger
@@ -73,6 +74,12 @@ def fuse(cfg: FuseConfig, scenes: Sequence[str] | None = None) -> dict[str, Any]
     store = FeatureStore(cfg.store)
     run = read_run_config(store.folder, cfg.data_root)
     folder = Path(cfg.output_dir or store.folder / "fused")
+    asked, cfg = cfg, replace(cfg, points=choose_points(cfg, run, store.scenes))
+    if asked.points == "auto" and cfg.points == "voxel":
+        log.warning(
+            "no scene has a mesh (%s): fusing onto voxels of %g m; points_file=…/{scene}….ply says where meshes are",
+            mesh_pattern(cfg, run), cfg.voxel_size,
+        )  # fmt: skip
     replaced = store.scenes  # by resume=overwrite
     if scenes is not None:
         replaced = scenes = [scene_id for scene_id in scenes if scene_id in store.scenes]
@@ -133,15 +140,6 @@ def _fuse_scenes(
             if bar.disable:
                 log.info("%s: %s", scene_id, _in_short(done[scene_id]))
     return written
-
-
-def mesh_pattern(cfg: FuseConfig, run: PointsConfig) -> str:
-    """Path of the meshes that ``points=mesh`` fuses onto, with {scene} in it."""
-    if cfg.points_file is not None:
-        return cfg.points_file
-    if isinstance(run.sampling, MeshSamplingConfig):
-        return run.sampling.points_file
-    return f"{run.data.root}/{{scene}}/{{scene}}_vh_clean_2.ply"
 
 
 class SceneFuser:
@@ -231,9 +229,9 @@ class SceneFuser:
 
     def _voxels(self, scene_id: str, frames: Sequence[int], good: "_GoodFrames") -> Points:
         cloud = VoxelCloud(self.cfg.voxel_size)
-        for number, (xyz, rgb) in good.each(self._views.measured):
+        for number, measured in good.each(self._views.measured):
             try:
-                cloud.add(xyz, rgb)
+                cloud.add(*measured)
             except ValueError as error:
                 raise DataError(f"{scene_id} frame {frames[number]}: {error}; take a larger voxel_size") from error
         return cloud.points()

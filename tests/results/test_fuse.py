@@ -25,6 +25,7 @@ from clipfeat.output.ply import UNSEEN
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FUSED_FORMATS, FuseConfig
 from clipfeat.results.fuse import FORMATS, fuse, pca_rgb
+from clipfeat.sampling.colors import depth_pixel_colors
 from clipfeat.sampling.point_files import read_faces, read_points
 
 SCENES = ["demo0000_00", "demo0001_00"]
@@ -251,6 +252,34 @@ def test_voxels_have_the_colors_of_the_frames_points(store_of, tmp_path):
             cells.setdefault(cell, []).append(rgb)
     expected = np.array([np.mean(colors, 0) for colors in cells.values()])
     np.testing.assert_allclose(found.points.attributes["rgb"], expected, atol=0.5 + 1e-9)
+
+
+def test_without_any_mesh_voxels_are_taken_in_the_pictures_colours(store_of, run_fuse, tmp_path, scans):
+    for scene_id in SCENES:
+        mesh_path(scans, scene_id).unlink()
+    base = [f"store={store_of('grid')}", f"data_root={scans}", "voxel_size=0.2", "formats=[]"]
+    code, err = run_fuse(*base, "output_dir=out")
+    assert code == 0, err
+    assert "no scene has a mesh (" in err
+    assert "{scene}_vh_clean_2.ply): fusing onto voxels of 0.2 m; points_file=" in err
+    found = read_fused(tmp_path / "out" / f"{SCENES[0]}.npz")
+    assert found.meta["points"] == "voxel"
+    cells = {}
+    for frame_id in found.meta["frames"]:
+        frame = ScanNetDataset(scans).load(SCENES[0], frame_id)
+        xyz, pixels = unproject_depth(frame.depth_m, frame.depth_camera.intrinsics, frame.cam_to_world)
+        rgb, inside = depth_pixel_colors(frame, pixels)
+        of_points = np.floor(xyz * (1 / 0.2)).astype(int)
+        for cell, color, known in zip(map(tuple, of_points), rgb.astype(float), inside, strict=True):
+            cells.setdefault(cell, []).extend([color] * bool(known))
+    expected = np.array([np.mean(colors, 0) if colors else np.full(3, 128.0) for colors in cells.values()])
+    np.testing.assert_allclose(found.points.attributes["rgb"], expected, atol=0.5 + 1e-9)
+    # The folder's voxels are gone on with, also when meshes are there; and what was asked for is not replaced.
+    code, err = run_fuse(f"store={store_of('grid')}", "voxel_size=0.2", "formats=[]", "output_dir=out")
+    assert (code, "0 scenes to fuse, 2 done already" in err) == (0, True), err
+    code, err = run_fuse(*base, "output_dir=other", "points=mesh")
+    assert code == 1
+    assert "demo0000_00_vh_clean_2.ply: no such file, the mesh of demo0000_00 was expected; say where it is by" in err
 
 
 def test_voxels_too_small_for_the_scene_are_an_error_that_names_it(store_of, run_fuse):
