@@ -200,6 +200,7 @@ def _summary(run: Run) -> Markup:
         ("points visible", f"{visible_share(summary['points']):.1%}" if summary["points"] else ""),
         ("all features", _size(summary["bytes"])),
         ("features of a frame", _size(summary["bytes_per_frame"])),
+        ("seconds before the first frame", _number(now.get("seconds_before_frames"), 1)),
         ("frames a second", _number(now.get("frames_per_second"), 2)),
         ("seconds, last run", _number(now.get("seconds"), 1)),
         ("frames, last run", _number(now.get("frames"), 0)),

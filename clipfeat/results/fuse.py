@@ -50,6 +50,8 @@ Result = TypeVar("Result")
 
 LOW_SEEN_SHARE = 0.5
 
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} frames [{elapsed}<{remaining}, {rate_fmt}]"
+
 _COLORED = 10_000
 """Points that colours are fitted to, and that are coloured at a time: of all points at once, the float64 copies would
 take more memory than the fusion."""
@@ -122,12 +124,13 @@ def _fuse_scenes(
 ) -> int:
     """Fuses and writes scene after scene, puts the meta of each into ``done`` or why not into ``failed``; the bytes."""
     written = 0
-    total = fuser.passes * sum(map(len, frames.values()))
-    with logging_redirect_tqdm(), tqdm(total=total, unit="frame", disable=None) as bar:
+    total = sum(map(len, frames.values()))
+    with logging_redirect_tqdm(), tqdm(total=total, unit="frame", bar_format=_BAR, disable=None) as bar:
         for scene_id, frame_ids in frames.items():
             bar.set_description(scene_id)
             try:
-                fused = fuser(scene_id, frame_ids, bar.update)
+                # A frame that is gone through twice is done when it has been gone through twice.
+                fused = fuser(scene_id, frame_ids, lambda frames: bar.update(frames / fuser.passes))
             except DataError as error:
                 if fuser.cfg.on_bad_frame == "fail":
                     raise
