@@ -55,7 +55,7 @@ class ExportConfig:
 FUSED_POINTS = ("auto", "mesh", "voxel")
 
 
-FUSED_FORMATS = ("openscene", "ply")
+FUSED_FORMATS = ("openscene", "ply", "png")
 
 
 @dataclass
@@ -75,7 +75,8 @@ class FuseConfig:
             takes its feature, where the run stored features at other points than the vertices.
         best_views: how many views of each point are taken, those of the highest confidence; null takes all.
         dtype: of the features on disk: float32 or float16.
-        formats: what is written beside the npz of each scene: openscene (.pt), ply (PCA colours).
+        formats: what is written beside the npz of each scene: openscene (.pt), ply (PCA colours), png (the
+            same as a picture, from above).
         data_root: where the scans are now, if they moved since the run; null is where they were.
         scenes_file: text file with a scene a line; null takes every scene of the store.
         num_workers: threads that read and project frames; null is one a core.

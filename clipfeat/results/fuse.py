@@ -32,6 +32,7 @@ from clipfeat.output.run_folder import (
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FuseConfig
 from clipfeat.results.fused_points import choose_points, mesh_pattern
+from clipfeat.results.scene_picture import scene_picture, up_axis
 from clipfeat.results.views import build_views
 from clipfeat.sampling.config import MeshSamplingConfig, PointsConfig
 from clipfeat.sampling.merge import BestViews, ViewMerger
@@ -43,6 +44,7 @@ from clipfeat.system.shards import usable_cores
 from clipfeat.system.streaming import prefetch
 from clipfeat.types import FloatArray, Points
 from clipfeat.vis.pca import fit_pca_colors
+from clipfeat.vis.pictures import save_png
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +165,7 @@ class SceneFuser:
 
     def __init__(self, cfg: FuseConfig, store: FeatureStore, run: PointsConfig):
         self.cfg = cfg
+        self._store = store
         self.passes = 1 + (cfg.points == "voxel") + (cfg.best_views is not None)
         sampled = run.sampling if isinstance(run.sampling, MeshSamplingConfig) else None
         self._points_file = mesh_pattern(cfg, run)
@@ -216,6 +219,9 @@ class SceneFuser:
                 "failed": [{"frame_id": frame_id, "why": why} for frame_id, why in good.failed.items()],
                 "num_points": len(seen),
                 "num_seen": int(seen.sum()),
+                "up": up_axis(
+                    [self._store.meta(scene_id, frame)["cam_to_world"] for frame in frames[:: 1 + len(frames) // 20]]
+                ),
                 "mean_views": round(float(merger.views[seen].mean()), 3),
                 "seconds": round(time.perf_counter() - begin, 3),
             },
@@ -304,9 +310,17 @@ def _write_pca_ply(path: Path, fused: FusedScene) -> int:
     return write_ply(path, fused.points.xyz, pca_rgb(fused), fused.faces, comments)
 
 
+def _write_png(path: Path, fused: FusedScene) -> int:
+    up = fused.meta.get("up") or up_axis([])
+    picture = scene_picture(fused.points.xyz, pca_rgb(fused), up, fused.points.xyz[fused.seen])
+    save_png(picture, path)
+    return path.stat().st_size
+
+
 FORMATS: dict[str, tuple[str, Callable[[Path, FusedScene], int]]] = {
     "openscene": ("_0.pt", lambda path, fused: write_openscene(path, fused.pts_feat, fused.seen)),
     "ply": (".ply", _write_pca_ply),
+    "png": (".png", _write_png),
 }
 """What can be written of a fused scene beside its npz: how its name ends, and what writes it."""
 
