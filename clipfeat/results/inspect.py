@@ -20,6 +20,7 @@ from clipfeat.output.grid import GridFrame, grid_frame
 from clipfeat.output.run_folder import different_keys, latest_lines, read_config, read_json, record_files
 from clipfeat.output.store import FeatureStore
 from clipfeat.output.summary import reason_of, visible_share
+from clipfeat.results.inspect_others import find_others
 from clipfeat.system.atomic import TEMPORARY
 from clipfeat.system.shards import usable_cores
 from clipfeat.system.streaming import prefetch
@@ -67,7 +68,7 @@ def _indented(fact: str) -> str:
 
 
 def inspect_folder(folder: Path, *, verify: bool = False) -> Inspection:
-    """Looks into the output_dir of a run or of clipfeat-fuse, a cache of maps or a uv index, and changes nothing.
+    """Looks into the output_dir of any command, a cache of maps or a uv index, and changes nothing.
 
     Args:
         folder: the folder.
@@ -78,6 +79,9 @@ def inspect_folder(folder: Path, *, verify: bool = False) -> Inspection:
     """
     if (folder / "data.mdb").is_file():
         return _inspect_cache(folder, verify=verify)
+    if other := find_others(folder):
+        what, facts, broken = other
+        return Inspection(f"{folder}: {what}", facts, broken)
     if next(folder.glob("*/uv_*.npz"), None) is not None:
         return _inspect_uv_index(folder, verify=verify)
     if next(folder.glob("*.npz"), None) is not None:  # a run has them in the folders of its scenes

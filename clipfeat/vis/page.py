@@ -16,8 +16,8 @@ from PIL import Image
 
 from clipfeat.errors import one_line
 
-PICTURE_SIDE = 480
-"""Pixels of the longer side of a picture in a page."""
+PICTURE_SIDE = 1000
+"""So that the words in a picture can be read. Pixels of the longer side of a picture in a page."""
 
 _STYLE = Path(__file__).with_name("page.css")
 _VOID = ("img", "meta")
