@@ -195,6 +195,8 @@ class _Binary:
         return int(kind[1])
 
     def integer(self, at: int, kind: str) -> int:
+        if kind == "u1":
+            return self._content[at]
         part = self._content[at : at + self.size(kind)]
         return int.from_bytes(part, "little" if self._order == "<" else "big", signed=kind[0] == "i")
 
@@ -290,19 +292,25 @@ def _width(body: _Binary | _Text, columns: Sequence[_Column]) -> int:
 
 def _read_uneven(body: _Binary | _Text, element: _Element) -> dict[str, Any]:
     """Where lists are of different lengths, each row is where the one before it ends."""
-    begins = np.zeros((len(element.properties), element.rows), np.int64)
-    counts = np.ones_like(begins)
-    at = body.at
-    for row in range(element.rows):
-        for n, p in enumerate(element.properties):
+    places: list[list[int]] = [[] for _ in element.properties]
+    lengths: list[list[int]] = [[] for _ in element.properties]
+    steps = [
+        (p.count, body.size(p.count or p.type), body.size(p.type), place.append, of_place.append)
+        for p, place, of_place in zip(element.properties, places, lengths, strict=True)
+    ]
+    at, end, integer = body.at, body.end, body.integer
+    for _ in range(element.rows):  # the one loop over rows: it is kept short
+        for count_kind, count_size, size, put_place, put_length in steps:
             length = 1
-            if p.count is not None:
-                length = _length(body, at, p)
-                at += body.size(p.count)
-                counts[n, row] = length
-            begins[n, row] = at
-            at += length * body.size(p.type)
-        _check_end(body, at, element)
+            if count_kind is not None:
+                length = integer(at, count_kind) if at + count_size <= end else -1
+                at += count_size
+            put_place(at)
+            put_length(length)
+            at += length * size
+            if length < 0 or at > end:
+                raise ValueError(f"it is cut off: it declares {element.rows} rows of {element.name}, or lists too long")
+    begins, counts = np.array(places, np.int64), np.array(lengths, np.int64)
     body.at = at
     found: dict[str, Any] = {}
     for p, first, count in zip(element.properties, begins, counts, strict=True):

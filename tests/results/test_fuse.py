@@ -1,6 +1,7 @@
 """``clipfeat-fuse`` end to end: against slow twins in float64, from every kind of store, resumed, with bad input."""
 
 import dataclasses
+import io
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 from scipy.spatial import cKDTree
 from twins import slow_sample
 
+import clipfeat.results.fuse
 from clipfeat.camera.projection import unproject_depth
 from clipfeat.cli.commands import fuse_main
 from clipfeat.cli.schemas import register_schemas
@@ -238,6 +240,19 @@ def test_features_at_other_points_go_to_the_nearest_in_reach(store_of, demo_root
     np.testing.assert_allclose(found.weight, weight, rtol=1e-5)
     assert (left_out > 0) == (points == "mesh")
     assert found.meta["num_seen"] == (found.views > 0).sum() > 50
+
+
+def test_the_bar_counts_a_frame_once_however_often_it_is_gone_through(store_of, tmp_path, monkeypatch):
+    bars = []
+
+    class Bar(clipfeat.results.fuse.tqdm):
+        def __init__(self, **about):
+            super().__init__(**about | {"disable": False, "file": io.StringIO()})
+            bars.append(self)
+
+    monkeypatch.setattr("clipfeat.results.fuse.tqdm", Bar)
+    fuse(FuseConfig(str(store_of("grid")), str(tmp_path), points="voxel", voxel_size=0.2, best_views=2, formats=[]))
+    assert (bars[0].total, round(bars[0].n, 6)) == (8, 8)
 
 
 def test_voxels_have_the_colors_of_the_frames_points(store_of, tmp_path):
