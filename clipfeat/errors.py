@@ -61,10 +61,7 @@ def process_died(what: str, instead: str) -> OutputError:
         what: which one it was.
         instead: what does without such processes.
     """
-    return OutputError(
-        f"{what} died: out of memory, or a script of your own that starts its work without asking for "
-        f"__name__ == '__main__'. What was finished is kept; {instead}"
-    )
+    return OutputError(f"{what} died, perhaps for want of memory; what was finished is kept; {instead}")
 
 
 def tell_how_far(

@@ -108,15 +108,24 @@ class Picture:
     Attributes:
         width: in pixels.
         height: in pixels.
+        orientation: how the file asks viewers to turn it, by EXIF; 1 for not at all. Nothing here is turned by it.
 
     Args:
         size: (width, height).
         encoded: the picture as it is stored.
         decode: makes (height, width, 3) uint8 RGB of it; may raise FrameError.
+        orientation: see above.
     """
 
-    def __init__(self, size: tuple[int, int], encoded: bytes, decode: Callable[[bytes], NDArray[np.uint8]]):
+    def __init__(
+        self,
+        size: tuple[int, int],
+        encoded: bytes,
+        decode: Callable[[bytes], NDArray[np.uint8]],
+        orientation: int = 1,
+    ):
         self.width, self.height = size
+        self.orientation = orientation
         self._encoded = encoded
         self._decode = decode
 

@@ -23,7 +23,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # where the mutator lives
 
-from mutations import BAD, DAMAGES, KINDS, make_worlds, run_cases
+from mutation_kinds import KINDS
+from mutation_worlds import make_worlds
+from mutations import BAD, DAMAGES, run_cases
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from clipfeat import FeatureStore
 from clipfeat.errors import ClipfeatError
 from clipfeat.extraction.scans import Scans, read_run_config
-from clipfeat.output.run_folder import picture_path
+from clipfeat.output.folders import picture_path
 from clipfeat.vis.build import build_pictures, model_note
 from clipfeat.vis.config import PAINTERS, VisConfig
 

@@ -1,16 +1,22 @@
-"""What several tests share: small scans, a small ViT, and the real recordings where they are."""
+"""What several tests share: small scans, a small ViT, and the real recordings where they are.
+
+Nothing heavy is imported at the top: the process that hands the tests out to the workers needs none of it.
+"""
 
 import json
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-import torch
+from filelock import FileLock
 
-from clipfeat.data.demo import SceneOptions, render_scenes
-from clipfeat.data.scannet import ScanNetDataset
+# Before torch and NumPy are loaded, here and in what the tests start: the cores are taken by tests side by side, and
+# threads that wait for each other on a busy machine cost many times what these small networks do.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHARED = CHECKOUT.parent / "shared" / "data"
@@ -18,24 +24,58 @@ SHARED = CHECKOUT.parent / "shared" / "data"
 TINY = "clipfeat-test-ViT"
 
 
+MOST_WORKERS = 8
+"""Each has torch and the rest in memory, 1 to 2 GB."""
+
+
+def pytest_xdist_auto_num_workers(config):
+    """As many as there are cores; none, but this process alone, for single files or tests: they begin sooner."""
+    from clipfeat.system.shards import usable_cores
+
+    if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None  # xdist knows it
+    some = all(Path(argument.split("::")[0]).suffix == ".py" for argument in config.args)
+    return 0 if some or usable_cores() == 1 else min(usable_cores(), MOST_WORKERS)
+
+
 def pytest_collection_modifyitems(items):
-    if torch.cuda.is_available():
-        return
-    for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    gpu = [item for item in items if "gpu" in item.keywords]
+    if gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in gpu:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
 @pytest.fixture(scope="session")
-def demo_root(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """``made_once(name, make)`` is a folder that ``make(folder)`` has filled; the workers share it, and only read."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root  # each worker has a folder of its own in it
+
+    def made_once(name, make):
+        folder, done = root / name, root / f"{name}.made"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made_once
+
+
+@pytest.fixture(scope="session")
+def demo_root(made_once):
     """Two rendered scenes of four small frames; colour and depth of different sizes."""
-    root = tmp_path_factory.mktemp("demo")
+    from clipfeat.data.demo import SceneOptions, render_scenes
+
     options = SceneOptions(
         num_frames=4, color_size=(216, 162), depth_size=(128, 96), depth_noise=0.0, depth_holes=0.0, lost_poses=0,
         mesh_spacing=0.1, seed=0,
     )  # fmt: skip
-    render_scenes(root, 2, options)
-    return root
+    return made_once("demo", lambda root: render_scenes(root, 2, options))
 
 
 @pytest.fixture
@@ -47,6 +87,8 @@ def scans(demo_root, tmp_path):
 @pytest.fixture
 def demo_frames(demo_root):
     """All frames of the first demo scene."""
+    from clipfeat.data.scannet import ScanNetDataset
+
     dataset = ScanNetDataset(demo_root)
     scene = dataset.scenes()[0]
     return [dataset.load(scene, i) for i in dataset.frame_ids(scene)]
@@ -76,11 +118,45 @@ def _small_arch(tmp_path_factory, name, text):
     return name
 
 
+@pytest.fixture(scope="session")
+def warm():
+    """A context of multiprocessing for processes that start in milliseconds, see warm.py."""
+    import warm
+
+    context = warm.warm_context()
+    with warm.importable([CHECKOUT, CHECKOUT / "tests"]):
+        first = context.Process(target=int)
+        first.start()
+    first.join()
+    assert first.exitcode == 0
+    return context
+
+
+@pytest.fixture
+def start_warm(warm, tmp_path):
+    """Starts a Python program as ``warm.start`` does, and ends what is left of it."""
+    from warm import start
+
+    started = []
+
+    def start_warm(program, arguments, environment):
+        outputs = [tmp_path / f"{name}{len(started)}.txt" for name in ("stdout", "stderr")]
+        started.append(start(warm, program, arguments, tmp_path, environment, outputs))
+        return started[-1]
+
+    yield start_warm
+    for program in started:
+        program.end()
+
+
 @pytest.fixture
 def run_main(monkeypatch, capsys, tmp_path):
     """Runs a command in this process, in an empty folder; returns (exit code, standard error)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    # Hydra composes each configuration twice, the first time only to learn this. None is what it goes by where that
+    # fails, and means what the command line says; programs in processes of their own go the long way.
+    monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *_, **__: None)
 
     def run(main, *arguments):
         monkeypatch.setattr(sys, "argv", ["clipfeat", *map(str, arguments)])

@@ -205,9 +205,9 @@ def test_an_output_dir_that_cannot_be_written(scans, run_cli, tmp_path):
 
 
 def test_weights_that_cannot_be_had(scans, run_cli, monkeypatch):
-    from clipfeat.model import encoder
+    from clipfeat.model import weights
 
-    monkeypatch.setattr(encoder, "hub_answers", lambda: False)
+    monkeypatch.setattr(weights, "hub_answers", lambda: False)
     code, err = run_cli(f"data.root={scans}", "output_dir=out", "vis=none", tiny=False)
     assert code == 1
     assert "give a checkpoint file, or model.pretrained=null for random weights" in err

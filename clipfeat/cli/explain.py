@@ -5,6 +5,7 @@ from dataclasses import asdict, fields
 from difflib import get_close_matches
 from typing import Any
 
+from hydra.errors import OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from clipfeat.cli.main import program
@@ -48,8 +49,10 @@ def explain(error: Exception, config_name: str) -> str:
     if match := re.search(r"In '([^']+)/([^']+)': \w+ raised while composing config: .*full_key: (\S+)", text):
         group, choice, key = match.groups()
         return f"{group}={choice} sets {key}, which the chosen {key.split('.')[0]} has not, or has of another type"
-    if match := re.search(r"Error parsing override '([^']*)'", text):
-        return f"cannot read the override '{match.group(1)}': expected key=value"
+    if isinstance(error, OverrideParseException):
+        key, equals, _ = error.override.partition("=")
+        hint = f", and quotes around a value of several words or signs: \"{key}='…'\"" if equals else ""
+        return f"cannot read the override '{error.override}': expected key=value{hint}"
     if match := re.search(r"Ambiguous value for argument '([^=]*)=(.*?)' 1\.", text):
         key, value = match.groups()
         return f"{key}={value}: a list is written {key}=[…,…], and a text with a comma \"{key}='{value}'\""

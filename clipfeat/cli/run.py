@@ -33,10 +33,16 @@ EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
 
 
+def options(group: str) -> str:
+    """The choices of a group, as ``--help`` lists them: the names of its YAML files."""
+    return " | ".join(sorted(path.stem for path in (config_dir() / group).glob("*.yaml")))
+
+
 def run_command(config_name: str, work: Callable[[Any], None]) -> None:
     """Composes ``config_name`` with the command line, calls ``work`` and turns what goes wrong into an exit code."""
     _answer_version()
     register_schemas()
+    OmegaConf.register_new_resolver("options", options, replace=True)  # which the help asks
     set_up_process()
     # With this set, Hydra hands every exception over as it is instead of printing it its own way.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"

@@ -1,12 +1,12 @@
 """The register: what each command's configuration holds, and what Hydra is told of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
 from clipfeat.cli.config import ComposerConfig
-from clipfeat.config.folder import config_dir
 from clipfeat.data.config import LAYOUTS
 from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ExtractConfig
@@ -29,17 +29,38 @@ COMMANDS: dict[str, type[Any]] = {
 """What each primary configuration holds: those of ``clipfeat-<name>``, and composer's."""
 
 
-def options(group: str) -> str:
-    """The choices of a group, as ``--help`` lists them: the names of its YAML files."""
-    return " | ".join(sorted(path.stem for path in (config_dir() / group).glob("*.yaml")))
+def _schemas() -> Iterator[tuple[str | None, str, type[Any]]]:
+    """Group, name and node of all that Hydra is told."""
+    for name, schema in COMMANDS.items():
+        yield None, f"{name}_schema", schema
+    for name, (schema, _) in LAYOUTS.items():
+        yield "data", f"{name}_schema", schema
+    yield "sampling", "mesh_schema", MeshSamplingConfig
 
 
 def register_schemas() -> None:
-    """Tells Hydra the schema, so that a misspelt key or a wrong type fails while composing, and what the help asks."""
-    OmegaConf.register_new_resolver("options", options, replace=True)
+    """Tells Hydra the schema, so that a misspelt key or a wrong type fails while composing."""
     store = ConfigStore.instance()
-    for name, schema in COMMANDS.items():
-        store.store(name=f"{name}_schema", node=schema)
-    for name, (schema, _) in LAYOUTS.items():
-        store.store(group="data", name=f"{name}_schema", node=schema)
-    store.store(group="sampling", name="mesh_schema", node=MeshSamplingConfig)
+    for group, name, schema in _schemas():
+        store.store(group=group, name=name, node=schema)
+
+
+@contextmanager
+def schemas_lent() -> Iterator[None]:
+    """Tells Hydra the schema for so long; what a caller has told it under the same names is there again afterwards."""
+    repo = ConfigStore.instance().repo
+    places = [(group, f"{name}.yaml") for group, name, _ in _schemas()]
+    before = {group: dict(repo if group is None else repo.get(group, {})) for group, _ in places}
+    register_schemas()
+    try:
+        yield
+    finally:
+        for group, file in places:
+            folder = repo if group is None else repo[group]
+            if file in before[group]:
+                folder[file] = before[group][file]
+            else:
+                del folder[file]
+        for group in before:
+            if group is not None and not repo[group]:
+                del repo[group]

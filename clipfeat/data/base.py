@@ -87,6 +87,18 @@ def check_scene_name(name: str, where: str) -> str:
     return name
 
 
+def frame_number(digits: str, where: object) -> int:
+    """The number of a frame, which every format can hold.
+
+    Raises:
+        DataError: If it is larger than 64 bits can hold, as times of day down to microseconds are.
+    """
+    number = int(digits)
+    if number >= 1 << 63:
+        raise DataError(f"{where}: a frame's number has 18 digits at most, this has {len(digits)}; rename the files")
+    return number
+
+
 def read_scenes_file(path: Path) -> list[str]:
     """Reads a scene a line; empty lines and lines that start with # are passed over, repeats are dropped.
 
@@ -94,7 +106,7 @@ def read_scenes_file(path: Path) -> list[str]:
         DataError: If the file can't be read, names no scene, or holds a name that is not allowed.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise DataError(f"scenes_file={path}: no such file, expected a text file with a scene a line") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,7 @@
 """What ``data=…`` sets, a dataclass a layout, and which of the frames are looked at."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -30,6 +31,11 @@ class DataConfig:
     masks: str | None = None
 
 
+def _check_rotate(degrees: int | None) -> None:
+    if degrees not in (None, 0, 90, 180, 270):
+        raise ConfigError(f"data.rotate={degrees}: expected 0, 90, 180 or 270 degrees clockwise, or null")
+
+
 @dataclass
 class ScanNetConfig(DataConfig):
     """ScanNet as its own tool exports it: ``<root>/<scene>/{color,depth,pose,intrinsic}``.
@@ -39,14 +45,18 @@ class ScanNetConfig(DataConfig):
         color_intrinsics_size: [width, height] that the stored colour K belongs to, where the pictures were resized
             after the export. Null: K belongs to the pictures as they are stored.
         depth_intrinsics_size: the same for the depth K.
+        rotate: degrees by which colour pictures are turned clockwise when they are read, so that K, depth and poses fit
+            them: 0, 90, 180 or 270. Null: as they are stored, and refused where that contradicts K or depth.
     """
 
     name: str = "scannet"
     depth_scale: float = 1000.0
     color_intrinsics_size: list[int] | None = None
     depth_intrinsics_size: list[int] | None = None
+    rotate: int | None = None
 
     def __post_init__(self) -> None:
+        _check_rotate(self.rotate)
         at_least("data.depth_scale", self.depth_scale, 0, above=True)
         for key in ("color_intrinsics_size", "depth_intrinsics_size"):
             check_size(f"data.{key}", getattr(self, key))
@@ -132,6 +142,8 @@ class PosedRgbdConfig(DataConfig):
         pose_direction: camera_to_world or world_to_camera. Has no default: a wrong one ruins everything silently.
         pose_rows: which pose of a trajectory goes with which picture: frame_number (pose k, from 0, or of that number
             in a log, with the picture of number k) or picture_order (the k-th with the k-th).
+        pose_first: number of the picture that a trajectory's first pose is of, for pose_rows=frame_number; the others'
+            follow. Null: 0, or what the log says, and refused where that may be off by one.
         max_dt: how many seconds a depth picture or a pose may be away from the colour picture, in lists with times.
         intrinsics: [fx,fy,cx,cy] in pixels. It, or ``intrinsics_file``, must be set.
         intrinsics_file: pattern of a calibration file: fx fy cx cy, a 3×3 or 4×4 matrix, or JSON.
@@ -140,6 +152,10 @@ class PosedRgbdConfig(DataConfig):
         depth_intrinsics: depth's own K, the same three ways; without one it has colour's, resized.
         depth_intrinsics_file: see depth_intrinsics.
         depth_intrinsics_size: see depth_intrinsics.
+        rotate: see ScanNetConfig.
+        color_from_depth: where depth has a camera of its own and is not registered: the transform from its axes to
+            colour's, a translation [x,y,z] in metres or the 16 numbers of a 4×4 matrix. Null: depth is registered.
+        pose_camera: whose poses they are then: depth or color.
     """
 
     name: str = "posed_rgbd"
@@ -154,6 +170,7 @@ class PosedRgbdConfig(DataConfig):
     pose_format: str | None = None
     pose_direction: str | None = None
     pose_rows: str = "frame_number"
+    pose_first: int | None = None
     max_dt: float = 0.02
     intrinsics: list[float] | None = None
     intrinsics_file: str | None = None
@@ -161,11 +178,17 @@ class PosedRgbdConfig(DataConfig):
     depth_intrinsics: list[float] | None = None
     depth_intrinsics_file: str | None = None
     depth_intrinsics_size: list[int] | None = None
+    rotate: int | None = None
+    color_from_depth: list[Any] | None = None
+    pose_camera: str = "depth"
 
     def __post_init__(self) -> None:
+        _check_rotate(self.rotate)
+        one_of("data.pose_camera", self.pose_camera, ("depth", "color"))
         must_say("data.pose_direction", self.pose_direction, POSE_DIRECTIONS)
         must_say("data.pose_format", self.pose_format, POSE_FORMATS)
         one_of("data.pose_rows", self.pose_rows, POSE_ROWS)
+        at_least("data.pose_first", self.pose_first, 0)
         at_least("data.depth_scale", self.depth_scale, 0, above=True)
         at_least("data.max_dt", self.max_dt, 0)
         if any(not 0 <= value <= 65535 for value in self.depth_invalid):
@@ -260,6 +283,20 @@ LAYOUTS: dict[str, tuple[type[DataConfig], str]] = {
     "scannet200_mv": (ScanNet200MvConfig, "clipfeat.data.scannet200_mv:open_scannet200_mv"),
 }
 """What ``data.name`` can be: the keys of each layout, and what makes its ``Dataset`` of them, imported when needed."""
+
+
+LABEL_IDS = ("scannet", "scannet200", "nyu40", "scannet20", "mpcat40")
+"""Whose ids labels can be, beside those of a CSV file; clipfeat/data/label_ids.py knows them."""
+
+
+def check_label_ids(key: str, value: str | None) -> None:
+    """A set of ids that is known, or a CSV file; or None.
+
+    Raises:
+        ConfigError: If it is none of these.
+    """
+    if value is not None and not value.lower().endswith(".csv"):
+        one_of(key, value, (*LABEL_IDS, "a CSV file of id,name"))
 
 
 FRAME_SELECTIONS = ("first", "random", "uniform")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from simplejpeg import decode_jpeg, decode_jpeg_header
 
-from clipfeat.data.png import decode_grey16
+from clipfeat.data.png import decode_grey16, png_damage
 from clipfeat.errors import FrameError
 from clipfeat.types import Picture
 
@@ -34,36 +34,55 @@ _JPEG_START = b"\xff\xd8\xff"
 _JPEG_PIXELS_A_BYTE = 512
 """At most: 8×8 pixels of a grey JPEG take a bit or more. Of a header that says more, libjpeg makes much grey memory."""
 
+_PNG_BYTES = {"1": 1 / 8, "P": 1 / 8, "RGB": 3, "RGBA": 4, "I": 2, "I;16": 2}
+"""Of a pixel, at least, by Pillow's mode; of others one."""
+
+_PNG_PACKS = 1032
+"""Bytes that zlib makes one of, at most."""
+
+_ORIENTATION = 0x0112
+"""EXIF's tag."""
+
 _PICTURE = "a JPEG or PNG picture"
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(path: Path, rotate: int = 0) -> Picture:
     """Reads a JPEG or PNG file; it is decoded when its pixels are asked for.
+
+    Args:
+        path: the file.
+        rotate: degrees by which it is turned clockwise: 0, 90, 180 or 270.
 
     Raises:
         FrameError: If the file is missing or no picture. That it is damaged is found when it is decoded.
     """
-    try:
-        encoded = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(str(path), _PICTURE, error) from error
-    return picture_of(encoded, str(path))
+    return picture_of(_read_bytes(path, _PICTURE), str(path), rotate)
 
 
-def picture_of(encoded: bytes, name: str) -> Picture:
+def picture_of(encoded: bytes, name: str, rotate: int = 0) -> Picture:
     """A picture from a JPEG or PNG in memory; its header alone is looked at.
 
     Args:
         encoded: the file's content.
         name: of its source, for messages.
+        rotate: see ``read_picture``.
 
     Raises:
         FrameError: If it is no picture, or its header claims more pixels than it can hold.
     """
-    width, height = picture_size(BytesIO(encoded), name)
+    image = _identify(BytesIO(encoded), name, _PICTURE)
+    width, height = image.size
     if encoded.startswith(_JPEG_START) and width * height > _JPEG_PIXELS_A_BYTE * len(encoded):
         raise _too_large(name, f"{width}×{height} pixels in {len(encoded)} bytes", _PICTURE)
-    return Picture((width, height), encoded, lambda data: decode_color(data, name))
+    orientation = _orientation(image)
+    if rotate == 0:
+        return Picture((width, height), encoded, lambda data: decode_color(data, name), orientation)
+    mark = f"turned by {rotate}".encode()  # or its digest would be that of the picture as it is stored
+
+    def decode(data: bytes) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(np.rot90(decode_color(data[: -len(mark)], name), -rotate // 90))
+
+    return Picture((width, height) if rotate == 180 else (height, width), encoded + mark, decode, orientation)
 
 
 def decode_color(encoded: bytes, name: str) -> NDArray[np.uint8]:
@@ -71,7 +90,7 @@ def decode_color(encoded: bytes, name: str) -> NDArray[np.uint8]:
 
     A JPEG is decoded by simplejpeg, which gives the very pixels that Pillow gives (both use libjpeg-turbo) in half the
     time, for it writes them where they are wanted. What it refuses, damaged files above all, goes to Pillow for a
-    second opinion and a message.
+    second opinion and a message. Of a PNG the checksums decide, before anybody decodes it.
 
     Args:
         encoded: the file's content.
@@ -83,7 +102,7 @@ def decode_color(encoded: bytes, name: str) -> NDArray[np.uint8]:
     with suppress(ValueError):
         if encoded.startswith(_JPEG_START) and decode_jpeg_header(encoded)[2] in ("YCbCr", "Gray"):
             return decode_jpeg(encoded, "RGB", strict=True)
-    image = _open(BytesIO(encoded), name, _PICTURE)
+    image = _open(encoded, name, _PICTURE)
     if image.mode not in ("RGB", "RGBA", "L", "P"):
         raise FrameError(f"{name}: a colour picture with 8 bits a channel was expected, got mode {image.mode}")
     try:
@@ -91,6 +110,16 @@ def decode_color(encoded: bytes, name: str) -> NDArray[np.uint8]:
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except _DECODE_ERRORS as error:
         raise FrameError(f"{name}: damaged picture ({error}); copy or export the file again") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1 where there is none."""
+    if "exif" not in image.info:  # Pillow would decode a PNG to look for it at its end
+        return 1
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except _DECODE_ERRORS:  # of EXIF alone; the picture may be whole
+        return 1
 
 
 def picture_size(source: Path | BytesIO, name: str) -> tuple[int, int]:
@@ -140,14 +169,11 @@ def read_uint16(path: Path, what: str) -> NDArray[np.uint16]:
         FrameError: If the file is missing, damaged, or has not 16 bits in one channel.
     """
     expected = f"a 16-bit {what} PNG"
-    try:
-        encoded = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(str(path), expected, error) from error
+    encoded = _read_bytes(path, expected)
     decoded = decode_grey16(encoded, MAX_PIXELS)
     if decoded is not None:
         return decoded
-    image = _open(BytesIO(encoded), str(path), expected)
+    image = _open(encoded, str(path), expected)
     if not image.mode.startswith("I"):
         bits = "8-bit" if image.mode in ("L", "P", "RGB", "RGBA") else f"mode {image.mode}"
         raise FrameError(f"{path}: {bits} {what}, but 16 bits in one channel were expected; export it without scaling")
@@ -158,9 +184,42 @@ def read_uint16(path: Path, what: str) -> NDArray[np.uint16]:
     return values.astype(np.uint16)
 
 
-def _open(source: Path | BytesIO, name: str, expected: str) -> Image.Image:
+def read_labels(path: Path, what: str = "label") -> NDArray[np.uint16]:
+    """Reads a PNG of whole numbers with 8 or 16 bits in one channel, or a palette's indices, as (h, w) uint16.
+
+    Raises:
+        FrameError: If the file is missing, damaged, or has several channels.
+    """
+    if bits_of_picture(path, what) == 16:
+        return read_uint16(path, what)
+    expected = f"an 8- or 16-bit {what} PNG"
+    image = _open(_read_bytes(path, expected), str(path), expected)
+    if image.mode not in ("L", "P") or image.format != "PNG":
+        raise FrameError(f"{path}: {image.format} of mode {image.mode}, expected {expected} with one channel")
+    return np.asarray(image).astype(np.uint16)
+
+
+def bits_of_picture(path: Path, what: str) -> int:
+    """Bits of a channel of a picture, 8 or 16; decodes nothing.
+
+    Raises:
+        FrameError: If the file is missing or no picture.
+    """
+    return 16 if _identify(path, str(path), f"an 8- or 16-bit {what} PNG").mode.startswith("I") else 8
+
+
+def _read_bytes(path: Path, expected: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(str(path), expected, error) from error
+
+
+def _open(encoded: bytes, name: str, expected: str) -> Image.Image:
     """Opens and decodes: Pillow alone would put off the decoding until the pixels are asked for."""
-    image = _identify(source, name, expected)
+    image = _identify(BytesIO(encoded), name, expected)
+    if (damage := png_damage(encoded)) is not None:
+        raise FrameError(f"{name}: damaged file ({damage}), {expected} was expected; copy or export it again")
     try:
         image.load()
     except _DECODE_ERRORS as error:
@@ -174,8 +233,16 @@ def _identify(source: Path | BytesIO, name: str, expected: str) -> Image.Image:
         image = Image.open(source, formats=("JPEG", "PNG"))  # of others, some start programs
     except _DECODE_ERRORS as error:
         raise _unreadable(name, expected, error) from error
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large(name, f"{image.width}×{image.height} pixels", expected)
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        stored = source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes
+        png = _PNG_PACKS / _PNG_BYTES.get(image.mode, 1)
+        if pixels > stored * (png if image.format == "PNG" else _JPEG_PIXELS_A_BYTE):
+            raise _too_large(name, f"{image.width}×{image.height} pixels", expected)
+        raise FrameError(
+            f"{name}: {image.width}×{image.height} pixels, but {MAX_PIXELS >> 20} million are read at most; make the "
+            f"pictures smaller, and say what size K belongs to (data.intrinsics_size)"
+        )
     return image
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.data.scene_info import depth_scale_of, find_scene_info, intrinsics_of, size_of
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import FARTHEST_M, Camera
 
@@ -16,15 +17,23 @@ _LARGEST_SIDE = 1 << 20
 _FOCAL_LENGTHS = (0.01, 1000.0)
 """The shortest and the longest, as shares of the picture's longer side: fields of view from 0.06 to 178 degrees."""
 
+PARTING = str.maketrans(",;[]()", "      ")
+"""What some write between numbers and around them."""
+
+_SAME_SHARE, _OFF_MIDDLE = 0.03, 0.2
+"""Of a K that belongs to another resolution, the principal point is off the middle by as much across as down."""
+
 
 def read_pose(path: Path, direction: str = "camera-to-world") -> NDArray[np.float64]:
-    """Reads a 4×4 pose as it is written; ``direction`` says in messages which of the two was expected.
+    """Reads a 4×4 pose, or its upper 3×4, as it is written; ``direction`` tells messages which way it was expected.
 
     Raises:
         FrameError: If the file is missing or no 4×4 matrix, or if ``check_pose`` refuses it.
     """
     try:
         pose = _read_matrix(path)
+        if pose.shape == (3, 4):
+            pose = np.concatenate((pose, [[0, 0, 0, 1]]))
     except FileNotFoundError as error:
         raise FrameError(f"{path}: no such file, a 4×4 {direction} pose was expected") from error
     except (ValueError, OSError) as error:
@@ -59,7 +68,7 @@ def check_pose(pose: NDArray[np.float64], where: str, direction: str = "camera-t
 
 
 def read_intrinsics(path: Path) -> NDArray[np.float64]:
-    """Reads a 3×3 or 4×4 camera matrix as (3, 3).
+    """Reads a 3×3, 3×4 or 4×4 camera matrix as (3, 3).
 
     Raises:
         DataError: If the file is missing or no such matrix.
@@ -70,7 +79,7 @@ def read_intrinsics(path: Path) -> NDArray[np.float64]:
         raise DataError(f"{path}: no such file, a 3×3 or 4×4 camera matrix was expected") from error
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: not a camera matrix ({error})") from error
-    if k.shape not in ((3, 3), (4, 4)):
+    if k.shape not in ((3, 3), (3, 4), (4, 4)):
         raise DataError(f"{path}: matrix of shape {k.shape}, expected a 3×3 or 4×4 camera matrix")
     return k[:3, :3]
 
@@ -95,21 +104,33 @@ def pinhole(fx: float, fy: float, cx: float, cy: float) -> NDArray[np.float64]:
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
 
 
-def read_calibration(path: Path) -> Calibration:
+def read_calibration(path: Path, kind: str = "color") -> Calibration:
     """Reads a K in any of the usual forms.
 
     * ``.json``: ``fx fy cx cy``, perhaps ``w h`` (or ``width height``) and ``scale``, at the top or under ``camera``
       (NICE-SLAM's ``cam_params.json``); or Open3D's ``intrinsic_matrix``, column after column, ``width``, ``height``;
-    * text: the four numbers fx, fy, cx, cy, or a 3×3 or 4×4 matrix; what follows a ``#`` is a comment.
+    * lines of ``name = value``: ScanNet's ``<scene>.txt`` and 3RScan's ``_info.txt``, see ``scene_info``;
+    * other text: the four numbers fx, fy, cx, cy, or a 3×3, 3×4 or 4×4 matrix; what follows a ``#`` is a comment.
+
+    Args:
+        path: the file.
+        kind: color or depth, where the file says both.
 
     Raises:
         DataError: If the file is missing or none of these.
     """
+    if path.suffix.lower() != ".json" and (info := find_scene_info(path)) is not None:
+        k = intrinsics_of(info, kind, path)
+        if k is None:
+            raise DataError(
+                f"{path}: says no K of {kind}, expected fx_{kind}, … or m_calibration{kind.title()}Intrinsic"
+            )
+        return Calibration(k, size_of(info, kind, path), depth_scale_of(info, path))
     if path.suffix.lower() != ".json":
         numbers = _four_numbers(path)
         return Calibration(read_intrinsics(path) if numbers is None else pinhole(*numbers))
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
         found = found.get("camera", found)
         size = (found.get("w", found.get("width")), found.get("h", found.get("height")))
         if "intrinsic_matrix" in found:
@@ -132,19 +153,30 @@ def read_calibration(path: Path) -> Calibration:
 def _four_numbers(path: Path) -> list[float] | None:
     """The numbers of a text file if there are exactly four; None leaves the file, and its errors, to others."""
     try:
-        words = [w for line in path.read_text(encoding="utf-8").splitlines() for w in line.split("#", 1)[0].split()]
+        words = [word for row in _rows(path) for word in row]
         return [float(word) for word in words] if len(words) == 4 else None
     except (OSError, ValueError):
         return None
 
 
+def _rows(path: Path) -> list[list[str]]:
+    """The words of each line that holds some; commas, semicolons and brackets part them as spaces do."""
+    text = path.read_text(encoding="utf-8-sig").translate(PARTING)
+    return [words for line in text.splitlines() if (words := line.split("#", 1)[0].split())]
+
+
 def _read_matrix(path: Path) -> NDArray[np.float64]:
-    """Rows of numbers. Raises ValueError or OSError for anything else."""
-    lines = (line.split("#", 1)[0] for line in path.read_text(encoding="utf-8").splitlines())
-    rows = [line.split() for line in lines if line.strip()]
+    """Rows of numbers; 9, 12 or 16 of them on one line are the rows one after another.
+
+    Raises ValueError or OSError for anything else.
+    """
+    rows = _rows(path)
     if not rows or len({len(row) for row in rows}) > 1:
         raise ValueError(f"{len(rows)} rows of {sorted({len(row) for row in rows})} numbers")
-    return np.array(rows, dtype=np.float64)
+    matrix = np.array(rows, dtype=np.float64)
+    if matrix.shape[0] == 1 and matrix.size in (9, 12, 16):
+        return matrix.reshape(4 if matrix.size == 16 else 3, -1)
+    return matrix
 
 
 def camera_for(
@@ -164,10 +196,16 @@ def camera_for(
         size_key: configuration key that sets ``k_size``, for messages; None if there is none.
 
     Raises:
-        DataError: If K is no camera matrix or of no real camera, or its principal point lies outside the picture, the
-            mark of a K that belongs to another resolution.
+        DataError: If K is no camera matrix, of no real camera, of a picture on its side, or its principal point lies
+            outside the picture, the mark of a K that belongs to another resolution.
     """
     width, height = k_size or picture_size
+    if (width - height) * (picture_size[0] - picture_size[1]) < 0:
+        raise DataError(
+            f"{where}: K belongs to {width}×{height} pixels, but the picture has {picture_size[0]}×{picture_size[1]}: "
+            f"one of them lies on its side; say {size_key or 'K'} of the picture as it is stored, or turn it by "
+            f"data.rotate=90 or 270"
+        )
     try:
         camera = Camera(k, width, height)
     except ValueError as error:
@@ -180,10 +218,26 @@ def camera_for(
             f"those, expected pixels"
         )
     cx, cy = camera.intrinsics[0, 2], camera.intrinsics[1, 2]
-    if not (0 <= cx <= width - 1 and 0 <= cy <= height - 1):
+    if not is_inside(camera.intrinsics, (width, height)):
         hint = f"if K belongs to another resolution, say so by {size_key}=[width,height]"
         raise DataError(
             f"{where}: principal point ({cx:g}, {cy:g}) lies outside the {width}×{height} picture; "
             f"{hint if size_key else 'K belongs to another resolution or is damaged'}"
         )
+    if k_size is not None and not belongs_to(camera.intrinsics, k_size):
+        raise DataError(
+            f"{where}: K's principal point ({cx:g}, {cy:g}) is far from the middle of {width}×{height} pixels, as if K "
+            f"belonged to some {round(2 * cx)}×{round(2 * cy)}; {size_key or 'the size'} must be that of this scene's K"
+        )
     return camera if (width, height) == picture_size else camera.resized(*picture_size)
+
+
+def is_inside(k: NDArray[np.float64], size: tuple[int, int]) -> bool:
+    """Whether the principal point of a K lies in a picture of (width, height); else K is of another size."""
+    return bool(0 <= k[0, 2] <= size[0] - 1 and 0 <= k[1, 2] <= size[1] - 1)
+
+
+def belongs_to(k: NDArray[np.float64], size: tuple[int, int]) -> bool:
+    """Whether a K can be that of a picture of (width, height): not if it is off the middle as of a smaller one."""
+    across, down = (k[0, 2] + 0.5) / size[0], (k[1, 2] + 0.5) / size[1]
+    return is_inside(k, size) and not (abs(across - down) < _SAME_SHARE and abs(across - 0.5) > _OFF_MIDDLE)

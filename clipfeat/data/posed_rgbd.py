@@ -26,10 +26,11 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.data.base import check_scene_name
+from clipfeat.data.base import check_scene_name, frame_number
 from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.images import read_depth, read_picture
 from clipfeat.data.matrices import Calibration, camera_for, check_pose, pinhole, read_calibration, read_pose
+from clipfeat.data.pose_rows import PoseRowsError, rows_of_pictures
 from clipfeat.data.trajectories import (
     NumberedPoses,
     TimedFiles,
@@ -39,9 +40,11 @@ from clipfeat.data.trajectories import (
     read_tum_list,
     read_tum_poses,
 )
+from clipfeat.data.turned import check_turn
+from clipfeat.data.two_cameras import color_from_depth_matrix, seen_from_color
 from clipfeat.errors import DataError, FrameError
 from clipfeat.system.patterns import PathPattern
-from clipfeat.types import Camera, Frame
+from clipfeat.types import Camera, Frame, Picture
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +82,7 @@ class PosedRgbdDataset:
 
     Raises:
         DataError: If ``root`` is no folder.
+        ConfigError: If ``color_from_depth`` is no transform.
     """
 
     def __init__(self, cfg: PosedRgbdConfig):
@@ -88,6 +92,13 @@ class PosedRgbdDataset:
             raise DataError(
                 f"data.root={self.root}: no such folder, expected one that holds {cfg.color or cfg.color_list}"
             )
+        self._color_from_depth = color_from_depth_matrix(cfg.color_from_depth)
+        if self._color_from_depth is not None:
+            log.info(
+                "depth has a camera of its own: colour K %s, depth K %s, colour from depth %s, poses of the %s camera",
+                cfg.intrinsics or cfg.intrinsics_file, cfg.depth_intrinsics or cfg.depth_intrinsics_file or "the same",
+                cfg.color_from_depth, cfg.pose_camera,
+            )  # fmt: skip
         self._frames_pattern = PathPattern(cfg.color or cfg.color_list or "")
         self._lock = Lock()
         # Methods are cached an instance, so that two data sets never share an entry.
@@ -109,8 +120,16 @@ class PosedRgbdDataset:
         return found
 
     def frame_ids(self, scene_id: str) -> list[int]:
-        """See ``Dataset``."""
-        return list(self._listing_of(scene_id).color)
+        """See ``Dataset``. Poses that can't be these pictures' are told here, before anything runs."""
+        frame_ids = list(self._listing_of(scene_id).color)
+        if self.cfg.pose_format in ("trajectory_matrices", "trajectory_log") and frame_ids:
+            try:
+                self._poses_of(scene_id)
+            except PoseRowsError:
+                raise
+            except DataError:  # a file that is damaged or not there is told when its poses are needed
+                pass
+        return frame_ids
 
     def load(self, scene_id: str, frame_id: int) -> Frame:
         """See ``Dataset``."""
@@ -118,18 +137,26 @@ class PosedRgbdDataset:
         if frame_id not in listing.color:
             raise FrameError(f"{self.root}: scene {scene_id} has no frame {frame_id}")
         cam_to_world = self._cam_to_world(scene_id, frame_id)
-        picture = read_picture(listing.color[frame_id])
+        picture = read_picture(listing.color[frame_id], self.cfg.rotate or 0)
         depth_m = None
         if frame_id in listing.depth:
             depth_m = read_depth(listing.depth[frame_id], self.cfg.depth_scale, self.cfg.depth_invalid)
         color_size = (picture.width, picture.height)
+        color_camera = self._color_camera(scene_id, color_size)
+        self._check_turn(scene_id, listing.color[frame_id], picture, color_camera, depth_m)
+        depth_camera = None if depth_m is None else self._depth_camera(scene_id, color_size, depth_m.shape)
+        if self._color_from_depth is not None:
+            if self.cfg.pose_camera == "depth":
+                cam_to_world = cam_to_world @ np.linalg.inv(self._color_from_depth)
+            if depth_m is not None and depth_camera is not None:
+                depth_m, depth_camera = seen_from_color(depth_m, depth_camera, color_camera, self._color_from_depth)
         return Frame(
             scene_id=scene_id,
             frame_id=frame_id,
             picture=picture,
             depth_m=depth_m,
-            color_camera=self._color_camera(scene_id, color_size),
-            depth_camera=None if depth_m is None else self._depth_camera(scene_id, color_size, depth_m.shape),
+            color_camera=color_camera,
+            depth_camera=depth_camera,
             cam_to_world=cam_to_world,
         )
 
@@ -142,6 +169,20 @@ class PosedRgbdDataset:
     def _poses_of(self, scene_id: str) -> _PoseOf:
         with self._lock:
             return self._poses(scene_id)
+
+    def _check_turn(
+        self, scene_id: str, path: Path, picture: Picture, camera: Camera, depth_m: NDArray[np.float32] | None
+    ) -> None:
+        own = self.cfg.depth_intrinsics is not None or self.cfg.depth_intrinsics_file is not None
+        shape = None if depth_m is None else depth_m.shape
+        note = check_turn(str(path), picture, camera.intrinsics, shape, said=self.cfg.rotate, own_depth_k=own)
+        if note is not None:
+            self._warn_once(scene_id, note)
+
+    def _warn_once(self, scene_id: str, note: str) -> None:
+        if scene_id not in self._warned:
+            self._warned.add(scene_id)
+            log.warning("WARNING %s", note)
 
     # Scenes and frames
 
@@ -208,7 +249,7 @@ class PosedRgbdDataset:
         found: dict[int, tuple[str, Path]] = {}
         root = self._start(root_is_scene=self.cfg.root_is_scene)[0]
         for frame_values, path in PathPattern(pattern).walk(root, values):
-            number = int(frame_values["frame"])
+            number = frame_number(frame_values["frame"], path)
             if number in found:
                 raise DataError(f"{path} and {found[number][1].name} are both frame {number}; remove one of them")
             found[number] = frame_values["frame"], path
@@ -263,10 +304,9 @@ class PosedRgbdDataset:
         return self._numbered_poses(path, read(path), scene_id, direction)
 
     def _numbered_poses(self, path: Path, poses: NumberedPoses, scene_id: str, direction: str) -> _PoseOf:
-        frame_ids = list(self._listing(scene_id).color)
-        by_order = self.cfg.pose_rows == "picture_order"
-        numbers = frame_ids[: len(poses.numbers)] if by_order else poses.numbers
-        rows = {number: row for row, number in enumerate(numbers)}
+        cfg, frame_ids = self.cfg, list(self._listing(scene_id).color)
+        by_order = cfg.pose_rows == "picture_order"
+        rows = rows_of_pictures(poses.numbers, frame_ids, by_order=by_order, first=cfg.pose_first, where=str(path))
         counts = f"{path}: holds {len(poses.numbers)} poses for {len(frame_ids)} pictures"
         rule = "the k-th pose goes with the k-th picture" if by_order else "pose k goes with the picture of number k"
         if len(poses.numbers) > len(frame_ids) and scene_id not in self._warned:
@@ -320,7 +360,7 @@ class PosedRgbdDataset:
             calibration, where = Calibration(pinhole(*numbers)), f"data.{key}={numbers}"
         else:
             path = self._path(file, self._values(scene_id))
-            calibration, where = read_calibration(path), str(path)
+            calibration, where = read_calibration(path, "depth" if key == "depth_intrinsics" else "color"), str(path)
         scale = calibration.depth_scale
         if scale is not None and not math.isclose(scale, self.cfg.depth_scale, rel_tol=1e-6):
             raise DataError(

@@ -1,17 +1,22 @@
 """ScanNet's exported layout."""
 
+import logging
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.data.base import check_scene_name
+from clipfeat.data.base import check_scene_name, frame_number
 from clipfeat.data.config import ScanNetConfig, as_size
 from clipfeat.data.images import read_depth, read_picture
-from clipfeat.data.matrices import camera_for, read_intrinsics, read_pose
+from clipfeat.data.matrices import belongs_to, camera_for, is_inside, read_intrinsics, read_pose
+from clipfeat.data.scene_info import intrinsics_of, read_scene_info, size_of
+from clipfeat.data.turned import check_turn
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Camera, Frame
+
+log = logging.getLogger(__name__)
 
 _COLOR_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -29,6 +34,7 @@ class ScanNetDataset:
         color_intrinsics_size: (width, height) that the colour K belongs to, if not the pictures as they are stored.
         depth_intrinsics_size: the same for depth.
         scene_ids: the scenes that ``scenes()`` lists; None for all that are there.
+        rotate: degrees by which colour is turned clockwise; None for not at all, and where that can't be, an error.
 
     Raises:
         DataError: If ``root`` is no folder.
@@ -41,16 +47,20 @@ class ScanNetDataset:
         color_intrinsics_size: tuple[int, int] | None = None,
         depth_intrinsics_size: tuple[int, int] | None = None,
         scene_ids: list[str] | None = None,
+        rotate: int | None = None,
     ):
         if not root.is_dir():
             raise DataError(f"data.root={root}: no such folder, expected one that holds a folder a scene")
         self.root = root
         self.depth_scale = depth_scale
         self.scene_ids = scene_ids
+        self.rotate = rotate
+        self._warned: set[str] = set()
         self.k_size = {"color": color_intrinsics_size, "depth": depth_intrinsics_size}
         # Methods are cached an instance, so that two data sets never share an entry.
         self._color_files = lru_cache(maxsize=8)(self._list_color_files)
         self._intrinsics = lru_cache(maxsize=64)(self._read_intrinsics)
+        self._own_sizes = lru_cache(maxsize=64)(self._own_size)
 
     def scenes(self) -> list[str]:
         """All folders under the root that hold a ``color`` folder, sorted by name.
@@ -75,16 +85,22 @@ class ScanNetDataset:
         color_path = self._color_files(scene_id).get(frame_id)
         if color_path is None:
             raise FrameError(f"{scene / 'color'}: holds no frame {frame_id}")
-        cam_to_world = read_pose(scene / "pose" / f"{frame_id}.txt")
-        picture = read_picture(color_path)
-        depth_path = scene / "depth" / f"{frame_id}.png"
+        cam_to_world = read_pose(self._beside(scene / "pose", color_path, frame_id, ".txt"))
+        picture = read_picture(color_path, self.rotate or 0)
+        depth_path = self._beside(scene / "depth", color_path, frame_id, ".png")
         depth_m = read_depth(depth_path, self.depth_scale) if depth_path.is_file() else None
+        color_camera = self._camera(scene, "color", (picture.width, picture.height))
+        shape = None if depth_m is None else depth_m.shape
+        note = check_turn(str(color_path), picture, color_camera.intrinsics, shape, said=self.rotate, own_depth_k=True)
+        if note is not None and scene_id not in self._warned:
+            self._warned.add(scene_id)
+            log.warning("WARNING %s", note)
         return Frame(
             scene_id=scene_id,
             frame_id=frame_id,
             picture=picture,
             depth_m=depth_m,
-            color_camera=self._camera(scene, "color", (picture.width, picture.height)),
+            color_camera=color_camera,
             depth_camera=None if depth_m is None else self._camera(scene, "depth", depth_m.shape[::-1]),
             cam_to_world=cam_to_world,
         )
@@ -98,25 +114,52 @@ class ScanNetDataset:
     def _list_color_files(self, scene_id: str) -> dict[int, Path]:
         """Frame number to file, ascending by number: "9" comes before "10"."""
         folder = self._scene(scene_id) / "color"
-        files = {int(p.stem): p for p in folder.iterdir() if p.suffix.lower() in _COLOR_SUFFIXES and p.stem.isdecimal()}
+        files: dict[int, Path] = {}
+        for path in folder.iterdir():
+            if path.suffix.lower() not in _COLOR_SUFFIXES or not path.stem.isdecimal():
+                continue
+            number = frame_number(path.stem, path)
+            if number in files:
+                raise DataError(f"{path} and {files[number].name} are both frame {number}; remove one of them")
+            files[number] = path
         if not files:
             raise DataError(f"{folder}: holds no frames, expected <number>.jpg or <number>.png")
         return dict(sorted(files.items()))
 
+    @staticmethod
+    def _beside(folder: Path, color: Path, frame_id: int, suffix: str) -> Path:
+        """The file of a frame in another folder, spelt as the picture's name (padded, as in the 25k set) or plainly."""
+        same, plain = folder / f"{color.stem}{suffix}", folder / f"{frame_id}{suffix}"
+        if same != plain and same.is_file():
+            if plain.is_file():
+                raise FrameError(f"{same} and {plain.name} are both frame {frame_id}; remove one of them")
+            return same
+        return plain
+
+    def _own_size(self, scene: Path, kind: str) -> tuple[int, int] | None:
+        """The resolution that ScanNet's own file of the scene, ``<scene>.txt``, says."""
+        path = scene / f"{scene.name}.txt"
+        return size_of(read_scene_info(path), kind, path) if path.is_file() else None
+
     def _read_intrinsics(self, scene: Path, kind: str) -> NDArray[np.float64]:
-        return read_intrinsics(scene / "intrinsic" / f"intrinsic_{kind}.txt")
+        """Of the export; a scene without it may have ScanNet's own file alone, whose K is a little less exact."""
+        path, own = scene / "intrinsic" / f"intrinsic_{kind}.txt", scene / f"{scene.name}.txt"
+        if not path.exists() and own.is_file():
+            k = intrinsics_of(read_scene_info(own), kind, own)
+            return read_intrinsics(path) if k is None else k
+        return read_intrinsics(path)
 
     def _camera(self, scene: Path, kind: str, picture_size: tuple[int, ...]) -> Camera:
-        return camera_for(
-            self._intrinsics(scene, kind),
-            self.k_size[kind],
-            (picture_size[0], picture_size[1]),
-            str(scene / "intrinsic" / f"intrinsic_{kind}.txt"),
-            f"data.{kind}_intrinsics_size",
-        )
+        k, size = self._intrinsics(scene, kind), (picture_size[0], picture_size[1])
+        k_size = self.k_size[kind]
+        # Scenes may have been recorded at other resolutions than most (0704 and 0705): one key can't say both.
+        if not (belongs_to(k, k_size) if k_size else is_inside(k, size)):
+            k_size = self._own_sizes(scene, kind) or k_size
+        where, key = scene / "intrinsic" / f"intrinsic_{kind}.txt", f"data.{kind}_intrinsics_size"
+        return camera_for(k, k_size, size, str(where), key)
 
 
 def open_scannet(cfg: ScanNetConfig, scene_ids: list[str] | None = None) -> ScanNetDataset:
     """The data set of ``data=scannet``; with ``scene_ids`` only these scenes of it."""
     sizes = as_size(cfg.color_intrinsics_size), as_size(cfg.depth_intrinsics_size)
-    return ScanNetDataset(Path(cfg.root), cfg.depth_scale, *sizes, scene_ids)
+    return ScanNetDataset(Path(cfg.root), cfg.depth_scale, *sizes, scene_ids, cfg.rotate)

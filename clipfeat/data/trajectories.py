@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.data.matrices import PARTING
 from clipfeat.errors import DataError, FrameError
 
 _UNIT_TOLERANCE = 1e-2
@@ -160,7 +161,7 @@ def read_tum_poses(path: Path) -> TimedPoses:
         DataError: If the file is missing, holds no pose, a line has other columns, or the times are not ascending.
     """
     lines, rows = [], []
-    for line, words in _lines(path, "'timestamp tx ty tz qx qy qz qw' a line"):
+    for line, words in _lines(path, "'timestamp tx ty tz qx qy qz qw' a line", matrices=False):
         if len(words) != 8:
             raise DataError(f"{path}, line {line}: {len(words)} values, expected 'timestamp tx ty tz qx qy qz qw'")
         rows.append(_numbers(path, line, words))
@@ -177,7 +178,7 @@ def read_tum_list(path: Path) -> TimedFiles:
             or the times are not ascending.
     """
     lines, times, names = [], [], []
-    for line, words in _lines(path, "'timestamp filename' a line"):
+    for line, words in _lines(path, "'timestamp filename' a line", matrices=False):
         if len(words) != 2:
             raise DataError(f"{path}, line {line}: {len(words)} values, expected 'timestamp filename'")
         name = PurePosixPath(words[1])
@@ -189,15 +190,19 @@ def read_tum_list(path: Path) -> TimedFiles:
     return TimedFiles(_ascending(path, lines, np.array(times)), names)
 
 
-def _lines(path: Path, expected: str) -> Iterator[tuple[int, list[str]]]:
-    """The words of each line that is not empty and no comment, with the line's number from 1."""
+def _lines(path: Path, expected: str, *, matrices: bool = True) -> Iterator[tuple[int, list[str]]]:
+    """The words of each line that is not empty and no comment, with the line's number from 1.
+
+    Between the numbers of matrices, commas, semicolons and brackets part words as spaces do.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file, expected {expected}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: can't be read as text ({error}), expected {expected}") from error
     empty = True
+    text = text.translate(PARTING) if matrices else text
     for line, content in enumerate(text.splitlines(), 1):
         words = content.split("#", 1)[0].split()
         if words:

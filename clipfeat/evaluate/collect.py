@@ -5,7 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from clipfeat.evaluate.metrics import cosines
 from clipfeat.evaluate.views import View
 from clipfeat.fusion.fit_head import Fit
 from clipfeat.model.config import HeadConfig, ModelConfig
-from clipfeat.model.heads import Head, head_map, map_values, point_channels
+from clipfeat.model.heads import Head, check_head, head_map, map_values, point_channels
 from clipfeat.sampling.bilinear import map_positions, sample_img_feat
 from clipfeat.types import FeatureMap, FloatArray
 
@@ -54,9 +54,10 @@ class ReadyCandidate:
 
     @torch.inference_mode()
     def feature_map(self, tokens: FeatureMap, head: Head) -> FeatureMap:
-        """The map of one picture."""
+        """The map of one picture; where the head is, wherever tokens wait."""
         if not head.projected:
-            return head_map(head, tokens)
+            device = next((weights.device for weights in head.parameters()), tokens.values.device)
+            return head_map(head, replace(tokens, values=tokens.values.to(device)))
         return head_map(head, FeatureMap(self.view.project(tokens.values[None])[0], tokens.image_to_map))
 
     @torch.inference_mode()
@@ -107,6 +108,8 @@ def build_candidates(
         count = folds if candidate.head in FITTED else 1
         heads = tuple(HEADS[candidate.head](view.width, head, seed).to(device) for _ in range(count))
         from_file = bool(head.weights) and head.name == candidate.head
+        if from_file and head.weights:
+            check_head(Path(head.weights), view.model.describe())
         ready.append(ReadyCandidate(candidate, view, heads, from_file))
     return ready
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from clipfeat.config.checks import at_least, one_of
+from clipfeat.data.config import check_label_ids
 from clipfeat.errors import ConfigError
 from clipfeat.model.config import TEMPLATES, ModelConfig
 from clipfeat.sampling.config import PointsConfig
@@ -43,9 +44,11 @@ class EvaluateConfig(PointsConfig):
         candidates: what is compared, each in words with + between them: a head (none, pixelshuffle, quarter,
             bilinear2x, bilinear4x, proj128, pca128, cons128, conv256, tinysa256, text), an attention variant, squash or
             letterbox, input<pixels>, window<pixels>, nearest. The others are told with their difference to the first.
-        labels: pattern of 16-bit PNG pictures of ScanNet's raw label ids, with {scene} and {frame} in it, of the colour
+        labels: pattern of PNG pictures of label ids (8 or 16 bits), with {scene} and {frame} in it, of the colour
             pictures' aspect ratio; null takes the labels that the points bear (``sampling=mesh`` with
             ``sampling.labels_file``, or ``sampling=frame_points``), and then nothing is told of edges.
+        labels_ids: whose ids the labels are: scannet (raw ids, judged as ScanNet200's classes; scannet200 is the same),
+            nyu40, scannet20, mpcat40, or a CSV file of id,name; null is what the labels themselves tell.
         templates: what is put around a class's name for zero-shot: plain, photo or indoor.
         test_scenes_file: text file with the scenes that are held out, beside those of ``scenes_file``, which are then
             learnt from alone; null holds out each scene once, see ``folds``.
@@ -63,6 +66,7 @@ class EvaluateConfig(PointsConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     candidates: list[str] = field(default_factory=lambda: list(CANDIDATES))
     labels: str | None = "${data.root}/{scene}/label-filt/{frame}.png"
+    labels_ids: str | None = None
     templates: str = "plain"
     test_scenes_file: str | None = None
     folds: int = 3
@@ -82,6 +86,7 @@ class EvaluateConfig(PointsConfig):
         one_of("templates", self.templates, TEMPLATES)
         if self.labels is not None and not ("{scene}" in self.labels and "{frame}" in self.labels):
             raise ConfigError(f"labels={self.labels}: expected a path with {{scene}} and {{frame}} in it, or null")
+        check_label_ids("labels_ids", self.labels_ids)
         at_least("folds", self.folds, 2)
         for key in ("points_per_frame", "max_points", "neighbours", "resamples"):
             at_least(key, getattr(self, key), 1)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.data.base import Dataset, seeded_rng
-from clipfeat.data.images import read_uint16
+from clipfeat.data.images import read_labels
+from clipfeat.data.label_ids import check_ids
 from clipfeat.data.scannet200 import UNLABELLED, LabelSet
 from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError, FrameError
@@ -18,8 +19,8 @@ from clipfeat.evaluate.metrics import edge_distances
 from clipfeat.sampling.locate import Located, Locator
 from clipfeat.types import Frame, Points, resize_affine
 
-_LABEL_ATTRIBUTES = ("label", "semantic")
-"""Names under which meshes and scannet200-mv's masks carry ScanNet's ids."""
+LABEL_ATTRIBUTES = ("label", "semantic")
+"""Names under which meshes and scannet200-mv's masks carry the ids of classes."""
 
 Labeller = Callable[[Frame, Located], tuple[NDArray[np.int64], NDArray[np.float32]]]
 """From a frame and its N points to their raw labels (N,), and how many pixels they are from an edge of the labels."""
@@ -30,10 +31,14 @@ class LabelPictures:
     """Labels of pixels.
 
     Attributes:
-        pattern: path of 16-bit PNG pictures, with {scene} and {frame} in it.
+        pattern: path of PNG pictures of 8 or 16 bits, with {scene} and {frame} in it.
     """
 
     pattern: str
+
+    def path(self, scene_id: str, frame_id: int) -> Path:
+        """The picture of a frame."""
+        return Path(self.pattern.replace("{scene}", scene_id).replace("{frame}", str(frame_id)))
 
     def __call__(self, frame: Frame, located: Located) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The label of the pixel that each point is in, and pixels of the colour picture to the nearest edge.
@@ -41,8 +46,8 @@ class LabelPictures:
         Raises:
             FrameError: If the picture can't be read, or has another aspect ratio than the colour picture.
         """
-        path = Path(self.pattern.replace("{scene}", frame.scene_id).replace("{frame}", str(frame.frame_id)))
-        picture = read_uint16(path, "label")
+        path = self.path(frame.scene_id, frame.frame_id)
+        picture = read_labels(path)
         color = frame.color_camera
         height, width = picture.shape
         if abs(width * color.height - height * color.width) > max(width, height, color.width, color.height):
@@ -62,12 +67,12 @@ def labels_of_points(frame: Frame, located: Located) -> tuple[NDArray[np.int64],
     Raises:
         FrameError: If they bear none.
     """
-    for name in _LABEL_ATTRIBUTES:
+    for name in LABEL_ATTRIBUTES:
         if name in located.points.attributes:
             labels = np.asarray(located.points.attributes[name])
             return labels.astype(np.int64), np.full(len(labels), np.nan, np.float32)
     raise FrameError(
-        f"{frame.scene_id} frame {frame.frame_id}: its points bear no {' or '.join(_LABEL_ATTRIBUTES)}; give "
+        f"{frame.scene_id} frame {frame.frame_id}: its points bear no {' or '.join(LABEL_ATTRIBUTES)}; give "
         "labels=… (pictures), or sampling=mesh with sampling.labels_file=…"
     )
 
@@ -173,12 +178,13 @@ class FrameLabeller:
         _ = frame.image  # decoded once, for all candidates
         seconds = time.perf_counter() - begin
         labels, edge_px = self._labeller(frame, located)
+        check_ids(labels, self._classes, f"{scene_id} frame {frame_id}")
         classes = self._classes.classes_of(labels)
         rng = seeded_rng(self._seed, "evaluate", scene_id, frame_id)
         labelled = np.flatnonzero(classes != UNLABELLED)
         if len(labelled) == 0:
             where = f"{scene_id} frame {frame_id}"
-            raise FrameError(f"{where}: none of its {len(classes)} points has a class of ScanNet200")
+            raise FrameError(f"{where}: none of its {len(classes)} points has a class of {self._classes.title}")
         rows = np.sort(rng.choice(labelled, min(self._count, len(labelled)), replace=False))
         before, uv_again = self._seen_again(frame)
         self._last = scene_id, located.points.take(rows)

@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from clipfeat.camera.rules import build_rules
 from clipfeat.data.base import Dataset
 from clipfeat.data.layouts import build_dataset
-from clipfeat.data.scannet200 import scannet200
+from clipfeat.data.scannet200 import LabelSet
 from clipfeat.data.selection import FrameKey, list_frames
 from clipfeat.errors import ConfigError, DataError
 from clipfeat.evaluate.candidates import parse_candidates, views_of
@@ -26,14 +26,16 @@ from clipfeat.evaluate.collect import Collector, ReadyCandidate, build_candidate
 from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.evaluate.frames import FrameLabeller, Judged, Labelled, LabelPictures, labels_of_points
 from clipfeat.evaluate.judge import NEVER, Judgement, Truth, judge, row_of
+from clipfeat.evaluate.labels import classes_of_labels
 from clipfeat.evaluate.probes import folds_of
 from clipfeat.evaluate.table import advice, csv_table, markdown, plot
 from clipfeat.evaluate.views import View, build_views
 from clipfeat.fusion.fit_head import build_fit
-from clipfeat.model.clip_model import default_batch, resolve_device
+from clipfeat.model.clip_model import default_batch
 from clipfeat.model.config import ModelConfig
+from clipfeat.model.load import resolve_device
 from clipfeat.model.text import TEMPLATES
-from clipfeat.output.run_folder import make_writable
+from clipfeat.output.folders import make_writable
 from clipfeat.sampling.locate import build_locator
 from clipfeat.system.atomic import atomic_file
 
@@ -67,13 +69,14 @@ def evaluate(cfg: EvaluateConfig, build: ViewBuilder = build_views) -> dict[str,
     failed: dict[str, str] = {}
     keys, test_scenes = _frames(cfg, dataset, failed)
     held_out = _held_out(cfg, keys, test_scenes)
+    classes = classes_of_labels(cfg, keys)
     views = views_of(candidates)
     built = list(zip(views, build(views, device, cfg.seed), strict=True))
     folds = len(set(held_out.values()) - {NEVER})
     ready = build_candidates(candidates, built, cfg.model.head, device, cfg.seed, folds)
 
     per_frame = max(1, min(cfg.points_per_frame, cfg.max_points // len(keys)))
-    read = _reader(cfg, dataset, per_frame)
+    read = _reader(cfg, dataset, classes, per_frame)
     to_fit = _fitted_keys(keys, held_out)
     fit_heads(ready, lambda: _usable(read(), to_fit), held_out, lambda method: build_fit(method, cfg))
     # What is slow only once (threads, compiled loops) is no candidate's cost.
@@ -82,7 +85,7 @@ def evaluate(cfg: EvaluateConfig, build: ViewBuilder = build_views) -> dict[str,
     collector = Collector(ready, folder, per_frame * len(keys), held_out, device)
     del warm
     found = _collect(cfg, collector, read(), keys, failed, cfg.batch_size or default_batch(device))
-    truth = _truth(found, held_out)
+    truth = _truth(found, held_out, classes)
     rows = _judge(cfg, collector, truth, found)
 
     tested = int((truth.held_out != NEVER).sum())
@@ -93,6 +96,7 @@ def evaluate(cfg: EvaluateConfig, build: ViewBuilder = build_views) -> dict[str,
         "scenes_held_out": tested,
         "frames": collector.frames,
         "points": collector.rows,
+        "labels_of": classes.title,
         "classes": len(np.unique(truth.classes)),
         "failed": failed,
         "advice": advice(rows),
@@ -152,11 +156,11 @@ def _fitted_keys(keys: Sequence[FrameKey], held_out: Mapping[str, int]) -> list[
 Reader = Callable[[FrameKey], Any]
 
 
-def _reader(cfg: EvaluateConfig, dataset: Dataset, per_frame: int) -> Callable[[], Reader]:
+def _reader(cfg: EvaluateConfig, dataset: Dataset, classes: LabelSet, per_frame: int) -> Callable[[], Reader]:
     """Makes readers, each of which has seen no frame."""
     locate, (rule, _) = build_locator(cfg), build_rules(cfg.camera)
     labeller = labels_of_points if cfg.labels is None else LabelPictures(cfg.labels)
-    return lambda: FrameLabeller(dataset, locate, rule, labeller, scannet200(), per_frame, cfg.seed)
+    return lambda: FrameLabeller(dataset, locate, rule, labeller, classes, per_frame, cfg.seed)
 
 
 def _usable(read: Reader, keys: Sequence[FrameKey]) -> Iterator[Labelled]:
@@ -191,7 +195,7 @@ def _collect(
     return done
 
 
-def _truth(found: Sequence[Judged], held_out: Mapping[str, int]) -> Truth:
+def _truth(found: Sequence[Judged], held_out: Mapping[str, int], classes: LabelSet) -> Truth:
     scenes = list(dict.fromkeys(one.scene_id for one in found))
     folds = np.array([held_out[scene_id] for scene_id in scenes])
     _check_folds(folds)
@@ -201,7 +205,7 @@ def _truth(found: Sequence[Judged], held_out: Mapping[str, int]) -> Truth:
         scene=np.concatenate([np.full(len(one.classes), index[one.scene_id]) for one in found]),
         edge_px=np.concatenate([one.edge_px for one in found]),
         held_out=folds,
-        labels=scannet200(),
+        labels=classes,
     )
 
 
@@ -212,7 +216,7 @@ def _judge(cfg: EvaluateConfig, collector: Collector, truth: Truth, found: Seque
         if not ready.head.projected:
             return None
         if id(ready.view) not in names:
-            names[id(ready.view)] = ready.view.encode_text(scannet200().names, TEMPLATES[cfg.templates])
+            names[id(ready.view)] = ready.view.encode_text(truth.labels.names, TEMPLATES[cfg.templates])
         return names[id(ready.view)]
 
     rows: list[dict[str, Any]] = []

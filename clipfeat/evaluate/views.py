@@ -9,9 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from clipfeat.errors import WeightsError
-from clipfeat.model.clip_model import ClipModel, Model, load_model
+from clipfeat.model.base import Model
+from clipfeat.model.clip_model import ClipModel
 from clipfeat.model.config import ModelConfig
 from clipfeat.model.encoder import Encoder
+from clipfeat.model.load import load_model
+from clipfeat.model.published import with_input_size
 from clipfeat.model.text import load_text_encoder
 from clipfeat.types import FloatArray
 
@@ -96,6 +99,7 @@ def build_views(cfgs: Sequence[ModelConfig], device: torch.device, seed: int) ->
     encoders: dict[int, Encoder] = {}
     views: list[View] = []
     for cfg in cfgs:
+        cfg = with_input_size(cfg)
         model = load_model(cfg, device, seed, encoders.get(cfg.network_size))
         encoders.setdefault(cfg.network_size, model.encoder)
         views.append(ClipView(cfg, model, seed))

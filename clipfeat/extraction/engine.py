@@ -9,7 +9,7 @@ from clipfeat.extraction.config import ExtractConfig
 from clipfeat.extraction.local import LocalEngine
 from clipfeat.extraction.plan import Plan
 from clipfeat.extraction.worker import Job, Outcome, open_job
-from clipfeat.model.clip_model import Model, ModelCard
+from clipfeat.model.base import Model, ModelCard
 
 __all__ = ["Engine", "Job", "LocalEngine", "Outcome", "build_engine", "open_job"]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from clipfeat.calibration.check import check_scenes, require_calibration
 from clipfeat.data.layouts import build_dataset
@@ -19,12 +18,13 @@ from clipfeat.extraction.engine import build_engine
 from clipfeat.extraction.plan import Plan, check_space, plan_run
 from clipfeat.extraction.prepare import Failed
 from clipfeat.extraction.worker import Outcome, open_job
-from clipfeat.model.clip_model import Model
+from clipfeat.model.base import Model
 from clipfeat.output.report import try_report
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.space import DiskSpace
 from clipfeat.output.summary import Stopwatch, merge_runs, summarize, summary_table, visible_share, warnings_of
 from clipfeat.system.atomic import locked
+from clipfeat.system.progress import progress_bar
 from clipfeat.system.shards import WHOLE, Shard, begun_file, local_count, this_shard
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         if begun := begun_file(cfg.output_dir):
             begun.touch()
         _record_bad_scenes(folder, plan)
-        folder.write_head(card.head_name, card.head_weights)
+        folder.write_head(card.head_weights, card.description)
         about = {"model": card.description, "sampling": cfg.sampling.name}
         todo, total = len(plan.todo), len(plan.frames)
         log.info("%d frames to do, %d done already, into %s", todo, total - todo, folder.path)
@@ -73,9 +73,8 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         try:
             with (
                 closing(engine.work()) as outcomes,
-                logging_redirect_tqdm(),
                 # Of several processes on one terminal each says a line a scene instead.
-                tqdm(total=todo, unit="frame", disable=True if local_count() > 1 else None) as bar,
+                progress_bar(todo, "frame", shown=local_count() == 1) as bar,
             ):
                 for outcome in outcomes:
                     progress.tell(outcome, bar)

@@ -21,9 +21,10 @@ from clipfeat.camera.projection import transform_points, world_to_cam
 from clipfeat.data.selection import FrameKey
 from clipfeat.errors import FrameError
 from clipfeat.extraction.prepare import Failed, Prepared
-from clipfeat.model.clip_model import Model
+from clipfeat.model.base import Model
 from clipfeat.output.grid import GridFrame
-from clipfeat.output.run_folder import RunFolder, done_record
+from clipfeat.output.records import done_record
+from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.summary import Stopwatch
 from clipfeat.sampling.bilinear import sample_img_feat
 from clipfeat.system.direct import PageBuffer

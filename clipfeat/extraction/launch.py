@@ -24,7 +24,7 @@ from clipfeat.data.layouts import build_dataset
 from clipfeat.data.selection import frame_keys, list_scenes
 from clipfeat.errors import ClipfeatError, ConfigError, tell_how_far
 from clipfeat.extraction.config import ExtractConfig
-from clipfeat.model.clip_model import resolve_device
+from clipfeat.model.load import resolve_device
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.system.shards import this_shard
 from clipfeat.system.streaming import end_with_parent

@@ -9,8 +9,10 @@ from clipfeat.extraction.config import ExtractConfig
 from clipfeat.extraction.lane import default_lanes
 from clipfeat.extraction.plan import Plan
 from clipfeat.extraction.worker import Job, Outcome, Worker
+from clipfeat.model.base import Model, ModelCard
+from clipfeat.model.build import build_model
 from clipfeat.model.cache import build_cache
-from clipfeat.model.clip_model import Model, ModelCard, build_model, resolve_device
+from clipfeat.model.load import resolve_device
 from clipfeat.system.shards import local_rank
 
 

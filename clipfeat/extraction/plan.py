@@ -9,7 +9,7 @@ from itertools import groupby
 from clipfeat.data.base import Dataset
 from clipfeat.data.selection import FrameKey, frame_keys, list_scenes, own_scenes
 from clipfeat.extraction.config import ExtractConfig
-from clipfeat.model.clip_model import ModelCard
+from clipfeat.model.base import ModelCard
 from clipfeat.output.files import FORMATS, FrameSize
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.space import DiskSpace, readable

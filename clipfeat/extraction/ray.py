@@ -26,8 +26,8 @@ from clipfeat.extraction.plan import Plan
 from clipfeat.extraction.ray_actor import SceneActor, Started, Told
 from clipfeat.extraction.ray_cluster import find_room, join_cluster
 from clipfeat.extraction.worker import Job, Outcome
-from clipfeat.model.clip_model import ModelCard
-from clipfeat.output.run_folder import different_keys
+from clipfeat.model.base import ModelCard
+from clipfeat.output.folders import different_keys
 from clipfeat.system.shards import this_shard
 
 log = logging.getLogger(__name__)

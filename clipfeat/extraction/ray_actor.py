@@ -20,8 +20,10 @@ from clipfeat.data.selection import FrameKey
 from clipfeat.errors import ClipfeatError, EngineError
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.extraction.worker import Outcome, Worker, open_job
+from clipfeat.model.base import ModelCard
+from clipfeat.model.build import build_model
 from clipfeat.model.cache import build_cache
-from clipfeat.model.clip_model import ModelCard, build_model, resolve_device
+from clipfeat.model.load import resolve_device
 from clipfeat.output.summary import machine, peak_memory
 from clipfeat.system.shards import Shard
 

@@ -7,7 +7,7 @@ from clipfeat.data.config import DataConfig
 from clipfeat.data.layouts import build_dataset
 from clipfeat.errors import ConfigError, DataError, OutputError
 from clipfeat.extraction.config import ExtractConfig, extract_config
-from clipfeat.output.run_folder import read_config
+from clipfeat.output.folders import read_config
 from clipfeat.output.store import FeatureStore
 from clipfeat.types import Frame
 

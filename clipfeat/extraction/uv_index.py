@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import multiprocessing
 import re
 import signal
 from collections import Counter
@@ -22,7 +21,7 @@ from clipfeat.data.selection import FrameKey, list_frames
 from clipfeat.errors import DataError, FrameError, OutputError, process_died, tell_how_far
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.output.files import read_arrays, write_arrays, wrong_rows
-from clipfeat.output.run_folder import (
+from clipfeat.output.folders import (
     check_config,
     different_keys,
     holds_another,
@@ -36,6 +35,7 @@ from clipfeat.output.summary import status_counts, visible_share
 from clipfeat.sampling.config import PointsConfig
 from clipfeat.sampling.locate import Located, Locator, build_locator
 from clipfeat.system.atomic import locked, remove_leftovers
+from clipfeat.system.processes import FreshContext
 from clipfeat.system.shards import this_shard, usable_cores
 from clipfeat.system.streaming import end_with_parent, in_order
 from clipfeat.types import Frame, Points, PointStatus
@@ -243,10 +243,8 @@ def _results(cfg: ExtractConfig, folder: Path, todo: list[FrameKey]) -> Iterator
         worker = _Worker(build_dataset(cfg.data), build_locator(cfg), folder)
         yield from map(worker, todo)
         return
-    # Spawned and not forked: torch and its threads are loaded here already.
-    context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(workers, context, _start_worker, (cfg, folder)) as pool:
+        with ProcessPoolExecutor(workers, FreshContext(), _start_worker, (cfg, folder)) as pool:
             yield from in_order(pool, _work, todo, ahead=8 * workers)
     except BrokenProcessPool as error:
         raise process_died(f"{folder}: a process of the uv index", "num_workers=1 does without processes") from error

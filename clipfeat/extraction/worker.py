@@ -15,7 +15,7 @@ from clipfeat.extraction.config import ExtractConfig
 from clipfeat.extraction.lane import MAX_LANES, Done, Lane
 from clipfeat.extraction.prepare import Failed, FramePreparer
 from clipfeat.extraction.uv_index import open_uv_index
-from clipfeat.model.clip_model import Model
+from clipfeat.model.base import Model
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.summary import Stopwatch
 from clipfeat.sampling.colors import COLORED

@@ -1,6 +1,7 @@
 """The state of a training in one safetensors file: weights, optimizer, and how far it came."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ from safetensors.torch import save
 from torch import nn
 
 from clipfeat.errors import DamagedFileError, DataError
+from clipfeat.output.folders import different_keys
+from clipfeat.output.store import FeatureStore
 from clipfeat.system.atomic import atomic_file
+
+log = logging.getLogger(__name__)
 
 NAME = "checkpoint.safetensors"
 
@@ -40,7 +45,7 @@ def write_checkpoint(
         for key, value in (optimizer.state.get(weights, {}) if optimizer else {}).items():
             tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
     with atomic_file(path) as file:
-        file.write(save(tensors, {"about": json.dumps(about)}))
+        file.write(save(tensors, {"about": json.dumps(about, allow_nan=False)}))
 
 
 def read_about(path: Path) -> dict[str, Any]:
@@ -50,6 +55,33 @@ def read_about(path: Path) -> dict[str, Any]:
         DataError: If there is no such file, or it is damaged or no checkpoint.
     """
     return _read(path, tensors=False)[1]
+
+
+def check_features(path: Path, about: dict[str, Any], store: FeatureStore) -> None:
+    """Holds the features that a checkpoint was trained on against those of a store.
+
+    A precision alone makes no other features, and a checkpoint of an earlier version does not tell.
+
+    Args:
+        path: the checkpoint.
+        about: what it says.
+        store: the features that it is to take.
+
+    Raises:
+        DataError: If they are another model's.
+    """
+    trained_on = about.get("features")
+    if trained_on is None:
+        log.warning("WARNING %s: does not say which features it was trained on; %s is taken", path, store.folder)
+        return
+    keys = trained_on.keys() | store.model.keys()
+    before, now = ({key: model.get(key) for key in keys - {"precision"}} for model in (trained_on, store.model))
+    differing = different_keys(before, now)
+    if differing:
+        raise DataError(
+            f"{path}: trained on features of another model than those of {store.folder}, which differs in "
+            f"{'; '.join(sorted(differing))}; take the store that it was trained on, or train anew"
+        )
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """The CLIP tower inside the encoder: frozen, or but for its last blocks; its maps may be kept in a cache."""
 
+import copy
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +17,8 @@ from clipfeat.model.cache_entry import CacheEntry, as_float16
 from clipfeat.model.cached import fingerprint
 from clipfeat.model.clip_model import ClipModel
 from clipfeat.types import FeatureMap, Picture
+
+log = logging.getLogger(__name__)
 
 
 def freeze_clip_except_last_blocks(visual: nn.Module, trainable_blocks: int) -> None:
@@ -37,13 +42,25 @@ def freeze_clip_except_last_blocks(visual: nn.Module, trainable_blocks: int) -> 
             part.requires_grad_(True)
 
 
+def in_float32(model: ClipModel) -> ClipModel:
+    """The same model with a float32 copy of its tower, as training needs it.
+
+    Steps of an optimizer are too small for half precision's digits, and Adam's squares for its range; products run in
+    half precision all the same, by autocast.
+    """
+    log.info("the tower of %s is trained, and so kept in float32", model.arch)
+    visual = copy.deepcopy(model.encoder.visual).float()
+    return replace(model, encoder=replace(model.encoder, visual=visual), dtype=torch.float32)
+
+
 class ClipBranch(nn.Module):
     """Pictures to feature maps, as a part of a network that is trained.
 
     The tower never leaves its eval mode. Pictures are resized by ``resize_torch``'s filter, all of a size at once.
 
     Args:
-        model: whose tower, preprocessing and head are used. Its tower's ``requires_grad`` is set here.
+        model: whose tower, preprocessing and head are used. Its tower's ``requires_grad`` is set here. A tower in half
+            precision that is to be trained is left alone, and a copy in float32 taken.
         freeze: whether the tower is frozen.
         trainable_blocks: how many of its last blocks are not, where it is frozen.
         use_amp: whether the tower runs in autocast on a GPU.
@@ -67,6 +84,8 @@ class ClipBranch(nn.Module):
         if model.preprocess.windows is not None:
             side = model.preprocess.windows.side
             raise ConfigError(f"model.window={side}: the encoder takes whole pictures; leave it out")
+        if model.dtype != torch.float32 and (trainable_blocks or not freeze):
+            model = in_float32(model)
         self.visual = model.encoder.visual
         self.head = model.head
         self.use_amp = use_amp
@@ -79,8 +98,9 @@ class ClipBranch(nn.Module):
         if cache is not None and self.trains:
             raise ConfigError("a cache keeps maps of a tower that does not change: leave it out, or freeze all blocks")
         # Resized in float32 and not in integers: a value in some thousands is one level off from resize=torch.
-        about = model.describe() | {"resize": "torch, float32"}
-        self._fingerprint = "" if cache is None else fingerprint(about, model.preprocess)
+        autocast = use_amp and model.device.type == "cuda"
+        about = model.describe() | {"resize": "torch, float32", "autocast": autocast}
+        self._fingerprint = "" if cache is None else fingerprint(about)
 
     @property
     def channels(self) -> int:
@@ -154,7 +174,11 @@ class ClipBranch(nn.Module):
         for stack in stacks:
             place = preprocess.placement(stack.shape[-1], stack.shape[-2])
             resized = nnf.interpolate(
-                _as_uint8(stack).float(), place.resized[::-1], mode="bicubic", align_corners=False, antialias=True
+                _as_uint8(stack).float(),
+                place.resized[::-1],
+                mode=preprocess.interpolation,
+                align_corners=False,
+                antialias=True,
             )
             left, top = place.offset
             grey = torch.tensor(preprocess.mean, device=stack.device).mul(255).round().view(3, 1, 1)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from clipfeat.config.checks import at_least, one_of, resume_word
+from clipfeat.data.config import check_label_ids
 from clipfeat.errors import ConfigError
 from clipfeat.model.config import ModelConfig
 from clipfeat.sampling.config import PointsConfig
@@ -19,6 +20,7 @@ class TrainConfig:
         output_dir: folder for everything that is written.
         label: name of the points' attribute that is learnt.
         classes_file: CSV of id,name; null takes the labels that the training scenes have, by their numbers.
+        labels_ids: names them by a set of ids that is known: scannet, nyu40, scannet20, mpcat40, or a CSV file.
         train_scenes_file: text file with a scene a line; null takes all that are not held out.
         val_scenes_file: scenes that are held out; null takes the last quarter, or all that are not trained on.
         branches: both, or one alone for comparison: 2d or 3d.
@@ -44,6 +46,7 @@ class TrainConfig:
     output_dir: str = "outputs/train"
     label: str = "label"
     classes_file: str | None = None
+    labels_ids: str | None = None
     train_scenes_file: str | None = None
     val_scenes_file: str | None = None
     branches: str = "both"
@@ -72,6 +75,10 @@ class TrainConfig:
         at_least("learning_rate", self.learning_rate, 0, above=True)
         for key in ("weight_decay", "clip_cons_weight", "seed"):
             at_least(key, getattr(self, key), 0)
+        if self.labels_ids is not None:
+            check_label_ids("labels_ids", self.labels_ids)
+            if self.classes_file is not None:
+                raise ConfigError("labels_ids and classes_file are both set: expected one of the two")
         if self.batch_size % self.views:
             raise ConfigError(f"batch_size={self.batch_size}: expected a multiple of views={self.views}")
         self.resume = resume_word(self.resume)

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 from tqdm import tqdm
 
 from clipfeat.camera.rules import build_rules
@@ -17,9 +16,11 @@ from clipfeat.data.layouts import build_dataset
 from clipfeat.data.selection import list_frames
 from clipfeat.errors import DataError, FrameError
 from clipfeat.fusion.config import TRAINING_STEPS, FitHeadConfig
-from clipfeat.model.clip_model import Model, build_model, resolve_device
+from clipfeat.model.base import Model
+from clipfeat.model.build import build_model
 from clipfeat.model.config import HeadConfig
-from clipfeat.model.heads import Head, PixelShuffleHead, build_head
+from clipfeat.model.heads import Head, PixelShuffleHead, build_head, head_file
+from clipfeat.model.load import resolve_device
 from clipfeat.sampling.config import PointsConfig
 from clipfeat.sampling.locate import build_locator
 from clipfeat.system.atomic import atomic_file
@@ -201,7 +202,7 @@ def fit_head(cfg: FitHeadConfig, model: Model | None = None) -> dict[str, Any]:
     }
     path = Path(cfg.output_file)
     with atomic_file(path) as file:
-        file.write(save({key: value.contiguous().cpu() for key, value in head.state_dict().items()}))
+        file.write(head_file(head.state_dict(), report["model"]))
     with atomic_file(path.with_suffix(".json")) as file:
         file.write(json.dumps(report, indent=2, ensure_ascii=False).encode())
     log.info(

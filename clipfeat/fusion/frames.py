@@ -206,7 +206,7 @@ def read_classes(path: Path) -> dict[int, str]:
         DataError: If it can't be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
         return {int(row[0]): row[1] for row in (line.split(",") for line in lines[1:] if line.strip())}
     except (OSError, UnicodeDecodeError, ValueError, IndexError) as error:
         raise DataError(

@@ -7,9 +7,10 @@ from torch import nn
 
 from clipfeat.errors import DataError
 from clipfeat.fusion.bi_fusion import FUSED_CHANNELS, BiFusionEncoder, FusionOutput
-from clipfeat.fusion.checkpoint import NAME, load_checkpoint, read_about
+from clipfeat.fusion.checkpoint import NAME, check_features, load_checkpoint, read_about
 from clipfeat.fusion.config import TrainConfig
 from clipfeat.fusion.losses import ClipConsCriterion
+from clipfeat.output.store import FeatureStore
 
 
 class Segmenter(nn.Module):
@@ -47,17 +48,20 @@ class Segmenter(nn.Module):
         return self.classify(out.feat_fusion), out
 
 
-def load_segmenter(folder: Path) -> tuple[Segmenter, list[str]]:
+def load_segmenter(folder: str | Path, store: FeatureStore | None = None) -> tuple[Segmenter, list[str]]:
     """Reads back what ``clipfeat-train`` has trained, and the names of its classes.
 
     Args:
         folder: its output_dir.
+        store: whose features it is to take, which are then held against those that it was trained on.
 
     Raises:
-        DataError: If there is no checkpoint, or it is damaged or of another version.
+        DataError: If there is no checkpoint, it is damaged or of another version, or was trained on other features.
     """
-    path = folder / NAME
+    path = Path(folder) / NAME
     about = read_about(path)
+    if store is not None:
+        check_features(path, about, store)
     try:
         model = Segmenter(TrainConfig(**about["config"]), about["clip_channels"], len(about["class_names"]))
     except (KeyError, TypeError) as error:

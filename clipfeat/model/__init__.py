@@ -11,5 +11,9 @@ To add a head, say ``mine``:
 from clipfeat.system.faces import lazily
 
 __getattr__, __all__ = lazily(
-    __name__, clip_model=["ClipModel", "Model", "build_model", "load_model", "resolve_device"]
+    __name__,
+    base=["Model"],
+    build=["build_model"],
+    clip_model=["ClipModel"],
+    load=["load_model", "resolve_device"],
 )

@@ -31,20 +31,14 @@ from numpy.typing import NDArray
 from clipfeat.errors import WeightsError
 from clipfeat.model.cache import MapCache
 from clipfeat.model.cache_entry import CacheEntry, as_float16
-from clipfeat.model.clip_model import (
-    ClipModel,
-    build_preprocess,
-    default_batch,
-    describe,
-    load_model,
-    own_stream,
-    resolve_offload,
-    resolve_precision,
-)
+from clipfeat.model.clip_model import ClipModel, default_batch, describe, own_stream
 from clipfeat.model.config import ModelConfig
-from clipfeat.model.encoder import EncoderCard, warn_of_random_weights, why_not_to_be_had
-from clipfeat.model.heads import build_head, map_values, point_channels
-from clipfeat.model.preprocess import Preprocess
+from clipfeat.model.encoder import EncoderCard
+from clipfeat.model.heads import build_head, check_head, map_values, point_channels
+from clipfeat.model.load import build_preprocess, load_model, resolve_offload, resolve_precision
+from clipfeat.model.pretrained import warn_of_random_weights
+from clipfeat.model.published import tell_what_differs, with_input_size
+from clipfeat.model.weights import arch_is_place, arch_name, find_weights, why_not_to_be_had
 from clipfeat.types import FeatureMap, Frame
 
 log = logging.getLogger(__name__)
@@ -91,7 +85,8 @@ class CachedModel:
     """
 
     def __init__(self, cfg: ModelConfig, device: torch.device, seed: int, cache: MapCache):
-        self.arch = cfg.arch
+        cfg = with_input_size(cfg)
+        self.arch = arch_name(cfg.arch)
         self.head_name = cfg.head.name
         self.device = device
         self._cfg = cfg
@@ -104,12 +99,16 @@ class CachedModel:
         if self._model is None and self._card.weights == "random":
             warn_of_random_weights()
         self.preprocess = build_preprocess(cfg, self._card)
+        if self._model is None:
+            tell_what_differs(cfg, self._card)
         weights = Path(cfg.head.weights) if cfg.head.weights else None
         self.head = build_head(cfg.head.name, self._card.width, weights, seed).to(device)
         self._description = describe(
-            cfg.arch, self._card, cfg.attention, cfg.head.name, self.head, self.preprocess, self._precision
+            self.arch, self._card, cfg.attention, cfg.head.name, self.head, self.preprocess, self._precision
         ) | {"map_dtype": "float16"}
-        self.fingerprint = fingerprint(self._description, self.preprocess)
+        if weights is not None:
+            check_head(weights, self._description)
+        self.fingerprint = fingerprint(self._description)
 
     @property
     def channels(self) -> int:
@@ -234,12 +233,15 @@ class CachedModel:
     def _source(self) -> dict[str, Any]:
         """What tells these weights from others, as far as it can be known without reading them."""
         pretrained = self._cfg.pretrained
-        if pretrained is None and not self._cfg.arch.startswith("hf-hub:"):
+        if pretrained is None and not arch_is_place(self._cfg.arch):
             return {"seed": self._seed}
-        if pretrained is not None and Path(pretrained).is_file():
-            path = Path(pretrained).resolve()
+        if arch_is_place(self._cfg.arch) or (pretrained is not None and Path(pretrained).exists()):
+            found = find_weights(self._cfg.arch, pretrained)
+            assert found.file is not None  # noqa: S101 - for the type checker: only names of open_clip may have none
+            path = found.file.resolve()
             status = path.stat()
-            return {"file": str(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+            file = {"file": str(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+            return file | {"name": found.name, "published": found.published, "arch_sha256": found.arch_sha256}
         return {"tag": pretrained}
 
     def _card_key(self, source: dict[str, Any]) -> str:
@@ -266,20 +268,22 @@ class CachedModel:
                 std=std,
                 weights=str(stored["weights"]),
                 weights_sha256=str(stored["weights_sha256"]),
+                arch_sha256=str(stored["arch_sha256"]),
+                interpolation=str(stored["interpolation"]),
+                published_size=int(stored["published_size"]),
             )
         except (KeyError, TypeError, ValueError):
             return None  # of another version of clipfeat
 
 
-def fingerprint(description: dict[str, Any], preprocess: Preprocess) -> str:
+def fingerprint(description: dict[str, Any]) -> str:
     """32 hexadecimal digits that stand for everything that shapes a map, but for the picture.
 
     Args:
-        description: ``describe()`` of a model. The name of the weights is left out: their hash says it all.
-        preprocess: for mean and std.
+        description: ``describe()`` of a model. Names are left out: the hashes of weights and architecture say it all.
     """
-    named = {key: value for key, value in description.items() if key not in ("weights", "map_dtype")}
-    return _digest(version=MAP_VERSION, mean=preprocess.mean, std=preprocess.std, **named)
+    named = {key: value for key, value in description.items() if key not in ("arch", "weights", "map_dtype")}
+    return _digest(version=MAP_VERSION, **named)
 
 
 def _digest(**values: Any) -> str:

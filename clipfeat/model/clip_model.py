@@ -3,106 +3,23 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from clipfeat.errors import ConfigError
-from clipfeat.model.cache import MapCache
 from clipfeat.model.config import ModelConfig
-from clipfeat.model.encoder import Encoder, EncoderCard, attending, load_encoder, state_hash
-from clipfeat.model.heads import Head, build_head, map_values, point_channels
+from clipfeat.model.encoder import Encoder, EncoderCard
+from clipfeat.model.heads import Head, map_values, point_channels
 from clipfeat.model.preprocess import Preprocess
+from clipfeat.model.pretrained import state_hash
 from clipfeat.model.windows import Windows
 from clipfeat.types import FeatureMap, Frame
 
 log = logging.getLogger(__name__)
-
-
-class Model(Protocol):
-    """What the loop needs of a model: frames to feature maps, sampled features to point features."""
-
-    @property
-    def arch(self) -> str:
-        """open_clip's name of the model."""
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """How a picture enters the network."""
-
-    @property
-    def head(self) -> Head:
-        """What is made of the encoder's tokens."""
-
-    @property
-    def head_name(self) -> str:
-        """The head's name in the configuration."""
-
-    @property
-    def channels(self) -> int:
-        """Numbers of a point's feature."""
-
-    @property
-    def map_values(self) -> int:
-        """Numbers of a feature map; about, where they depend on the picture's size."""
-
-    @property
-    def default_batch(self) -> int:
-        """Pictures a forward pass where nothing else is said."""
-
-    def stream(self) -> AbstractContextManager[Any]:
-        """What a thread that uses the model runs in: on a GPU a stream of its own, so that copies overlap."""
-
-    def network_input(self, frame: Frame) -> Any:
-        """What ``feature_maps`` takes of a frame. Safe to call from several threads.
-
-        Raises:
-            FrameError: If the frame's picture is damaged.
-        """
-
-    def feature_maps(self, inputs: Sequence[Any], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
-        """A map for each of the inputs; image_sizes are (width, height) of the original pictures."""
-
-    def point_features(self, sampled: torch.Tensor) -> NDArray[np.float32]:
-        """What is written for sampled features (N, C)."""
-
-    def describe(self) -> dict[str, Any]:
-        """What must be the same for features to be comparable; written into every file."""
-
-    def close(self) -> None:
-        """Gives back what the model holds open."""
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What a run's folder and its plan need to know of a model, wherever that runs.
-
-    Attributes:
-        description: ``Model.describe()``.
-        channels: numbers of a point's feature.
-        map_values: numbers of a feature map; about, where they depend on the picture's size.
-        projected: whether its maps lie in a text space, whose size the model alone knows.
-        head_name: the head's name in the configuration.
-        head_weights: the head's weights, on the host; empty for a head without any.
-    """
-
-    description: dict[str, Any]
-    channels: int
-    map_values: int
-    projected: bool
-    head_name: str
-    head_weights: dict[str, torch.Tensor]
-
-    @classmethod
-    def of(cls, model: Model) -> "ModelCard":
-        """The card of a model."""
-        weights = {name: value.detach().cpu() for name, value in model.head.state_dict().items()}
-        projected = model.head.projected
-        return cls(model.describe(), model.channels, model.map_values, projected, model.head_name, weights)
 
 
 @dataclass(frozen=True)
@@ -118,6 +35,8 @@ class ClipModel:
         device: where the forward pass runs.
         dtype: of the forward pass.
         offload: whether maps are moved to the host before they are sampled.
+        cfg: what it was loaded by, if ``load_model`` did.
+        seed: of those of its weights that are random, if ``load_model`` loaded it.
     """
 
     arch: str
@@ -128,6 +47,8 @@ class ClipModel:
     device: torch.device
     dtype: torch.dtype
     offload: bool = False
+    cfg: ModelConfig | None = field(default=None, compare=False)
+    seed: int | None = field(default=None, compare=False)
 
     def network_input(self, frame: Frame) -> NDArray[np.uint8]:
         """(S, S, 3) uint8 pixels of the frame's picture; with windows (h, w, 3).
@@ -262,6 +183,7 @@ def describe(
     """What must be the same for features to be comparable, and in what precision maps are sampled."""
     return {
         "arch": arch,
+        "arch_sha256": encoder.arch_sha256,
         "weights": encoder.weights,
         "weights_sha256": encoder.weights_sha256,
         "attention": attention,
@@ -270,6 +192,9 @@ def describe(
         "input_size": preprocess.size,
         "resize_mode": preprocess.mode,
         "resize": preprocess.resize,
+        "interpolation": preprocess.interpolation,
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
         "window": preprocess.windows.side if preprocess.windows else None,
         "stride": preprocess.windows.stride if preprocess.windows else None,
         "precision": precision,
@@ -294,117 +219,3 @@ def _say_once(message: str, *values: object) -> None:
     if message not in _said:
         _said.add(message)
         log.warning(f"WARNING: {message}", *values)
-
-
-def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The torch device that ``device=…`` means.
-
-    Args:
-        name: auto, cpu, cuda or cuda:<n>.
-        local_rank: which of several processes of this machine this one is: each takes the next GPU, if ``name`` names
-            none. If there are more processes than GPUs, they share them.
-
-    Raises:
-        ConfigError: If there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and local_rank is not None and torch.cuda.device_count():
-        name = f"cuda:{local_rank % torch.cuda.device_count()}"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device={name}: expected auto, cpu, cuda or cuda:<n>") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device={name}: this machine shows {torch.cuda.device_count()} CUDA devices; take device=cpu"
-        )
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device={name}: expected auto, cpu, cuda or cuda:<n>")
-    return device
-
-
-SMALL_GPU_BYTES = 8 * 2**30
-
-
-def resolve_offload(name: str, device: torch.device) -> bool:
-    """``auto`` moves maps to the host where the GPU has under 8 GB."""
-    if device.type != "cuda" or name == "none":
-        return False
-    return name == "cpu" or torch.cuda.get_device_properties(device).total_memory < SMALL_GPU_BYTES
-
-
-def resolve_precision(name: str, device: torch.device) -> str:
-    """``auto`` is fp16 on a GPU and fp32 on a CPU, where half precision is many times slower."""
-    return ("fp16" if device.type == "cuda" else "fp32") if name == "auto" else name
-
-
-def build_model(cfg: ModelConfig, device: torch.device, seed: int, cache: MapCache | None = None) -> Model:
-    """The model that ``model=…`` names; with a cache, one that is loaded only for frames that aren't in there.
-
-    Raises:
-        WeightsError: If the weights can't be had or don't fit.
-        ConfigError: If the input's size does not fit the model's patches.
-        OutputError: If the cache can't be used.
-    """
-    if cache is None:
-        return load_model(cfg, device, seed)
-    from clipfeat.model.cached import CachedModel
-
-    return CachedModel(cfg, device, seed, cache)
-
-
-def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encoder | None = None) -> ClipModel:
-    """Loads the encoder and the head that ``model=…`` and ``model/head=…`` name.
-
-    Args:
-        cfg: the model.
-        device: where it runs.
-        seed: of random weights.
-        encoder: the same one, but for its attention, if it is loaded already.
-
-    Raises:
-        WeightsError: If the weights can't be had or don't fit.
-        ConfigError: If the input's size does not fit the model's patches.
-    """
-    precision = resolve_precision(cfg.precision, device)
-    if encoder is not None:
-        encoder = attending(encoder, cfg.arch, cfg.attention)
-    else:
-        encoder = load_encoder(
-            cfg.arch,
-            cfg.pretrained,
-            input_size=cfg.network_size,
-            precision=precision,
-            device=device,
-            allow_random=cfg.allow_random,
-            seed=seed,
-            attention=cfg.attention,
-        )
-    head = build_head(cfg.head.name, encoder.width, Path(cfg.head.weights) if cfg.head.weights else None, seed)
-    return ClipModel(
-        arch=cfg.arch,
-        encoder=encoder,
-        preprocess=build_preprocess(cfg, encoder.card),
-        head=head.to(device),
-        head_name=cfg.head.name,
-        device=device,
-        dtype={"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision],
-        offload=resolve_offload(cfg.offload, device),
-    )
-
-
-def build_preprocess(cfg: ModelConfig, card: EncoderCard) -> Preprocess:
-    """How pictures enter the encoder that the card speaks of.
-
-    Raises:
-        ConfigError: If a size is not one of whole patches.
-    """
-    stride = cfg.stride or (cfg.window and cfg.window // 2)
-    for key, size in (("input_size", cfg.input_size), ("window", cfg.window), ("stride", stride)):
-        if size and size % card.patch_size:
-            raise ConfigError(f"model.{key}={size}: expected a multiple of {cfg.arch}'s patch size {card.patch_size}")
-    if not cfg.window or not stride:
-        return Preprocess(cfg.input_size, cfg.resize_mode, card.mean, card.std, cfg.resize)
-    windows = Windows(cfg.window, stride, card.patch_size)
-    return Preprocess(cfg.input_size, "shortest", card.mean, card.std, cfg.resize, windows)

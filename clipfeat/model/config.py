@@ -41,19 +41,32 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 RESIZE_MODES = ("squash", "letterbox", "crop")
 
 
+PREPROCESSES = ("published", "clip")
+
+
+INTERPOLATIONS = ("bicubic", "bilinear")
+
+
+CLIP_SIZE = 224
+"""Side in pixels of the input of most of CLIP's models, and of all of them by ``model.preprocess=clip``."""
+
+
 @dataclass
 class ModelConfig:
     """The frozen CLIP image encoder and its head.
 
     Attributes:
-        arch: name of an open_clip ViT, such as ViT-B-16.
-        pretrained: tag of open_clip's (laion2b_s34b_b88k), a checkpoint file, or null for seeded random weights.
+        arch: name of an open_clip ViT, such as ViT-B-16; ``hf-hub:<org>/<name>`` or a folder, with weights of its own.
+        pretrained: tag of open_clip's (laion2b_s34b_b88k), a checkpoint file, a folder that holds one, or null for
+            seeded random weights (of a hub's model or a folder: its own).
         allow_random: go on with random weights, loudly, where the pretrained ones can't be had. For the demo.
         precision: auto is fp16 on a GPU and fp32 on a CPU.
         attention: how the last block attends: vanilla (as it was trained), or maskclip, sclip, clearclip or naclip,
             which make its tokens better dense features in text space, with the same weights. For open_clip's own ViTs.
+        preprocess: published (the input's size and the interpolation that the weights were published with), or clip
+            (224 pixels and bicubic, whatever the model). Mean and std are the weights' own either way.
         input_size: side of the network's square input in pixels, a multiple of its patch size; with a window, the
-            shorter side that the picture is resized to.
+            shorter side that the picture is resized to. Null is what ``preprocess`` says.
         resize_mode: squash (ignores the aspect ratio), letterbox (pads) or crop (the centre; points outside it are
             out of view). With a window the aspect ratio is kept, and this stays as it is.
         window: side in pixels of a square window that slides over the resized picture, and is all that the network
@@ -72,7 +85,8 @@ class ModelConfig:
     allow_random: bool = False
     precision: str = "auto"
     attention: str = "vanilla"
-    input_size: int = 224
+    preprocess: str = "published"
+    input_size: int | None = None
     resize_mode: str = "squash"
     window: int | None = None
     stride: int | None = None
@@ -83,6 +97,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         one_of("model.precision", self.precision, PRECISIONS)
         one_of("model.attention", self.attention, ATTENTIONS)
+        one_of("model.preprocess", self.preprocess, PREPROCESSES)
         one_of("model.resize_mode", self.resize_mode, RESIZE_MODES)
         one_of("model.resize", self.resize, ("pillow", "torch"))
         one_of("model.offload", self.offload, ("auto", "none", "cpu"))
@@ -95,7 +110,7 @@ class ModelConfig:
             self._check_window(self.window)
 
     def _check_window(self, window: int) -> None:
-        if window > self.input_size:
+        if self.input_size is not None and window > self.input_size:
             raise ConfigError(
                 f"model.window={window}: larger than the picture's shorter side, model.input_size={self.input_size}"
             )
@@ -107,8 +122,11 @@ class ModelConfig:
 
     @property
     def network_size(self) -> int:
-        """Side in pixels of the square that the network sees at once."""
-        return self.window or self.input_size
+        """Side in pixels of the square that the network sees at once; ``input_size`` must be known by then."""
+        size = self.window or self.input_size
+        if size is None:
+            raise ValueError("input_size is not known yet; see published.with_input_size")
+        return size
 
 
 CACHES = ("none", "lmdb")

@@ -1,16 +1,29 @@
 """What is made of the encoder's tokens: a dense map, and perhaps something at the sampled points."""
 
+import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import torch
 import torch.nn.functional as nnf
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from torch import nn
 
 from clipfeat.errors import WeightsError
 from clipfeat.model.config import HEADS
 from clipfeat.types import FeatureMap, compose_affine, resize_affine
+
+log = logging.getLogger(__name__)
+
+_SAME = ("arch_sha256", "weights_sha256", "attention")
+"""Of ``describe()``: what makes tokens those of another encoder, to which a head means nothing."""
+
+_ALIKE = ("input_size", "resize_mode", "window", "stride", "interpolation", "mean", "std")
+"""Of ``describe()``: how the same encoder looks at pictures. Its precision and device make no other tokens."""
 
 _LARGEST_WEIGHT = 1e6
 """Far above any of a trained head; with these, no feature can become infinite."""
@@ -164,4 +177,56 @@ def load_head(head: Head, path: Path) -> None:
     if not all(bool((weights.abs() <= _LARGEST_WEIGHT).all()) for weights in head.state_dict().values()):
         raise WeightsError(
             f"model.head.weights={path}: holds inf, NaN or weights above {_LARGEST_WEIGHT:g}: damaged; copy it again"
+        )
+
+
+def head_file(weights: Mapping[str, torch.Tensor], model: Mapping[str, Any]) -> bytes:
+    """A safetensors file of a head's weights, which says whose tokens they are for.
+
+    Args:
+        weights: the head's ``state_dict``.
+        model: ``describe()`` of the model whose tokens it takes.
+    """
+    encoder = {key: model.get(key) for key in ("arch", "weights", *_SAME, *_ALIKE)}
+    tensors = {name: values.detach().cpu().contiguous() for name, values in weights.items()}
+    return save(tensors, {"encoder": json.dumps(encoder)})
+
+
+def check_head(path: Path, model: Mapping[str, Any]) -> None:
+    """Holds a head's file against the encoder whose tokens it is to take.
+
+    What can't be proven, and another way to look at pictures, is told in a line.
+
+    Args:
+        path: the file, as ``head_file`` makes it, or one without its encoder's name.
+        model: ``describe()`` of the model.
+
+    Raises:
+        WeightsError: If the head is another encoder's.
+    """
+    start = f"model.head.weights={path}"
+    try:
+        with safe_open(path, "pt") as file:
+            encoder = json.loads((file.metadata() or {}).get("encoder", "null"))
+    except Exception as error:  # safetensors has errors of its own
+        raise WeightsError(f"{start}: can't be read ({error}); copy it again") from error
+    if not isinstance(encoder, dict):
+        log.warning(
+            "WARNING %s: does not say which encoder it was fitted to, so nobody can tell whether it is %s "
+            "weights=%s; clipfeat-fit-head writes heads that do", start, model["arch"], model["weights"],
+        )  # fmt: skip
+        return
+    if any(encoder.get(key) != model[key] for key in _SAME):
+        named = [f"{said.get('arch')} weights={said.get('weights')} ({said.get('weights_sha256')}) "
+                 f"attention={said.get('attention')}" for said in (encoder, model)]  # fmt: skip
+        raise WeightsError(
+            f"{start}: fitted to another encoder, {named[0]}, and this is {named[1]}; take that encoder, or fit a head "
+            f"to this one with clipfeat-fit-head"
+        )
+    differing = [
+        f"{key} {encoder.get(key)} there, {model[key]} here" for key in _ALIKE if encoder.get(key) != model[key]
+    ]
+    if differing:
+        log.warning(
+            "WARNING %s: fitted to the same encoder, but pictures enter it otherwise: %s", start, "; ".join(differing)
         )

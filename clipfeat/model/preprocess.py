@@ -10,7 +10,7 @@ import torch.nn.functional as nnf
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipfeat.model.resize import resize_bicubic
+from clipfeat.model.resize import resize_pillow
 from clipfeat.model.windows import Windows
 from clipfeat.types import compose_affine, resize_affine
 
@@ -53,18 +53,18 @@ def crop(width: int, height: int, size: int) -> Placement:
 PLACEMENTS: dict[str, Callable[[int, int, int], Placement]] = {"squash": squash, "letterbox": letterbox, "crop": crop}
 
 
-def resize_torch(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def resize_torch(image: NDArray[np.uint8], size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
     """The same filter by torch, with vector instructions and coefficients of 16 bits instead of 22."""
     # Torch warns of memory that may not be written to, as decoders give it; nothing is written to it here.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         picture = torch.from_numpy(image).permute(2, 0, 1)[None]
-    resized = nnf.interpolate(picture, size[::-1], mode="bicubic", align_corners=False, antialias=True)
+    resized = nnf.interpolate(picture, size[::-1], mode=interpolation, align_corners=False, antialias=True)
     return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 
-RESIZERS: dict[str, Callable[[NDArray[np.uint8], tuple[int, int]], NDArray[np.uint8]]] = {
-    "pillow": resize_bicubic,
+RESIZERS: dict[str, Callable[[NDArray[np.uint8], tuple[int, int], str], NDArray[np.uint8]]] = {
+    "pillow": resize_pillow,
     "torch": resize_torch,
 }
 
@@ -80,6 +80,7 @@ class Preprocess:
         std: of each channel, 0 to 1.
         resize: pillow or torch.
         windows: what the network sees of the input at once; None for all of it.
+        interpolation: bicubic or bilinear, antialiased.
     """
 
     size: int
@@ -88,16 +89,17 @@ class Preprocess:
     std: tuple[float, float, float]
     resize: str = "pillow"
     windows: Windows | None = None
+    interpolation: str = "bicubic"
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resizes and places an (H, W, 3) picture, by antialiased bicubic interpolation.
+        """Resizes and places an (H, W, 3) picture, by antialiased interpolation.
 
         Returns:
             (size, size, 3) uint8; with windows (h, w, 3), of which the shorter side is ``size``.
         """
         height, width = image.shape[:2]
         place, input_size = self.placement(width, height), self.input_size(width, height)
-        resized = RESIZERS[self.resize](image, place.resized)
+        resized = RESIZERS[self.resize](image, place.resized, self.interpolation)
         if place == Placement(input_size, (0, 0)):
             return resized
         canvas = Image.new("RGB", input_size, tuple(round(255 * m) for m in self.mean))

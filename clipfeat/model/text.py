@@ -12,7 +12,8 @@ import torch.nn.functional as nnf
 from numpy.typing import NDArray
 
 from clipfeat.errors import ConfigError, WeightsError
-from clipfeat.model.encoder import load_clip, state_hash
+from clipfeat.model.pretrained import load_clip
+from clipfeat.model.weights import FOLDER, HUB, arch_is_place, arch_name
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +126,8 @@ def load_text_encoder(
     hash that tells whether features and texts belong together. Texts are few, and computed in float32 all the same.
 
     Args:
-        arch: name of an open_clip model, or ``hf-hub:<org>/<name>``.
-        pretrained: a tag of open_clip, a checkpoint file, or None for random weights from ``seed``.
+        arch: see ``weights.find_weights``.
+        pretrained: see ``weights.find_weights``; random weights are from ``seed``.
         input_size: side in pixels of the square that the visual tower sees.
         precision: of the visual tower: fp32, fp16 or bf16.
         device: where the text tower lives.
@@ -136,7 +137,7 @@ def load_text_encoder(
     Raises:
         WeightsError: If there is no such model, or its weights or its tokenizer can't be had.
     """
-    model, weights = load_clip(
+    loaded = load_clip(
         arch,
         pretrained,
         input_size=input_size,
@@ -144,24 +145,26 @@ def load_text_encoder(
         device=device,
         allow_random=allow_random,
         seed=seed,
+        text=True,
     )
-    weights_sha256 = state_hash(model.visual)
+    model = loaded.model
     del model.visual
     return TextEncoder(
-        arch=arch,
+        arch=arch_name(arch),
         model=model.float().requires_grad_(False),
         tokenize=_load_tokenizer(arch),
         device=torch.device(device),
-        weights=weights,
-        weights_sha256=weights_sha256,
+        weights=loaded.weights,
+        weights_sha256=loaded.weights_sha256,
     )
 
 
 def _load_tokenizer(arch: str) -> Callable[[list[str]], torch.Tensor]:
     import open_clip
 
+    name = FOLDER + arch.removeprefix(FOLDER) if arch_is_place(arch) and not arch.startswith(HUB) else arch
     try:
-        tokenizer: Callable[[list[str]], torch.Tensor] = open_clip.get_tokenizer(arch)
+        tokenizer: Callable[[list[str]], torch.Tensor] = open_clip.get_tokenizer(name)
     except ImportError as error:  # CLIP's own tokenizer comes with open_clip, SigLIP's does not
         raise WeightsError(
             f"model.arch={arch}: its tokenizer needs the package {error.name}: pip install {error.name}"

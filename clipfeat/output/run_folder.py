@@ -1,48 +1,45 @@
-"""The folder of one run: which frames are done in it, its configuration and model, and a line a frame."""
+"""The folder of one run: which frames are done in it, whose features they are, and a line a frame."""
 
 import json
 import logging
-import math
 import os
 import re
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from safetensors.torch import save
 
 from clipfeat.errors import DataError, OutputError
+from clipfeat.model.heads import head_file
 from clipfeat.output.files import FORMATS, write_features
+from clipfeat.output.folders import (
+    ANOTHER_FOLDER,
+    check_config,
+    different_keys,
+    holds_another,
+    make_writable,
+    picture_path,
+    read_json,
+    remove_files,
+    scene_files,
+    write_config,
+)
 from clipfeat.output.frame_files import open_files
 from clipfeat.output.grid import GridFrame
-from clipfeat.output.summary import visible_share
-from clipfeat.system.atomic import atomic_file, locked, remove_leftovers, temporary_path
+from clipfeat.output.records import done_record, latest_lines
+from clipfeat.system.atomic import atomic_file, locked, remove_leftovers
 from clipfeat.system.shards import WHOLE, Shard
 from clipfeat.types import PointFeatures
 
 log = logging.getLogger(__name__)
 
-# Keys that may change from one run to the next into the same folder: they say how and how much, not what is in a file.
-_FREE_KEYS = (
-    "output_dir", "resume", "device", "devices", "batch_size", "num_workers", "on_bad_frame", "shard", "engine", "vis",
-    "check", "uv_index", "scenes_file", "frames_per_scene", "frame_stride", "frame_selection", "model.allow_random",
-    "cache", "map_dtype", "model.offload", "report", "store", "data_root", "formats", "eval_every", "checkpoint_every",
-    "tensorboard", "train_scenes_file", "val_scenes_file",
-)  # fmt: skip
-
-
-_ANOTHER_FOLDER = "Choose another folder, or resume=overwrite to do everything again"
-
 _FRAME_FILES = re.compile(rf"frame_\d+({'|'.join(re.escape(fmt.suffix) for fmt in FORMATS.values())})|vis_\d+\.png")
 """What a run writes into the folder of a scene."""
-
-_RECORD_FILE = re.compile(r"frames(\.\d+)?\.jsonl")
 
 
 class RunFolder:
@@ -118,7 +115,7 @@ class RunFolder:
         if done and not (self.path / "config.yaml").is_file():
             raise OutputError(
                 f"output_dir={self.path} holds {len(done)} of the frames, but no config.yaml that says how they were "
-                f"made. {_ANOTHER_FOLDER}"
+                f"made. {ANOTHER_FOLDER}"
             )
         known = {key for key, record in latest_lines(self.path).items() if record["status"] == "done"}
         for key in [key for key in frames if key in done and key not in known]:
@@ -176,15 +173,19 @@ class RunFolder:
             if scene_id not in unfinished:
                 self.files.finish_scene(scene_id)
 
-    def write_head(self, name: str, weights: dict[str, torch.Tensor]) -> None:
+    def write_head(self, weights: dict[str, torch.Tensor], model: dict[str, Any]) -> None:
         """Writes ``head_<name>.safetensors``, for a head that has weights: without them its features mean nothing.
+
+        Args:
+            weights: of the head.
+            model: ``ClipModel.describe()``.
 
         Raises:
             OutputError: If that fails.
         """
         if weights:
-            with atomic_file(self.path / f"head_{name}.safetensors") as file:
-                file.write(save({key: value.detach().cpu().contiguous() for key, value in weights.items()}))
+            with atomic_file(self.path / f"head_{model['head']}.safetensors") as file:
+                file.write(head_file(weights, model))
 
     def claim(
         self, config: dict[str, Any], model: dict[str, Any], frames: Collection[tuple[str, int]], *, overwrite: bool
@@ -211,7 +212,7 @@ class RunFolder:
                 if differing:
                     raise OutputError(
                         f"output_dir={self.path} holds features of another model, which differs in "
-                        f"{'; '.join(differing)}. {_ANOTHER_FOLDER}"
+                        f"{'; '.join(differing)}. {ANOTHER_FOLDER}"
                     )
             write_config(self.path, config)
             with atomic_file(self.path / "model.json") as file:
@@ -295,184 +296,3 @@ class RunFolder:
         """
         with atomic_file(self.path / (shard or WHOLE).file_name("summary.json")) as file:
             file.write(json.dumps(summary, indent=2, allow_nan=False).encode())
-
-
-def record_files(folder: Path) -> list[Path]:
-    """The ``frames.jsonl`` of a folder, and those of its shards."""
-    return sorted(path for path in folder.glob("frames*.jsonl") if _RECORD_FILE.fullmatch(path.name) and path.is_file())
-
-
-def latest_lines(folder: Path) -> dict[tuple[str, int | None], dict[str, Any]]:
-    """The latest line of each frame, and of each scene (frame None) that could not be read, in whichever record.
-
-    A damaged line is passed over.
-    """
-    latest: dict[tuple[str, int | None], dict[str, Any]] = {}
-    files = record_files(folder)
-    records = chain.from_iterable(map(_whole_lines, files))
-    # Within one file the order stands, whatever its clock did.
-    for record in records if len(files) < 2 else sorted(records, key=_written_at):
-        record.pop("time", None)
-        latest.pop((record["scene_id"], None), None)  # by now it can be read, or its reason is another
-        latest[record["scene_id"], record["frame_id"]] = record
-    return latest
-
-
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-            hash((record["scene_id"], record["frame_id"]))
-            if _is_whole(record):
-                yield record
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue
-
-
-def _written_at(record: dict[str, Any]) -> float:
-    """Seconds since 1970; 0 of a line that does not tell."""
-    at = record.get("time")
-    return at if isinstance(at, (int, float)) and math.isfinite(at) else 0.0
-
-
-def done_record(
-    scene_id: str, frame_id: int, meta: dict[str, Any], size: int, seconds: dict[str, float]
-) -> dict[str, Any]:
-    """The line of a frame that is done.
-
-    Args:
-        scene_id: scene.
-        frame_id: frame number.
-        meta: of its file.
-        size: bytes of its file.
-        seconds: spent on it, by stage; empty where nobody knows any more.
-    """
-    points = meta.get("points", {})
-    return {
-        "scene_id": scene_id,
-        "frame_id": frame_id,
-        "status": "done",
-        "points": points,
-        "visible_share": round(visible_share(points), 4),
-        "depth": meta.get("depth", True),
-        "bytes": size,
-        "seconds": seconds,
-    }
-
-
-def _is_whole(record: dict[str, Any]) -> bool:
-    """Whether a line holds what the summary needs of it; may raise what damaged lines bring about."""
-    if record["status"] == "failed":
-        return isinstance(record["why"], str)
-    numbers = [record["frame_id"], record["bytes"], *record["points"].values()]
-    return record["status"] == "done" and all(isinstance(number, int) for number in numbers)
-
-
-def make_writable(path: Path, key: str) -> None:
-    """Makes a folder and tries whether it can be written to; ``key`` names it in the message.
-
-    Raises:
-        OutputError: If it can't.
-    """
-    probe = temporary_path(path / "probe")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"{key}={path}: can't be written to ({error.strerror or error}); choose another") from error
-
-
-def picture_path(folder: Path, scene_id: str, frame_id: int) -> Path:
-    """Where a frame's picture goes below a folder."""
-    return folder / scene_id / f"vis_{frame_id}.png"
-
-
-def scene_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
-    """The files of all scenes in a run's folder whose whole name fits a pattern."""
-    return [path for path in sorted(folder.glob("*/*")) if names.fullmatch(path.name) and path.is_file()]
-
-
-def remove_files(paths: Iterable[Path]) -> None:
-    """Removes files one after another, and the folders of scenes that they leave empty.
-
-    Raises:
-        OutputError: If one can't be removed.
-    """
-    for path in paths:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(f"{path}: can't be removed ({error.strerror or error}); choose another folder") from error
-        with suppress(OSError):
-            path.parent.rmdir()
-
-
-def check_config(folder: Path, config: dict[str, Any]) -> None:
-    """Refuses to add to the results of another configuration; a folder without ``config.yaml`` is nobody's.
-
-    Raises:
-        OutputError: If the folder holds such; the differing keys are listed.
-    """
-    if (folder / "config.yaml").is_file():
-        differing = different_keys(read_config(folder), config)
-        if differing:
-            raise OutputError(
-                f"{folder} holds results of another configuration, which differs in {'; '.join(differing)}. "
-                f"{_ANOTHER_FOLDER}"
-            )
-
-
-def holds_another(folder: Path, config: dict[str, Any]) -> bool:
-    """Whether a folder holds what another configuration made; one without ``config.yaml`` is nobody's."""
-    try:
-        return (folder / "config.yaml").is_file() and bool(different_keys(read_config(folder), config))
-    except OutputError:
-        return True
-
-
-def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """Writes ``config.yaml``.
-
-    Raises:
-        OutputError: If that fails.
-    """
-    with atomic_file(folder / "config.yaml") as file:
-        file.write(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration whose results a folder holds.
-
-    Raises:
-        OutputError: If it can't be read.
-    """
-    path = folder / "config.yaml"
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except Exception as error:  # of damaged text, YAML raises its own errors and others
-        raise OutputError(f"{path}: can't be read ({error}). {_ANOTHER_FOLDER}") from error
-    if not isinstance(config, dict):
-        raise OutputError(f"{path}: holds no configuration. {_ANOTHER_FOLDER}")
-    return config
-
-
-def different_keys(before: Any, now: Any, prefix: str = "") -> list[str]:
-    """Names and values of the keys in which two nested dictionaries differ, keys that may differ left out."""
-    if prefix in _FREE_KEYS:
-        return []
-    if isinstance(before, dict) and isinstance(now, dict):
-        found = []
-        for key in dict.fromkeys([*before, *now]):
-            found += different_keys(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else str(key))
-        return found
-    return [] if before == now else [f"{prefix}: {before} there, {now} now"]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The dictionary that a JSON file holds; empty where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

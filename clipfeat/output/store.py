@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from clipfeat.camera.projection import build_uv_index, world_to_cam
 from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.errors import DamagedFileError, DataError, WeightsError
-from clipfeat.model.encoder import state_hash
 from clipfeat.model.heads import Head, build_head
+from clipfeat.model.pretrained import state_hash
 from clipfeat.output.files import FORMATS, point_features
+from clipfeat.output.folders import different_keys
 from clipfeat.output.frame_files import FrameFiles, SceneFiles, detect_format
 from clipfeat.output.grid import GridFrame, grid_frame
-from clipfeat.output.run_folder import different_keys
 from clipfeat.sampling.bilinear import sample_img_feat
 from clipfeat.types import FeatureMap, FloatArray, Frame, PointFeatures
 

@@ -10,19 +10,18 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from clipfeat.errors import DataError, FrameError, OutputError
 from clipfeat.extraction.scans import Scans, read_run_config
 from clipfeat.output.files import read_meta, write_arrays
+from clipfeat.output.folders import different_keys, read_config
 from clipfeat.output.fused import FusedScene, read_fused
 from clipfeat.output.ply import UNSEEN, write_ply
-from clipfeat.output.run_folder import different_keys, read_config
 from clipfeat.output.store import FeatureStore
 from clipfeat.queries.config import QueryConfig
 from clipfeat.queries.pixel_features import pixel_features
 from clipfeat.queries.prompts import Prompts, best_mean
+from clipfeat.system.progress import progress_bar
 from clipfeat.system.shards import usable_cores
 from clipfeat.system.streaming import prefetch
 from clipfeat.types import resize_affine
@@ -226,8 +225,7 @@ class Frames:
 
         with (
             closing(prefetch(attempt, keys, self._workers, ahead=self._workers + 1)) as results,
-            logging_redirect_tqdm(),
-            tqdm(total=len(keys), desc=doing, unit="frame", disable=None) as bar,
+            progress_bar(len(keys), "frame", doing) as bar,
         ):
             for key, result in zip(keys, results, strict=True):
                 if isinstance(result, FrameError | DataError):
@@ -315,9 +313,10 @@ class FusedScenes:
         return drawn
 
     def _each(self, doing: str) -> Iterator[tuple[str, FusedScene]]:
-        with logging_redirect_tqdm(), tqdm(self._files.items(), desc=doing, unit="scene", disable=None) as bar:
-            for scene_id, path in bar:
+        with progress_bar(len(self._files), "scene", doing) as bar:
+            for scene_id, path in self._files.items():
                 yield scene_id, read_fused(path)
+                bar.update()
 
 
 def open_source(cfg: QueryConfig) -> Source:

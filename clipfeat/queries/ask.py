@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from clipfeat.errors import ConfigError, DataError, WeightsError
 from clipfeat.extraction.scans import read_run_config
 from clipfeat.model.text import TEMPLATES, load_text_encoder
-from clipfeat.output.run_folder import make_writable, read_json, remove_files
+from clipfeat.model.weights import arch_name
+from clipfeat.output.folders import make_writable, read_json, remove_files
 from clipfeat.output.store import FeatureStore
 from clipfeat.queries.answers import SCORES, Found, Key, Source, open_source, rank
 from clipfeat.queries.config import ExampleConfig, QueryConfig
@@ -119,7 +120,8 @@ def load_texts(source: Source) -> Texts:
     """The text tower of the model that made the features, with the weights that the run's configuration names."""
     model, run = source.model, read_run_config(source.run.folder)
     return load_text_encoder(
-        model["arch"],
+        # A folder is written by its name alone; where it lies the configuration says.
+        run.model.arch if arch_name(run.model.arch) == model["arch"] else model["arch"],
         # Random weights are those of the seed, also where a run only fell back to them.
         None if model["weights"] == "random" else run.model.pretrained,
         input_size=model["window"] or model["input_size"],

@@ -15,7 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError, FrameError
 from clipfeat.extraction.scans import Scans, read_run_config
-from clipfeat.output.run_folder import make_writable, picture_path
+from clipfeat.output.folders import make_writable, picture_path
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import PicturesConfig
 from clipfeat.system.shards import usable_cores

@@ -19,9 +19,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from clipfeat.errors import DataError, OutputError
 from clipfeat.output.columns import Columns
 from clipfeat.output.files import SCHEMA_VERSION
+from clipfeat.output.folders import different_keys, make_writable, read_config, write_config
 from clipfeat.output.fused import write_openscene
 from clipfeat.output.grid import GridFrame
-from clipfeat.output.run_folder import different_keys, make_writable, read_config, write_config
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import ExportConfig
 from clipfeat.sampling.merge import ViewMerger

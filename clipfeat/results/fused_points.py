@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipfeat.output.run_folder import read_config
+from clipfeat.output.folders import read_config
 from clipfeat.results.config import FuseConfig
 from clipfeat.sampling.config import MeshSamplingConfig, PointsConfig
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from clipfeat.errors import OutputError
-from clipfeat.output.run_folder import read_config, read_json
+from clipfeat.output.folders import read_config, read_json
 from clipfeat.results.config import EXPORT_FORMATS
 
 _SHOWN = 5

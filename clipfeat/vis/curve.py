@@ -18,7 +18,8 @@ def draw_curve(path: Path, history: Sequence[dict[str, Any]], title: str, note: 
 
     Args:
         path: the PNG.
-        history: a record a step with ``step`` and ``loss``, and ``miou`` and ``accuracy`` where they were taken.
+        history: a record a step with ``step`` and ``loss`` (None where it was not finite), and ``miou`` and
+            ``accuracy`` where they were taken.
         title: above.
         note: below, such as whose features they are.
 
@@ -29,7 +30,7 @@ def draw_curve(path: Path, history: Sequence[dict[str, Any]], title: str, note: 
 
     ends = f"{len(history)} steps", note
     figure, (left, right) = new_figure(2, width_inches=10, dpi=110, aspect=0.6, title=title, notes=ends)
-    steps, loss = (np.array([record[name] for record in history]) for name in ("step", "loss"))
+    steps, loss = (np.array([record[name] for record in history], float) for name in ("step", "loss"))
     width = max(round(_SMOOTH * len(loss)), 1)
     mean = np.convolve(loss, np.ones(width) / width, mode="valid")
     panel_title(left, f"loss, and its mean over {width} steps")

@@ -3,7 +3,6 @@
 The colours and the t-SNE are fitted to all frames of a scene together, so nothing can be drawn before its last frame.
 """
 
-import multiprocessing
 import os
 import signal
 import zlib
@@ -23,6 +22,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from clipfeat.errors import process_died
 from clipfeat.system.atomic import atomic_file
+from clipfeat.system.processes import FreshContext
 from clipfeat.system.streaming import end_with_parent
 from clipfeat.types import PointFeatures, resize_affine
 from clipfeat.vis.directions import unit_directions
@@ -218,8 +218,7 @@ class ScenePictures:
             draw_scene(self._painter, scene_id, frames, keep=self._keep)
             return
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")  # the caller has threads, which a fork would freeze
-            self._pool = ProcessPoolExecutor(self._processes, context, _start_process)
+            self._pool = ProcessPoolExecutor(self._processes, FreshContext(), _start_process)
         while len(self._drawing) >= 2 * self._processes:
             self._wait()
         self._drawing.append(self._pool.submit(draw_scene, self._painter, scene_id, frames, keep=self._keep))

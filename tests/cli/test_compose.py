@@ -36,6 +36,31 @@ def composer(run_cli, demo_root):
     return run
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Pictures are drawn here: processes of their own take seconds to start, and no call in them could be counted."""
+    monkeypatch.setattr(
+        clipfeat.results.draw, "build_pictures", lambda *a, **kw: build_pictures(*a, **kw | {"processes": 0})
+    )
+
+
+@pytest.fixture(scope="module")
+def kept():
+    """What a run in peace leaves; made when it is first asked for."""
+    return {}
+
+
+@pytest.fixture
+def in_peace(kept, composer, in_this_process, tmp_path):
+    """The contents that a run in peace leaves, see ``contents``."""
+    if not kept:
+        code, err = composer()
+        assert code == 0, err
+        kept.update(contents(tmp_path / "out"))
+        shutil.rmtree(tmp_path / "out")
+    return kept
+
+
 def steps_of(err):
     return re.findall(r"^step \d of (\d)  ([a-z ]+?) +[\d.]+ s  (.*)$", err, re.MULTILINE)
 
@@ -91,9 +116,9 @@ def test_all_steps_are_done_and_the_next_time_none(composer, run_main, tmp_path)
     assert "fuse" not in yaml.safe_load((out / "config.yaml").read_text())
 
 
-def test_shards_do_all_steps_of_their_own_scenes_and_the_last_one_writes_the_report(composer, tmp_path, monkeypatch):
-    assert composer()[0] == 0
-    (tmp_path / "out").rename(tmp_path / "plain")
+def test_shards_do_all_steps_of_their_own_scenes_and_the_last_one_writes_the_report(
+    composer, in_peace, tmp_path, monkeypatch
+):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for index in (1, 0):
         monkeypatch.setenv("RANK", str(index))
@@ -104,7 +129,7 @@ def test_shards_do_all_steps_of_their_own_scenes_and_the_last_one_writes_the_rep
         assert told[2:4] == ["1 scene done, 1 of them now", "4 pictures done, 4 of them now"]
         assert told[4] == ("left to the last shard" if index else "written into out/report.html")
         assert (tmp_path / "out" / "summary.json").exists() == (index == 0)
-    whole, plain = contents(tmp_path / "out"), contents(tmp_path / "plain")
+    whole, plain = contents(tmp_path / "out"), in_peace
     own = {
         f"{name}.{index}.{ending}" for name, ending in (("frames", "jsonl"), ("summary", "json")) for index in (0, 1)
     }
@@ -140,12 +165,8 @@ def stop_after(count, call):
         (4, clipfeat.cli.compose, "write_report", "what was finished is kept"),
     ],
 )
-def test_a_stop_in_any_step_is_made_up_for(composer, tmp_path, monkeypatch, step, place, name, how_far):
+def test_a_stop_in_any_step_is_made_up_for(composer, in_peace, tmp_path, monkeypatch, step, place, name, how_far):
     calls = [3, 3, 1, 3, 0][step]
-    # Pictures are drawn here, and not in processes of their own, where no call could be counted.
-    monkeypatch.setattr(
-        clipfeat.results.draw, "build_pictures", lambda *a, **kw: build_pictures(*a, **kw | {"processes": 0})
-    )
     with monkeypatch.context() as patch:
         patch.setattr(place, name, stop_after(calls, getattr(place, name)))
         code, err = composer()
@@ -164,10 +185,7 @@ def test_a_stop_in_any_step_is_made_up_for(composer, tmp_path, monkeypatch, step
         "written",
     ]
     assert told[step].startswith(rest[step])
-    stopped = contents(tmp_path / "out")
-    shutil.rmtree(tmp_path / "out")
-    assert composer()[0] == 0
-    assert stopped == contents(tmp_path / "out")
+    assert contents(tmp_path / "out") == in_peace
 
 
 def test_an_overwriting_run_that_is_stopped_leaves_no_scene_that_was_fused_of_older_features(

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -156,7 +157,9 @@ def test_the_command_line_that_the_work_sees_can_be_run_again(said, monkeypatch)
     assert seen == [["/bin/clipfeat-fuse", "store=x", "-m"]]
 
 
-def test_a_run_its_processes_and_a_sweep_work_under_the_common_name(run_cli, demo_root, tmp_path, monkeypatch):
+def test_a_run_its_processes_and_a_sweep_work_under_the_common_name(
+    run_cli, demo_root, tmp_path, monkeypatch, start_warm
+):
     """``devices`` starts processes that look for the program again, and a sweep calls the work several times."""
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -165,14 +168,13 @@ def test_a_run_its_processes_and_a_sweep_work_under_the_common_name(run_cli, dem
     small += [f"data.root={demo_root}", "frames_per_scene=1"]
     assert run_cli(*small, "output_dir=plain", tiny=False, small=False)[0] == 0
 
-    def run(*arguments):
-        program = [sys.executable, "clipfeat", "extract", *arguments]
-        done = subprocess.run(program, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stderr
-
-    err = run(*small, "output_dir=two", "devices=2")
-    assert re.search(r"^\[1\] ", err, re.MULTILINE)
+    program = [sys.executable, "clipfeat", "extract", *small, "output_dir=two", "devices=2"]
+    done = subprocess.run(program, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^\[1\] ", done.stderr, re.MULTILINE)
     assert_same_arrays(tmp_path / "two", arrays(tmp_path / "plain"))
-    run("-m", *small, "output_dir=sweep", "seed=0,1")
+    sweep = ["extract", "-m", *small, "output_dir=sweep", "seed=0,1"]
+    program = start_warm(tmp_path / "clipfeat", sweep, dict(os.environ))
+    _, err = program.communicate(timeout=240)
+    assert program.returncode == 0, err
     assert len(list((tmp_path / "sweep").glob("*/*/frame_*.npz"))) == 4

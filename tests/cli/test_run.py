@@ -1,6 +1,5 @@
 import os
-import subprocess
-import sys
+import signal
 import time
 
 from conftest import CHECKOUT
@@ -46,7 +45,7 @@ def test_a_sweep_writes_to_folders_of_its_own_and_runs_again_without_work(run_cl
     assert err.count("all 2 frames are done already in") == 4
 
 
-def test_sigterm_ends_a_run_like_ctrl_c(demo_root, tmp_path):
+def test_sigterm_ends_a_run_like_ctrl_c(demo_root, tmp_path, start_warm):
     """What SLURM and kill send: exit code 130, what is done stays, no traceback."""
     program = (
         "import clipfeat.extraction.lane as lane, clipfeat.cli.commands, time\n"
@@ -58,16 +57,13 @@ def test_sigterm_ends_a_run_like_ctrl_c(demo_root, tmp_path):
         "clipfeat.cli.commands.extract_main()\n"
     )
     out = tmp_path / "out"
-    command = [sys.executable, "-c", program, f"data.root={demo_root}", f"output_dir={out}", "vis=none", "batch_size=1"]
-    command += ["num_workers=1"]
+    command = [f"data.root={demo_root}", f"output_dir={out}", "vis=none", "batch_size=1", "num_workers=1"]
     command += ["model.arch=ViT-S-32-alt", "model.pretrained=null", "sampling.num_points=100"]
-    run = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, cwd=tmp_path
-    )
+    run = start_warm(program, command, {**os.environ, "PYTHONPATH": str(CHECKOUT)})
     deadline = time.monotonic() + 120
     while not list(out.glob("*/frame_*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    run.terminate()
+    run.send_signal(signal.SIGTERM)
     _, err = run.communicate(timeout=60)
     assert run.returncode == 130, err
     done = len(list(out.glob("*/frame_*.npz")))

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfeat.data.png import SIGNATURE, decode_grey16, unfilter
+from clipfeat.data.images import read_labels, read_picture, read_uint16
+from clipfeat.data.png import SIGNATURE, decode_grey16, png_damage, unfilter
+from clipfeat.errors import FrameError
 
 PIXELS = 1 << 20
 
@@ -80,3 +82,48 @@ def test_damaged_files_are_not_taken_for_whole():
     assert not unfilter(rows, np.empty((len(rows), width), np.uint16))
     assert decode_grey16(SIGNATURE + chunk(b"IHDR", b"\0\0") + chunk(b"IEND", b""), PIXELS) is None
     assert decode_grey16(SIGNATURE + chunk(b"IEND", b""), PIXELS) is None
+
+
+def flipped(path, picture, step):
+    """Files with one bit flipped, here and there behind the header."""
+    Image.fromarray(picture).save(path)
+    whole = path.read_bytes()
+    for at in range(34, len(whole), step):
+        damaged = bytearray(whole)
+        damaged[at] ^= 4
+        path.write_bytes(damaged)
+        yield at
+
+
+@pytest.mark.parametrize("kind", ["depth", "label", "colour"])
+def test_no_flipped_bit_changes_a_value(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    smooth = np.linspace(1000, 5000, 60 * 80).reshape(60, 80) + rng.integers(0, 4, (60, 80))
+    picture = {
+        "depth": smooth.astype(np.uint16),
+        "label": (smooth // 40).astype(np.uint8),
+        "colour": np.repeat((smooth // 20).astype(np.uint8)[..., None], 3, 2),
+    }[kind]
+    read = {
+        "depth": lambda path: read_uint16(path, "depth"),
+        "label": read_labels,
+        "colour": lambda path: read_picture(path).decode(),
+    }[kind]
+    path = tmp_path / "0.png"
+    for _ in flipped(path, picture, 53):
+        with pytest.raises(FrameError, match=r"0.png: (damaged file|not a picture)"):
+            read(path)
+
+
+def test_the_chunk_whose_checksum_is_wrong_is_named(tmp_path):
+    path = tmp_path / "0.png"
+    Image.fromarray(np.arange(4800, dtype=np.uint16).reshape(60, 80)).save(path)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 40] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(
+        FrameError, match=r"damaged file \(the checksum of its chunk IDAT is wrong\), a 16-bit depth PNG"
+    ):
+        read_uint16(path, "depth")
+    assert png_damage(b"no PNG at all") is None
+    assert png_damage(bytes(data)[:-3]) == "the checksum of its chunk IDAT is wrong"

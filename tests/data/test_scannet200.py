@@ -21,9 +21,14 @@ def test_the_table_is_that_of_the_labels_it_was_made_of():
     if not path.is_file():
         pytest.skip("the label tables are not here")
     with path.open(newline="") as file:
-        rows = [(int(row["id"]), row["name"], row["group"]) for row in csv.DictReader(file)]
+        rows = [
+            (int(r["id"]), r["name"], r["group"], (int(r["r"]), int(r["g"]), int(r["b"]))) for r in csv.DictReader(file)
+        ]
     table = scannet200()
-    assert sorted(rows) == list(zip(table.ids.tolist(), table.names, table.groups, strict=True))
+    assert sorted(rows) == [
+        (int(i), name, group, table.colors[int(i)])
+        for i, name, group in zip(table.ids, table.names, table.groups, strict=True)
+    ]
 
 
 def test_ids_become_classes_and_what_is_none_is_unlabelled():

@@ -327,9 +327,9 @@ def test_shards_share_the_scenes(run):
 
 
 def test_the_demo_renders_and_runs(run_cli, tmp_path, monkeypatch):
-    from clipfeat.model import encoder
+    from clipfeat.model import weights
 
-    monkeypatch.setattr(encoder, "hub_answers", lambda: False)
+    monkeypatch.setattr(weights, "hub_answers", lambda: False)
     size = ["data.num_scenes=1", "data.num_frames=2", "data.color_size=[216,162]", "data.depth_size=[128,96]"]
     code, err = run_cli("experiment=demo", *size, "data.mesh_spacing=0.2", "model.pretrained=laion2b_s34b_b79k",
                         "model.arch=ViT-B-32", "vis=none", tiny=False)  # fmt: skip

@@ -1,6 +1,7 @@
 """The other ways to points, end to end: meshes, stored points, masks, the uv index."""
 
 import json
+import runpy
 import subprocess
 import sys
 
@@ -140,22 +141,31 @@ def test_a_bad_mask_is_a_bad_frame(run_cli, scans, damage):
     assert "7 done (7 now), 1 failed" in err
 
 
-def run_script(*overrides, cwd):
-    command = [sys.executable, str(CHECKOUT / "scripts" / "build_uv_index.py"), *overrides]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, env={"PYTHONPATH": str(CHECKOUT), "PATH": ""}
-    )
+SCRIPT = CHECKOUT / "scripts" / "build_uv_index.py"
+
+
+@pytest.fixture
+def run_script(run_main):
+    """Runs ``scripts/build_uv_index.py`` in this process; returns (exit code, standard error)."""
+    return lambda *overrides: run_main(lambda: runpy.run_path(str(SCRIPT), run_name="__main__"), *overrides)
+
+
+def test_the_script_is_a_program(demo_root, tmp_path):
+    command = [sys.executable, str(SCRIPT), f"data.root={demo_root}", "uv_index=idx", "num_workers=1"]
+    environment = {"PYTHONPATH": str(CHECKOUT), "PATH": ""}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "8 frames indexed, 0 failed" in done.stderr
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_uv_index_gives_what_an_extraction_without_it_gives(run_cli, demo_root, tmp_path, workers):
+def test_the_uv_index_gives_what_an_extraction_without_it_gives(run_cli, run_script, demo_root, tmp_path, workers):
     base = [f"data.root={demo_root}", "sampling=mesh"]
-    done = run_script(*base, "uv_index=idx", f"num_workers={workers}", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "8 frames indexed, 0 failed" in done.stderr
+    code, err = run_script(*base, "uv_index=idx", f"num_workers={workers}")
+    assert code == 0, err
+    assert "8 frames indexed, 0 failed" in err
     assert len(list((tmp_path / "idx").glob("*/uv_*.npz"))) == 8
-    again = run_script(*base, "uv_index=idx", cwd=tmp_path)
-    assert "0 frames to index, 8 there already" in again.stderr
+    assert "0 frames to index, 8 there already" in run_script(*base, "uv_index=idx")[1]
     for name, options in {"with": ["uv_index=idx"], "without": []}.items():
         code, err = run_cli(*base, f"output_dir={name}", "vis=none", *options, small=False)
         assert code == 0, err
@@ -167,8 +177,8 @@ def test_the_uv_index_gives_what_an_extraction_without_it_gives(run_cli, demo_ro
         np.testing.assert_array_equal(first.attributes["rgb"], second.attributes["rgb"])
 
 
-def test_an_index_of_another_configuration_is_refused(run_cli, demo_root, tmp_path):
-    assert run_script(f"data.root={demo_root}", "uv_index=idx", "num_workers=1", cwd=tmp_path).returncode == 0
+def test_an_index_of_another_configuration_is_refused(run_cli, run_script, demo_root):
+    assert run_script(f"data.root={demo_root}", "uv_index=idx", "num_workers=1")[0] == 0
     code, err = run_cli(f"data.root={demo_root}", "uv_index=idx", "camera.far=3", small=False)
     assert code == 1
     assert "uv_index=idx was built with another configuration, which differs in camera.far: 20.0 there, 3.0 now" in err
@@ -177,31 +187,26 @@ def test_an_index_of_another_configuration_is_refused(run_cli, demo_root, tmp_pa
     assert "uv_index=nowhere: holds no uv index; build it by scripts/build_uv_index.py" in err
 
 
-def test_an_index_of_another_configuration_is_overwritten_if_asked_for(demo_root, tmp_path):
+def test_an_index_of_another_configuration_is_overwritten_if_asked_for(run_script, demo_root, tmp_path):
     base = [f"data.root={demo_root}", "uv_index=idx", "num_workers=1"]
-    assert run_script(*base, "frames_per_scene=3", cwd=tmp_path).returncode == 0
-    done = run_script(*base, "camera.far=3", cwd=tmp_path)
-    assert done.returncode == 1
-    assert (
-        "idx holds results of another configuration, which differs in camera.far: 20.0 there, 3.0 now. " in done.stderr
-    )
-    assert "resume=overwrite to do everything again" in done.stderr
-    done = run_script(*base, "camera.far=3", "frames_per_scene=1", "resume=overwrite", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "2 frames to index, 0 there already" in done.stderr
+    assert run_script(*base, "frames_per_scene=3")[0] == 0
+    code, err = run_script(*base, "camera.far=3")
+    assert code == 1
+    assert "idx holds results of another configuration, which differs in camera.far: 20.0 there, 3.0 now. " in err
+    assert "resume=overwrite to do everything again" in err
+    code, err = run_script(*base, "camera.far=3", "frames_per_scene=1", "resume=overwrite")
+    assert code == 0, err
+    assert "2 frames to index, 0 there already" in err
     assert len(list((tmp_path / "idx").glob("*/*"))) == 2
-    assert (
-        "2 frames to index"
-        in run_script(*base, "camera.far=3", "frames_per_scene=1", "resume=overwrite", cwd=tmp_path).stderr
-    )
+    assert "2 frames to index" in run_script(*base, "camera.far=3", "frames_per_scene=1", "resume=overwrite")[1]
 
 
-def test_a_bad_frame_of_the_index_is_listed_and_a_broken_file_of_it_is_named(run_cli, scans, tmp_path):
+def test_a_bad_frame_of_the_index_is_listed_and_a_broken_file_of_it_is_named(run_cli, run_script, scans, tmp_path):
     (scans / "demo0000_00" / "pose" / "20.txt").unlink()
-    done = run_script(f"data.root={scans}", "uv_index=idx", "num_workers=1", cwd=tmp_path)
-    assert done.returncode == 0
-    assert "7 frames indexed, 1 failed" in done.stderr
-    assert "pose/20.txt: no such file" in done.stderr
+    code, err = run_script(f"data.root={scans}", "uv_index=idx", "num_workers=1")
+    assert code == 0
+    assert "7 frames indexed, 1 failed" in err
+    assert "pose/20.txt: no such file" in err
     path = tmp_path / "idx" / "demo0000_00" / "uv_0.npz"
     path.write_bytes(path.read_bytes()[:100])
     code, err = run_cli(f"data.root={scans}", "uv_index=idx", "output_dir=out", "sampling.num_points=20000")

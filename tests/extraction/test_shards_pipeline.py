@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -141,18 +139,17 @@ TOGETHER = SLOW.replace(
 
 
 @pytest.fixture
-def start(uneven_root, tiny_arch, tmp_path):
+def start(uneven_root, tiny_arch, start_warm):
     """Starts a process of clipfeat-extract that takes its time."""
     from open_clip.factory import _MODEL_CONFIG_PATHS
 
     arch = next(path for path in _MODEL_CONFIG_PATHS if (path / f"{tiny_arch}.json").is_file())
 
     def start(name, *overrides, program=SLOW, **environment):
-        command = [sys.executable, "-c", program, str(arch), f"data.root={uneven_root}", f"output_dir={name}"]
+        command = [str(arch), f"data.root={uneven_root}", f"output_dir={name}"]
         command += [f"model.arch={tiny_arch}", "model.pretrained=null", "vis=none", "sampling.num_points=200"]
         command += ["batch_size=1", "num_workers=1", "report=false", *overrides]
-        everything = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", **environment}
-        return subprocess.Popen(command, cwd=tmp_path, env=everything, stderr=subprocess.PIPE, text=True)
+        return start_warm(program, command, {**os.environ, "PYTHONPATH": str(CHECKOUT), **environment})
 
     return start
 

@@ -10,8 +10,8 @@ from clipfeat.errors import ConfigError
 from clipfeat.fusion.bi_fusion import BiFusionEncoder
 from clipfeat.fusion.inputs import Maps
 from clipfeat.model.cache import MapCache
-from clipfeat.model.clip_model import load_model
 from clipfeat.model.config import HeadConfig, ModelConfig
+from clipfeat.model.load import load_model
 from clipfeat.model.windows import Windows
 
 SIZE = (48, 36)
@@ -219,3 +219,33 @@ def test_gradients_are_finite_under_amp(tiny_arch):
     grads = {name: weights.grad for name, weights in encoder.named_parameters() if weights.grad is not None}
     assert all(bool(torch.isfinite(grad).all()) for grad in grads.values())
     assert not any(name.startswith("clip.") and ".resblocks.0." in name for name in grads)
+
+
+@pytest.mark.parametrize("training", [{"freeze_blocks": 1}, {"freeze_clip": False}])
+def test_a_tower_in_half_precision_is_trained_in_float32(tiny_arch, training):
+    """As precision=auto makes it on a GPU: AdamW's steps would make NaN of weights in half precision."""
+    half = load_model(ModelConfig(arch=tiny_arch, pretrained=None, precision="fp16"), torch.device("cpu"), 0)
+    encoder = BiFusionEncoder(half, **training)
+    trained = [weights for weights in encoder.parameters() if weights.requires_grad]
+    assert {weights.dtype for weights in trained} == {torch.float32}
+    assert any(weights is own for weights in trained for own in encoder.clip.visual.parameters())
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        encoder(**lists(30)).feat_fusion.square().mean().backward()
+        optimizer.step()
+    assert all(bool(weights.isfinite().all()) for weights in encoder.parameters())
+    # The model that was given is as it was.
+    assert half.encoder.visual.conv1.weight.dtype == torch.float16
+    assert half.feature_maps([np.zeros((224, 224, 3), np.uint8)], [SIZE])[0].values.isfinite().all()
+    assert BiFusionEncoder(half).clip.visual is half.encoder.visual
+
+
+def test_autocast_on_a_gpu_is_in_the_cache_s_key(clip, tmp_path):
+    cache = MapCache(tmp_path / "cache")
+    on_gpu = dataclasses.replace(clip, device=torch.device("cuda"))
+    keys = [
+        BiFusionEncoder(model, cache=cache, use_amp=use_amp).clip._fingerprint
+        for model in (clip, on_gpu) for use_amp in (False, True)
+    ]  # fmt: skip
+    assert keys[0] == keys[1] == keys[2] != keys[3]

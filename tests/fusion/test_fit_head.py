@@ -57,8 +57,15 @@ def test_the_command_fits_weights_that_the_extraction_takes(run_main, run_cli, t
     code, err = run_cli(f"data.root={demo_root}", "model/head=proj128", f"model.head.weights={output}",
                         "frames_per_scene=1", f"output_dir={tmp_path}/out")  # fmt: skip
     assert code == 0, err
-    kept = load_file(tmp_path / "out/head_proj128.safetensors")
+    beside = tmp_path / "out/head_proj128.safetensors"
+    kept = load_file(beside)
     assert all((kept[name] == value).all() for name, value in load_file(output).items())
+    assert "does not say which encoder" not in err
+    for number, path in enumerate((output, beside)):  # both say whose they are: random weights of another seed are not
+        code, err = run_cli(f"data.root={demo_root}", "model/head=proj128", f"model.head.weights={path}", "seed=1",
+                            "frames_per_scene=1", f"output_dir={tmp_path}/other{number}")  # fmt: skip
+        assert code == 1
+        assert f"model.head.weights={path}: fitted to another encoder, {tiny_arch} weights=random" in err
 
 
 def test_the_command_trains_weights(run_main, tiny_arch, demo_root, tmp_path):

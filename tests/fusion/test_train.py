@@ -1,6 +1,7 @@
 """``clipfeat-train`` on small rooms: exact resume, interruption, what it writes, and what it says of bad input."""
 
 import json
+import math
 import os
 import signal
 import threading
@@ -19,11 +20,12 @@ from clipfeat.errors import ConfigError, DataError, OutputError
 from clipfeat.extraction.extract import extract
 from clipfeat.fusion import train as train_module
 from clipfeat.fusion.bi_fusion import BiFusionEncoder
-from clipfeat.fusion.checkpoint import NAME
+from clipfeat.fusion.checkpoint import NAME, check_features, read_about
 from clipfeat.fusion.config import TrainConfig
 from clipfeat.fusion.frames import NO_CLASS, Classes, LabelledFrames, read_classes
 from clipfeat.fusion.segmentation import load_segmenter
-from clipfeat.fusion.train import augment, batch_frames, schedule, split_scenes, train
+from clipfeat.fusion.train import split_scenes, train
+from clipfeat.fusion.training import Training, augment, batch_frames, schedule
 from clipfeat.output.store import FeatureStore
 
 LABELS = "sampling.labels_file='${data.root}/{scene}/{scene}_vh_clean_2.labels.ply'"
@@ -60,14 +62,14 @@ def tensors(folder):
 @pytest.mark.parametrize("changes", [{}, {"use_tiny_sa_2d": True, "views": 2, "clip_cons_weight": 0.5}])
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(store, tmp_path, monkeypatch, changes):
     whole = trained(store, tmp_path / "whole", **changes)
-    do_step = train_module.Training.do_step
+    do_step = Training.do_step
 
     def stop_in_the_third(self):
         if self.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return do_step(self)
 
-    monkeypatch.setattr(train_module.Training, "do_step", stop_in_the_third)
+    monkeypatch.setattr(Training, "do_step", stop_in_the_third)
     with pytest.raises(KeyboardInterrupt, match=r"3 of 4 steps are done in .*parts, the same command goes on"):
         trained(store, tmp_path / "parts", **changes)
     monkeypatch.undo()
@@ -228,7 +230,7 @@ def test_the_command_ends_with_one_line_of_what_is_wrong(store, run_main, tmp_pa
 
 def test_a_checkpoint_of_another_model_is_refused(store, tmp_path):
     trained(store, tmp_path, steps=1)
-    training = train_module.Training(
+    training = Training(
         TrainConfig(str(store), str(tmp_path), branches="2d"), FeatureStore(store), ["demo0000_00"], ["demo0001_00"],
         torch.device("cpu"),
     )  # fmt: skip
@@ -275,3 +277,59 @@ def test_the_help_names_every_key():
     register_schemas()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         assert OmegaConf.to_object(compose("train", ["store=x"])) == TrainConfig("x")
+
+
+def test_features_of_another_model_are_refused(store, tmp_path):
+    """By a checkpoint that is read back, and by one that would be gone on from, whatever became of config.yaml."""
+    trained(store, tmp_path)
+    own, other = FeatureStore(store), FeatureStore(store)
+    load_segmenter(str(tmp_path), own)
+    other.model = own.model | {"precision": "fp16"}
+    load_segmenter(tmp_path, other)
+    other.model = own.model | {"attention": "naclip"}
+    with pytest.raises(DataError, match="trained on features of another model .*attention: vanilla there, naclip now"):
+        load_segmenter(tmp_path, other)
+    about = read_about(tmp_path / NAME)
+    with pytest.raises(DataError, match=r"checkpoint.safetensors: trained on features of another model"):
+        check_features(tmp_path / NAME, about | {"features": {"arch": "A"}}, own)
+
+
+def training_of(store, **changes):
+    cfg = TrainConfig(str(store), "unused", **SMALL | changes)
+    held, learnt = FeatureStore(store).scenes
+    return train_module.Training(cfg, FeatureStore(store), [learnt], [held], torch.device("cpu"))
+
+
+def test_a_training_without_half_precision_goes_on_with_it(store, tmp_path):
+    """As one that begins on a CPU and goes on on a GPU, and back."""
+    first = training_of(store)
+    first.do_step()
+    first.save(tmp_path / NAME)
+    second = training_of(store)
+    second.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    second.resume(tmp_path / NAME)
+    assert (second.step, second.scaler.get_scale()) == (1, 2.0**16)
+    second.do_step()
+    second.save(tmp_path / NAME)
+    third = training_of(store)
+    third.resume(tmp_path / NAME)
+    assert third.step == 2
+
+
+def test_an_infinite_gradient_is_null_in_json(store, tmp_path, monkeypatch):
+    real = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a: real(*a) * math.inf)
+    metrics = trained(store, tmp_path)
+    assert [record["gradient"] for record in metrics["history"]] == [None] * 4
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    assert json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse) == metrics
+    with safe_open(tmp_path / NAME, "pt") as file:
+        about = json.loads(file.metadata()["about"], parse_constant=refuse)
+    about["history"][0]["gradient"] = math.inf  # as earlier versions kept it
+    monkeypatch.setattr(train_module, "load_checkpoint", lambda *_: about)
+    again = training_of(store)
+    again.resume(tmp_path / NAME)
+    again.save(tmp_path / "again")

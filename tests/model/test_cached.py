@@ -4,16 +4,19 @@ import json
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
 
 from clipfeat.errors import WeightsError
-from clipfeat.model import encoder
+from clipfeat.model import pretrained, weights
+from clipfeat.model.build import build_model
 from clipfeat.model.cache import MapCache
 from clipfeat.model.cached import CachedModel
-from clipfeat.model.clip_model import build_model, load_model
 from clipfeat.model.config import HeadConfig, ModelConfig
+from clipfeat.model.load import load_model
+from clipfeat.model.weights import Found
 from clipfeat.output.files import read_features
 
 CPU = torch.device("cpu")
@@ -36,9 +39,7 @@ def forbid_loading(monkeypatch):
         def stop(*args, **kwargs):
             raise AssertionError("the model is loaded")
 
-        import open_clip
-
-        monkeypatch.setattr("clipfeat.model.clip_model.load_encoder", stop)
+        monkeypatch.setattr("clipfeat.model.load.load_encoder", stop)
         monkeypatch.setattr(open_clip, "create_model", stop)
 
     return forbid
@@ -215,13 +216,16 @@ def test_random_weights_in_place_of_others_are_never_taken_for_them(
     first.close()
     caplog.clear()
     with monkeypatch.context() as patch:
-        patch.setattr("clipfeat.model.clip_model.load_encoder", lambda *a, **k: pytest.fail("loaded"))
+        patch.setattr("clipfeat.model.load.load_encoder", lambda *a, **k: pytest.fail("loaded"))
         second = cached(config, cache_path)
         assert second.describe()["weights"] == "random"
         assert "no tag of" in caplog.text
         assert "weights=random" in caplog.text
         second.close()
-    monkeypatch.setattr(encoder, "_resolve", lambda *a: {"pretrained": None})  # as if they could be had now
+    torch.save(open_clip.create_model(tiny_arch).state_dict(), cache_path.parent / "w.pt")  # they can be had now
+    found = Found(tiny_arch, open_clip.get_model_config(tiny_arch), "no_such_tag", cache_path.parent / "w.pt")
+    for module in (pretrained, weights):
+        monkeypatch.setattr(module, "find_weights", lambda *a: found)
     third = cached(config, cache_path)
     assert third.describe()["weights"] == "no_such_tag"
     third.close()

@@ -5,7 +5,7 @@ from safetensors.torch import save_file
 
 from clipfeat.errors import WeightsError
 from clipfeat.model.config import HEADS
-from clipfeat.model.heads import build_head, point_channels
+from clipfeat.model.heads import build_head, check_head, head_file, point_channels
 
 
 def test_pixelshuffle_places_four_channels_as_four_sub_cells():
@@ -116,3 +116,56 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         build_head("pixelshuffle", 64, tmp_path / "wide.safetensors", 0)
     with pytest.raises(WeightsError, match="multiple of 4, this encoder's is 6"):
         build_head("pixelshuffle", 6, None, 0)
+
+
+DESCRIBED = {
+    "arch": "ViT-B-32", "arch_sha256": "a", "weights": "laion", "weights_sha256": "w", "attention": "vanilla",
+    "input_size": 224, "resize_mode": "squash", "window": None, "stride": None, "precision": "fp32",
+}  # fmt: skip
+
+
+@pytest.fixture
+def fitted(tmp_path):
+    """A head's file that says it was fitted to ``DESCRIBED``."""
+    path = tmp_path / "head.safetensors"
+    path.write_bytes(head_file(build_head("proj128", 64, None, 0).state_dict(), DESCRIBED))
+    return path
+
+
+@pytest.mark.parametrize("other", [{"arch_sha256": "b"}, {"weights_sha256": "x"}, {"attention": "naclip"}])
+def test_a_head_of_another_encoder_is_refused(fitted, other):
+    build_head("proj128", 64, fitted, 0)
+    message = (
+        r"model.head.weights=.*head.safetensors: fitted to another encoder, ViT-B-32 weights=laion \(w\) "
+        r"attention=vanilla, and this is ViT-B-16 .*; take that encoder, or fit a head to this one"
+    )
+    with pytest.raises(WeightsError, match=message):
+        check_head(fitted, DESCRIBED | {"arch": "ViT-B-16"} | other)
+
+
+@pytest.mark.parametrize("other", [{"precision": "fp16"}, {"arch": "local-dir:mine"}, {"weights": "same.pt"}])
+def test_a_precision_or_another_name_makes_no_other_encoder(fitted, other, caplog):
+    check_head(fitted, DESCRIBED | other)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"input_size": 336}, "input_size 224 there, 336 here"),
+        ({"resize_mode": "letterbox"}, "resize_mode squash there, letterbox here"),
+        ({"window": 224, "stride": 112}, "window None there, 224 here; stride None there, 112 here"),
+    ],
+)
+def test_another_way_to_look_at_pictures_is_told(fitted, other, said, caplog):
+    check_head(fitted, DESCRIBED | other)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"WARNING model.head.weights={fitted}: fitted to the same encoder, but pictures enter it otherwise: {said}"
+    ]
+
+
+def test_a_head_that_does_not_say_whose_it_is_is_taken_with_one_line(tmp_path, caplog):
+    save_file(build_head("proj128", 64, None, 0).state_dict(), tmp_path / "old.safetensors")
+    check_head(tmp_path / "old.safetensors", DESCRIBED)
+    assert len(caplog.records) == 1
+    assert "old.safetensors: does not say which encoder it was fitted to" in caplog.text

@@ -6,16 +6,11 @@ import torch
 
 from clipfeat.errors import ConfigError
 from clipfeat.model import clip_model as model_module
+from clipfeat.model.build import build_model
 from clipfeat.model.cache import MapCache
-from clipfeat.model.clip_model import (
-    ClipModel,
-    build_model,
-    load_model,
-    resolve_device,
-    resolve_offload,
-    resolve_precision,
-)
+from clipfeat.model.clip_model import ClipModel
 from clipfeat.model.config import HeadConfig, ModelConfig
+from clipfeat.model.load import load_model, resolve_device, resolve_offload, resolve_precision
 
 CPU = torch.device("cpu")
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from clipfeat.errors import ConfigError, WeightsError
-from clipfeat.model.clip_model import load_model
 from clipfeat.model.config import HeadConfig, ModelConfig
 from clipfeat.model.encoder import load_encoder
+from clipfeat.model.load import load_model
 from clipfeat.model.text import TEMPLATES, fill_template, load_text_encoder
 
 CPU = torch.device("cpu")

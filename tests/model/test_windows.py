@@ -5,9 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as nnf
 
-from clipfeat.model.clip_model import ClipModel, load_model
+from clipfeat.model.clip_model import ClipModel
 from clipfeat.model.config import HeadConfig, ModelConfig
 from clipfeat.model.heads import build_head
+from clipfeat.model.load import load_model
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.model.windows import Windows
 from clipfeat.sampling.bilinear import sample_img_feat

@@ -240,8 +240,8 @@ def test_a_dataset_is_small_to_send(tmp_path):
     assert len(pickle.loads(pickle.dumps(dataset))) == 200  # noqa: S301
 
 
-def test_the_example_in_the_readme_runs(tmp_path, monkeypatch):
-    blocks = (CHECKOUT / "README.md").read_text().split("```python\n")[1:]
+def test_the_example_in_the_documentation_runs(tmp_path, monkeypatch):
+    blocks = (CHECKOUT / "docs" / "training.md").read_text().split("```python\n")[1:]
     (example,) = (block.split("```")[0] for block in blocks if "FeatureDataset(" in block)
     monkeypatch.chdir(tmp_path)
     write_store(tmp_path / "outputs" / "demo", FRAMES)

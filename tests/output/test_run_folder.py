@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from clipfeat.errors import OutputError
-from clipfeat.output.run_folder import RunFolder, different_keys
+from clipfeat.output.folders import different_keys
+from clipfeat.output.run_folder import RunFolder
 from clipfeat.system.atomic import locked, temporary_path
 from clipfeat.types import PointFeatures
 

@@ -11,8 +11,8 @@ import torch
 import clipfeat
 from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.errors import DataError
-from clipfeat.model.encoder import state_hash
 from clipfeat.model.heads import build_head
+from clipfeat.model.pretrained import state_hash
 from clipfeat.output.files import FORMATS
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.run_folder import RunFolder
@@ -256,11 +256,11 @@ def load_in_a_process(store, queue):
     queue.put([store.load(*key).pts_feat.sum() for key in FRAMES])
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_a_store_goes_into_processes_and_threads(run, start):
+@pytest.mark.parametrize("start", ["fork", "warm"])
+def test_a_store_goes_into_processes_and_threads(run, start, request):
     store = FeatureStore(run.path)
     expected = [store.load(*key).pts_feat.sum() for key in FRAMES]
-    context = multiprocessing.get_context(start)
+    context = request.getfixturevalue("warm") if start == "warm" else multiprocessing.get_context(start)
     queue = context.Queue()
     process = context.Process(target=load_in_a_process, args=(store, queue))
     process.start()
@@ -353,7 +353,7 @@ def write_projected(path, seed=3):
     camera = {"intrinsics": CAMERA.intrinsics.tolist(), "width": 100, "height": 80}
     meta = {"model": model, "camera": camera, "cam_to_world": POSE.tolist(), "image_to_map": affine.tolist()}
     run.write("s2", 0, grid, meta)
-    run.write_head("proj128", head.state_dict())
+    run.write_head(head.state_dict(), model)
     return head, grid
 
 
@@ -386,7 +386,8 @@ def test_a_head_whose_weights_are_missing_or_others_is_named(tmp_path, damage, m
     elif damage == "cut":
         path.write_bytes(path.read_bytes()[:500])
     else:
-        RunFolder(tmp_path, "grid", "float32").write_head("proj128", build_head("proj128", 8, None, 4).state_dict())
+        other = build_head("proj128", 8, None, 4)
+        RunFolder(tmp_path, "grid", "float32").write_head(other.state_dict(), MODEL | {"head": "proj128"})
     store = FeatureStore(tmp_path)
     assert store.map("s2", 0).feature_map.values.shape == (256, 4, 5)
     with pytest.raises(DataError, match=message):

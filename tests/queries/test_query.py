@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from planted import NAMES, PlantedModel, PlantedTexts, config_of
+from planted import NAMES, PlantedModel, PlantedTexts
 
+import clipfeat
 from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.cli.commands import query_main
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.errors import ConfigError, DataError, WeightsError
-from clipfeat.extraction.extract import extract
 from clipfeat.output.files import read_arrays
 from clipfeat.output.fused import read_fused
 from clipfeat.output.ply import UNSEEN
@@ -43,8 +43,8 @@ def planted(demo_root, tmp_path_factory):
     def make(name, *, fused=False):
         folder = root / name
         if not folder.exists():
-            cfg = config_of(f"data.root={demo_root}", f"output_dir={folder}", "vis=none", "report=false", *STORES[name])
-            extract(cfg, PlantedModel(demo_root))
+            overrides = ["vis=none", "report=false", *STORES[name]]
+            clipfeat.extract(demo_root, folder, overrides=overrides, model=PlantedModel(demo_root))
         if fused and not (folder / "fused").exists():
             labels = f"{demo_root}/{{scene}}/{{scene}}_vh_clean_2.labels.ply"
             fuse(FuseConfig(str(folder), labels_file=labels, formats=[]))
@@ -292,9 +292,9 @@ def test_the_command_says_random_weights_wherever_it_shows_something(
 ):
     printed = []
     monkeypatch.setattr("builtins.print", lambda *said, **about: printed.extend(said) if not about else None)
-    base = [f"data.root={demo_root}", f"model.arch={text_arch}", "model.pretrained=null", "vis=none", "report=false"]
+    base = [f"model.arch={text_arch}", "model.pretrained=null", "vis=none", "report=false", "output=grid"]
     for head in ("text", "none"):
-        extract(config_of(*base, f"output_dir={tmp_path / head}", "output=grid", f"model/head={head}"))
+        clipfeat.extract(demo_root, tmp_path / head, overrides=[*base, f"model/head={head}"])
     code, err = run_query("store=text", "text=[a chair,a big table]", "templates=photo", "top=1", "dpi=30")
     assert code == 0, err
     assert "WARNING weights=random: the arithmetic is right, the scores mean nothing" in err
@@ -308,7 +308,7 @@ def test_the_command_says_random_weights_wherever_it_shows_something(
     for prompt in report["prompts"]:
         assert len(prompt["files"]) == 2
         assert all(Image.open(tmp_path / "text/query" / name).size[0] > 100 for name in prompt["files"])
-    fuse(FuseConfig(str(tmp_path / "text"), formats=[]))
+    clipfeat.fuse(tmp_path / "text", overrides=["formats=[]"])
     code, err = run_query("store=text/fused", "text=a chair", "scenes=demo0000_00", "against=[]")
     assert code == 0, err
     assert "  score            cosine" in err

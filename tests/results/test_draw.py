@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +36,7 @@ def run_of(demo_root, tiny_arch, tmp_path_factory):
             fixed = [f"data.root={demo_root}", f"output_dir={folder}", f"model.arch={tiny_arch}"]
             fixed += ["model.pretrained=null", "sampling.num_points=500", "report=false", "seed=3"]
             with pytest.MonkeyPatch.context() as patch:
-                if kind != "tsne":
-                    stay_in_this_process(patch, clipfeat.extraction.worker)
+                stay_in_this_process(patch, clipfeat.extraction.worker)
                 extract(config_of(*fixed, f"vis={kind}", *SMALL, f"output={output}", "num_workers=1"))
         return folder
 
@@ -147,13 +144,11 @@ def test_bad_frames_are_skipped_and_told_or_end_it(run_of, run_vis, tmp_path, sc
     assert "clipfeat: all 1 frames failed; the first: " in err
 
 
-def test_the_script_draws_the_pictures_of_a_scene(run_of, tmp_path):
+def test_the_script_draws_the_pictures_of_a_scene(run_of, tmp_path, start_warm):
     store = run_of("pca")
-    script = [sys.executable, str(CHECKOUT / "scripts" / "vis_clip_feat.py"), str(store), SCENES[0]]
-    env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    done = subprocess.run(
-        [*script, str(tmp_path), "--kind", "heatmap"], capture_output=True, text=True, env=env, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"4 pictures in {tmp_path / SCENES[0]}" in done.stdout
+    script, env = CHECKOUT / "scripts" / "vis_clip_feat.py", {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    program = start_warm(script, [store, SCENES[0], tmp_path, "--kind", "heatmap"], env)
+    out, err = program.communicate(timeout=120)
+    assert program.returncode == 0, err
+    assert f"4 pictures in {tmp_path / SCENES[0]}" in out
     assert len(pictures(tmp_path)) == 4

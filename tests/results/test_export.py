@@ -12,7 +12,7 @@ from stores import MODEL, some_features, some_grid, write_store
 from clipfeat import FeatureStore
 from clipfeat.cli.commands import export_main
 from clipfeat.errors import DataError, OutputError
-from clipfeat.output.run_folder import write_config
+from clipfeat.output.folders import write_config
 from clipfeat.results.config import EXPORT_FORMATS, ExportConfig
 from clipfeat.results.export import EXPORTERS, export
 from clipfeat.sampling.bilinear import sample_img_feat

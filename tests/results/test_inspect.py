@@ -10,8 +10,9 @@ from stores import MODEL, some_features, some_grid, write_store
 from clipfeat.cli.commands import inspect_main
 from clipfeat.errors import DataError, OutputError
 from clipfeat.output.files import write_features
+from clipfeat.output.folders import write_config
 from clipfeat.output.fused import FusedScene, write_fused
-from clipfeat.output.run_folder import done_record, write_config
+from clipfeat.output.records import done_record
 from clipfeat.results.inspect import inspect_folder
 from clipfeat.system.atomic import temporary_path
 from clipfeat.types import Points

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from clipfeat.output.run_folder import write_config
+from clipfeat.output.folders import write_config
 from clipfeat.results.inspect import inspect_folder
 
 QUERY = {

@@ -13,28 +13,18 @@ import pytest
 from chromium import Chromium
 from conftest import CHECKOUT
 from PIL import Image
-from planted import NAMES, PlantedModel, PlantedTexts, config_of
+from planted import NAMES, PlantedModel, PlantedTexts
 
 import clipfeat.results.view
 from clipfeat.cli.commands import view_main
-from clipfeat.extraction.extract import extract
 from clipfeat.output.fused import read_fused
 from clipfeat.output.ply import UNSEEN
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FuseConfig
-from clipfeat.results.fuse import fuse, pca_rgb
-from clipfeat.results.view import (
-    PCA,
-    SCAN,
-    SCORE,
-    ShownCamera,
-    Viewer,
-    find_fused,
-    load_scene,
-    overview,
-    shown_cameras,
-    up_of,
-)
+from clipfeat.results.fuse import fuse
+from clipfeat.results.fused_formats import pca_rgb
+from clipfeat.results.shown_scene import PCA, SCAN, ShownCamera, find_fused, load_scene, overview, shown_cameras, up_of
+from clipfeat.results.view import SCORE, Viewer
 
 SCENES = ["demo0000_00", "demo0001_00"]
 
@@ -43,8 +33,8 @@ SCENES = ["demo0000_00", "demo0001_00"]
 def run(demo_root, tmp_path_factory):
     """A run with planted features that was fused onto the meshes, into ``fused``."""
     folder = tmp_path_factory.mktemp("planted") / "out"
-    cfg = config_of(f"data.root={demo_root}", f"output_dir={folder}", "vis=none", "report=false", "output=grid")
-    extract(cfg, PlantedModel(demo_root))
+    overrides = ["vis=none", "report=false", "output=grid"]
+    clipfeat.extract(demo_root, folder, overrides=overrides, model=PlantedModel(demo_root))
     labels = f"{demo_root}/{{scene}}/{{scene}}_vh_clean_2.labels.ply"
     fuse(FuseConfig(str(folder), labels_file=labels, formats=[]))
     return folder

@@ -1,8 +1,6 @@
-"""The proof that a run survives being killed, in small; ``scripts/kill_test.py`` alone does fifty stops."""
+"""The proof that a run survives being stopped, in small; ``scripts/kill_test.py`` alone does fifty stops."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 from conftest import CHECKOUT
@@ -14,11 +12,16 @@ FEW = [
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_run_that_is_killed_and_resumed_ends_as_one_in_peace(tmp_path):
-    command = [sys.executable, str(CHECKOUT / "scripts" / "kill_test.py"), "--kills", "3", *FEW]
-    command += ["--true-every", "0", "--seed", "4", "--work", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 stops (kill), " in done.stdout
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(
+    ("how", "kills"),
+    [("kill", 3), *(pytest.param(how, 15, marks=pytest.mark.slow) for how in ("kill", "int", "term"))],
+)
+def test_a_run_that_is_killed_and_resumed_ends_as_one_in_peace(tmp_path, start_warm, how, kills):
+    work = tmp_path / "work"
+    work.mkdir()
+    arguments = ["--how", how, "--kills", kills, *FEW, "--true-every", "0", "--seed", "4", "--work", work]
+    hunt = start_warm(CHECKOUT / "scripts" / "kill_test.py", arguments, {**os.environ, "PYTHONPATH": str(CHECKOUT)})
+    out, err = hunt.communicate(timeout=550)
+    assert hunt.returncode == 0, out + err
+    assert f"{kills} stops ({how}), " in out
+    assert list(work.iterdir()) == []

@@ -1,11 +1,15 @@
 """A few of the cases of scripts/mutate.py; and that its judge finds what it looks for."""
 
+import multiprocessing
 import time
 
 import mutations
 import numpy as np
 import pytest
-from mutations import KINDS, Case, Judge, draw_case, make_worlds, run_cases, sens_frames, unclear
+from mutation_judge import Judge, sens_frames, unclear
+from mutation_kinds import KINDS
+from mutation_worlds import make_worlds, register_arch
+from mutations import Case, draw_case, run_cases
 
 import clipfeat.data.scannet
 from clipfeat.errors import FrameError
@@ -14,18 +18,26 @@ pytestmark = pytest.mark.skipif(not hasattr(mutations.resource, "RLIMIT_AS"), re
 
 
 @pytest.fixture(scope="session")
-def worlds(tmp_path_factory):
-    root = tmp_path_factory.mktemp("worlds")
-    make_worlds(root)
+def worlds(made_once):
+    root = made_once("worlds", make_worlds)
+    register_arch(root)
     return root
 
 
-def test_damaged_inputs_fail_cleanly_and_leave_the_others_alone(worlds):
-    results = list(run_cases(worlds, range(3 * len(KINDS)), 0, list(KINDS)))
+@pytest.fixture
+def warm_children(warm, monkeypatch):
+    """The children that cases run in are forked from one that has imported all; to import it takes them seconds."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: warm)
+
+
+@pytest.mark.usefixtures("warm_children")
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_damaged_inputs_fail_cleanly_and_leave_the_others_alone(worlds, rounds):
+    results = list(run_cases(worlds, range(rounds * len(KINDS)), 0, list(KINDS)))
     assert [f"{r.case}: {r.outcome} {r.detail}" for r in results if r.outcome not in mutations.GOOD] == []
     outcomes = [r.outcome for r in results]
-    assert outcomes.count("failed") > len(KINDS)
-    assert outcomes.count("done") > 5
+    assert outcomes.count("failed") > rounds * len(KINDS) / 3
+    assert outcomes.count("done") > rounds * 5 / 3
 
 
 def test_a_case_follows_from_its_number_and_the_seed(worlds):
@@ -94,7 +106,8 @@ def test_a_frame_that_is_missing_though_it_does_not_depend_on_the_file_is_wrong(
     assert "('demo0001_00', 'frame_0') is missing" in said
 
 
-def test_a_child_that_hangs_or_crashes_is_followed_by_another(worlds, monkeypatch, tmp_path):
+@pytest.mark.usefixtures("warm_children")
+def test_a_child_that_hangs_or_crashes_is_followed_by_another(worlds):
     begin = time.monotonic()
     results = list(run_cases(worlds, [0, 1], 0, ["pose"], limit_s=0.0))
     assert [r.outcome for r in results] == ["HANG", "HANG"]

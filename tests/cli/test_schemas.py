@@ -114,7 +114,10 @@ def test_what_is_given_on_the_command_line_wins_over_an_experiment():
         ("model.resize_mode=stretch", "model.resize_mode=stretch: expected one of squash, letterbox, crop"),
         ("model.stride=112", "model.stride=112: there is no window to move; set model.window, such as 224"),
         ("model.window=0", "model.window=0: expected a number of at least 1"),
-        ("model.window=336", "model.window=336: larger than the picture's shorter side, model.input_size=224"),
+        (
+            "model.window=336 model.input_size=224",
+            "model.window=336: larger than the picture's shorter side, model.input_size=224",
+        ),
         ("+model={window:112,stride:128}", "model.stride=128: leaves gaps between windows of model.window=112"),
         ("+model={window:112,resize_mode:crop}", "model.resize_mode=crop: windows see the whole picture in its own"),
         ("camera.far=0.05", r"camera.far=0.05: expected a number above 0.1"),

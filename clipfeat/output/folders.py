@@ -1,0 +1,133 @@
+"""A folder of results, of whichever command: whose they are (``config.yaml``), and what may be added or removed."""
+
+import json
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clipfeat.errors import OutputError
+from clipfeat.system.atomic import atomic_file, temporary_path
+
+# Keys that may change from one run to the next into the same folder: they say how and how much, not what is in a file.
+_FREE_KEYS = (
+    "output_dir", "resume", "device", "devices", "batch_size", "num_workers", "on_bad_frame", "shard", "engine", "vis",
+    "check", "uv_index", "scenes_file", "frames_per_scene", "frame_stride", "frame_selection", "model.allow_random",
+    "cache", "map_dtype", "model.offload", "report", "store", "data_root", "formats", "eval_every", "checkpoint_every",
+    "tensorboard", "train_scenes_file", "val_scenes_file",
+)  # fmt: skip
+
+ANOTHER_FOLDER = "Choose another folder, or resume=overwrite to do everything again"
+
+
+def make_writable(path: Path, key: str) -> None:
+    """Makes a folder and tries whether it can be written to; ``key`` names it in the message.
+
+    Raises:
+        OutputError: If it can't.
+    """
+    probe = temporary_path(path / "probe")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{key}={path}: can't be written to ({error.strerror or error}); choose another") from error
+
+
+def check_config(folder: Path, config: dict[str, Any]) -> None:
+    """Refuses to add to the results of another configuration; a folder without ``config.yaml`` is nobody's.
+
+    Raises:
+        OutputError: If the folder holds such; the differing keys are listed.
+    """
+    if (folder / "config.yaml").is_file():
+        differing = different_keys(read_config(folder), config)
+        if differing:
+            raise OutputError(
+                f"{folder} holds results of another configuration, which differs in {'; '.join(differing)}. "
+                f"{ANOTHER_FOLDER}"
+            )
+
+
+def holds_another(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether a folder holds what another configuration made; one without ``config.yaml`` is nobody's."""
+    try:
+        return (folder / "config.yaml").is_file() and bool(different_keys(read_config(folder), config))
+    except OutputError:
+        return True
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Writes ``config.yaml``.
+
+    Raises:
+        OutputError: If that fails.
+    """
+    with atomic_file(folder / "config.yaml") as file:
+        file.write(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration whose results a folder holds.
+
+    Raises:
+        OutputError: If it can't be read.
+    """
+    path = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except Exception as error:  # of damaged text, YAML raises its own errors and others
+        raise OutputError(f"{path}: can't be read ({error}). {ANOTHER_FOLDER}") from error
+    if not isinstance(config, dict):
+        raise OutputError(f"{path}: holds no configuration. {ANOTHER_FOLDER}")
+    return config
+
+
+def different_keys(before: Any, now: Any, prefix: str = "") -> list[str]:
+    """Names and values of the keys in which two nested dictionaries differ, keys that may differ left out."""
+    if prefix in _FREE_KEYS:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = []
+        for key in dict.fromkeys([*before, *now]):
+            found += different_keys(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return [] if before == now else [f"{prefix}: {before} there, {now} now"]
+
+
+def picture_path(folder: Path, scene_id: str, frame_id: int) -> Path:
+    """Where a frame's picture goes below a folder."""
+    return folder / scene_id / f"vis_{frame_id}.png"
+
+
+def scene_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
+    """The files of all scenes in a run's folder whose whole name fits a pattern."""
+    return [path for path in sorted(folder.glob("*/*")) if names.fullmatch(path.name) and path.is_file()]
+
+
+def remove_files(paths: Iterable[Path]) -> None:
+    """Removes files one after another, and the folders of scenes that they leave empty.
+
+    Raises:
+        OutputError: If one can't be removed.
+    """
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{path}: can't be removed ({error.strerror or error}); choose another folder") from error
+        with suppress(OSError):
+            path.parent.rmdir()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The dictionary that a JSON file holds; empty where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
