@@ -155,6 +155,11 @@ class Picture:
         """
         return self._decode(self._encoded)
 
+    def forget(self) -> None:
+        """Gives the memory of the pixels back; they are decoded again when they are asked for."""
+        if self._encoded:
+            self.__dict__.pop("pixels", None)
+
     @cached_property
     def digest(self) -> str:
         """32 hexadecimal digits that tell this picture from all others: of the stored bytes, or else of the pixels.

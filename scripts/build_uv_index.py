@@ -3,8 +3,11 @@
     python scripts/build_uv_index.py data.root=/data/scans sampling=mesh uv_index=outputs/uv_index num_workers=8
     clipfeat-extract                 data.root=/data/scans sampling=mesh uv_index=outputs/uv_index
 
-It takes the keys of clipfeat-extract. The same command again does only what is missing.
+It takes the keys of clipfeat-extract: clipfeat-extract --help lists them, and --cfg job shows what this command would
+use. The same command again does only what is missing.
 """
+
+import sys
 
 from clipfeat.cli.run import run_command
 from clipfeat.extraction.config import ExtractConfig
@@ -18,4 +21,7 @@ def build(cfg: ExtractConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command("extract", build)
+    if {"--help", "-h"}.intersection(sys.argv[1:]):  # Hydra's would be clipfeat-extract's
+        print(__doc__)
+    else:
+        run_command("extract", build)

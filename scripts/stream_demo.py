@@ -1,7 +1,7 @@
 r"""Streams the frames of a scene, one by one: instances keep their numbers, and their CLIP vectors answer texts.
 
     clipfeat-extract experiment=demo sampling=mesh model/head=text output_dir=out data.num_frames=20 \
-        "sampling.labels_file='${data.root}/{scene}/{scene}_vh_clean_2.labels.ply'"
+        'sampling.labels_file="${data.root}/{scene}/{scene}_vh_clean_2.labels.ply"'
     python scripts/stream_demo.py out --query "a chair" "a lamp"
 
 What a network would find in a frame is taken from the labels here, in random order: the points of each instance. How

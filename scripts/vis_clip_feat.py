@@ -6,9 +6,11 @@
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from clipfeat import FeatureStore
+from clipfeat.errors import ClipfeatError
 from clipfeat.extraction.scans import Scans, read_run_config
 from clipfeat.output.folders import picture_path
 from clipfeat.vis.build import build_pictures, model_note
@@ -37,11 +39,21 @@ def draw(folder: Path, scene_id: str, output: Path, kind: str) -> None:
     print(f"{len(sampled)} pictures in {output / scene_id}")
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(description="Draws the pictures of one scene from its features.")
     parser.add_argument("store", type=Path, help="output_dir of clipfeat-extract")
-    parser.add_argument("scene")
+    parser.add_argument("scene", help="one of the run's")
     parser.add_argument("output", type=Path, help="folder for the pictures")
     parser.add_argument("--kind", choices=list(PAINTERS), default="tsne")
     arguments = parser.parse_args()
-    draw(arguments.store, arguments.scene, arguments.output, arguments.kind)
+    try:
+        draw(arguments.store, arguments.scene, arguments.output, arguments.kind)
+    except ClipfeatError as error:
+        print(f"vis_clip_feat: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -134,9 +134,9 @@ def query_main() -> None:
 
 
 def _query(cfg: QueryConfig) -> None:
-    from clipfeat.queries.ask import query
+    from clipfeat.queries.ask import query, ranking
 
-    query(cfg)
+    print(ranking(query(cfg), cfg.top))
 
 
 def vis_main() -> None:
@@ -157,8 +157,9 @@ def evaluate_main() -> None:
 
 def _evaluate(cfg: EvaluateConfig) -> None:
     from clipfeat.evaluate.run import evaluate
+    from clipfeat.evaluate.table import brief
 
-    evaluate(cfg)
+    print(brief(evaluate(cfg)["rows"]))
 
 
 def fit_head_main() -> None:

@@ -20,7 +20,7 @@ from clipfeat.output.summary import visible_share
 from clipfeat.results.config import PicturesConfig
 from clipfeat.results.draw import draw
 from clipfeat.results.fuse import fuse, remove_fused
-from clipfeat.results.scene_fuser import mesh_pattern
+from clipfeat.results.fused_points import choose_points, mesh_pattern
 from clipfeat.system.atomic import locked
 from clipfeat.system.shards import this_shard
 
@@ -107,7 +107,7 @@ def _check_meshes(cfg: ComposerConfig, extraction: ExtractConfig, scenes: Sequen
     Raises:
         DataError: If a scene has none, and that would end the fusion.
     """
-    if cfg.fuse.points != "mesh":
+    if choose_points(cfg.fuse, extraction, scenes) != "mesh":
         return
     pattern = mesh_pattern(cfg.fuse, extraction)
     paths = [Path(pattern.replace("{scene}", scene_id)) for scene_id in scenes]

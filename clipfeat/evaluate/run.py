@@ -106,7 +106,7 @@ def evaluate(cfg: EvaluateConfig, build: ViewBuilder = build_views) -> dict[str,
         "rows": rows,
     }
     _write(folder, report)
-    log.info("%s", (folder / "evaluation.md").read_text(encoding="utf-8"))
+    log.info("%s\nall columns: %s", _heading(report), folder / "evaluation.md")
     for name, why in list(failed.items())[:5]:
         log.warning("WARNING failed: %s: %s", name, why)
     return report
@@ -257,12 +257,7 @@ def _judge(cfg: EvaluateConfig, collector: Collector, truth: Truth, found: Seque
 
 
 def _write(folder: Path, report: dict[str, Any]) -> None:
-    rows = report["rows"]
-    heading = (
-        f"{report['scenes']} scenes ({report['scenes_held_out']} held out: the probes have not seen them), "
-        f"{report['frames']} frames, {report['points']} points of {report['classes']} classes; "
-        f"weights={', '.join(report['weights'])}; 95 % intervals over held-out scenes."
-    )
+    rows, heading = report["rows"], _heading(report)
     files = {
         "evaluation.md": markdown(rows, heading).encode(),
         "evaluation.csv": csv_table(rows).encode(),
@@ -272,3 +267,11 @@ def _write(folder: Path, report: dict[str, Any]) -> None:
     for name, content in files.items():
         with atomic_file(folder / name) as file:
             file.write(content)
+
+
+def _heading(report: dict[str, Any]) -> str:
+    return (
+        f"{report['scenes']} scenes ({report['scenes_held_out']} held out: the probes have not seen them), "
+        f"{report['frames']} frames, {report['points']} points of {report['classes']} classes; "
+        f"weights={', '.join(report['weights'])}; 95 % intervals over held-out scenes."
+    )

@@ -33,6 +33,21 @@ def markdown(rows: Sequence[Row], heading: str) -> str:
     return "\n".join(lines)
 
 
+def brief(rows: Sequence[Row]) -> str:
+    """What a terminal has room for: the two probes with their intervals, what it costs, and the advice."""
+    names = ["candidate", "linear mIoU", f"more than {rows[0]['candidate']}", "kNN mIoU", "MB a frame", "frames/s"]
+    cells = [names] + [
+        [
+            row["candidate"], _interval(row["linear_miou"]), _interval(row["linear_miou_minus_first"], sign=True),
+            _value(row["neighbours_miou"]), f"{row['map_bytes'] / 1e6:.2f}", f"{row['frames_per_s']:.2f}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return "\n".join([*lines, "", *textwrap.wrap(advice(rows), 100)])
+
+
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (names, ["---"] * len(names), *rows)]
 
@@ -108,14 +123,19 @@ def advice(rows: Sequence[Row]) -> str:
     if not judged[0]["offered"]:
         said.append(f"Best by the linear probe: {_named(judged[0])}, which clipfeat-extract does not offer.")
     if offered:
+        first = next((row for row in offered if row is rows[0]), None)
         best = offered[0]
+        if first is not None and best is not first and not _clearly_better(best):
+            ahead = _interval(best["linear_miou_minus_first"], sign=True)
+            said.append(f"Nothing beats {first['candidate']} clearly: {_named(best)} is ahead by {ahead}.")
+            best = first
         said.append(f"Use {_named(best)}.")
         as_good = [row for row in offered if _miou(row) >= _miou(best) - _TOLERANCE]
         smallest = min(as_good, key=lambda row: row["map_bytes"])
         fastest = max(as_good, key=lambda row: row["frames_per_s"])
-        if smallest is not best:
+        if smallest["map_bytes"] < best["map_bytes"]:
             said.append(f"Where bytes matter, {_named(smallest)}: {smallest['map_bytes'] / 1e6:.2f} MB a frame.")
-        if fastest is not best:
+        if fastest["frames_per_s"] > best["frames_per_s"]:
             said.append(f"Where time matters, {_named(fastest)}: {fastest['frames_per_s']:.2f} frames/s.")
     texts = [row for row in offered if row["zero_shot_miou"] is not None]
     if texts:
@@ -123,6 +143,12 @@ def advice(rows: Sequence[Row]) -> str:
         said.append(f"For texts, {best['candidate']} (zero-shot mIoU {best['zero_shot_miou']['value'] or 0:.3f}).")
     line = " ".join(said)
     return f"{line} {_RANDOM}." if any(row["weights"] == "random" for row in rows) else line
+
+
+def _clearly_better(row: Row) -> bool:
+    """Whether a candidate is better than the first over the whole interval of their difference."""
+    low = (row.get("linear_miou_minus_first") or {}).get("low")
+    return low is not None and low > 0
 
 
 def _miou(row: Row) -> Any:

@@ -73,6 +73,7 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         todo, total = len(plan.todo), len(plan.frames)
         log.info("%d frames to do, %d done already, into %s", todo, total - todo, folder.path)
         progress = Progress(plan, space)
+        stopwatch.begin()
         try:
             with (
                 closing(engine.work()) as outcomes,

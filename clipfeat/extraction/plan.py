@@ -13,6 +13,7 @@ from clipfeat.model.base import ModelCard
 from clipfeat.output.files import FORMATS, FrameSize
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.space import DiskSpace, readable
+from clipfeat.sampling.colors import COLORED
 from clipfeat.sampling.locate import Locator, locate_some
 from clipfeat.vis.pictures import PICTURE_BYTES, pictured_frames
 
@@ -101,6 +102,7 @@ def check_space(
         return space
     points = sum(len(located.uv_idx) for located in some)
     carried = sum(values.nbytes for located in some for values in located.points.attributes.values())
+    carried += 3 * points * (cfg.sampling.name in COLORED)  # their rgb
     size = FrameSize(
         points=points / max(len(some), 1),
         channels=model.channels,

@@ -12,6 +12,7 @@ from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError, FrameError
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.output.summary import Stopwatch, status_counts
+from clipfeat.sampling.colors import with_picture_colors
 from clipfeat.sampling.locate import Located, Locator
 from clipfeat.types import Frame, PointStatus
 
@@ -65,6 +66,7 @@ class FramePreparer:
         locate: finds the pixels of a frame's points.
         preprocess: how its picture lies in the network's input.
         network_input: makes what the model takes of a frame.
+        colored: whether the points take their colours from the picture, as ``rgb``.
         stopwatch: of the run.
     """
 
@@ -73,6 +75,7 @@ class FramePreparer:
     preprocess: Preprocess
     network_input: Callable[[Frame], Any]
     stopwatch: Stopwatch
+    colored: bool = False
 
     def __call__(self, key: FrameKey) -> Prepared | Failed:
         """Prepares one frame; bad input comes back as ``Failed``, anything else is raised."""
@@ -88,7 +91,10 @@ class FramePreparer:
         with self.stopwatch.stage("project", seconds):
             located = self._seen_by_network(self.locate(frame), frame)
         with self.stopwatch.stage("preprocess", seconds):
+            if self.colored:
+                located = with_picture_colors(located, frame)  # keeps the decoded pixels, which the network takes too
             network_input = self.network_input(frame)
+            frame.picture.forget()
         return Prepared(frame, network_input, located, seconds)
 
     def _seen_by_network(self, located: Located, frame: Frame) -> Located:

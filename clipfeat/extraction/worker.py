@@ -18,6 +18,7 @@ from clipfeat.extraction.uv_index import open_uv_index
 from clipfeat.model.base import Model
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.summary import Stopwatch
+from clipfeat.sampling.colors import COLORED
 from clipfeat.sampling.locate import Locator, build_locator
 from clipfeat.system.direct import page_buffers, reuse_memory
 from clipfeat.system.shards import Shard
@@ -89,7 +90,10 @@ class Worker:
             weights_note=model_note(model.describe()),
             processes=self._lanes,
         )
-        self._prepare = FramePreparer(job.dataset, job.locate, model.preprocess, model.network_input, job.stopwatch)
+        self._prepare = FramePreparer(
+            job.dataset, job.locate, model.preprocess, model.network_input, job.stopwatch,
+            colored=cfg.sampling.name in COLORED,
+        )  # fmt: skip
         self._writers = ThreadPoolExecutor(self._lanes, thread_name_prefix="clipfeat-write")
         about = {"model": model.describe(), "sampling": cfg.sampling.name}
         # A lane samples all frames of its batch at once: as many may wait to be written, or it would wait for the disk.

@@ -167,7 +167,9 @@ class LabelledFrames:
             xyz, idx, conf, attributes = found.xyz, found.pts_idx, found.conf_2d, found.attributes
             own = {"clip_feat": torch.from_numpy(found.pts_feat).float()}
         if "rgb" not in attributes:
-            raise DataError(f"{self.store.path(*key)}: its points have no colour (rgb); extract with sampling=mesh")
+            raise DataError(
+                f"{self.store.path(*key)}: its points have no colour (rgb); extract again, by sampling=depth or mesh"
+            )
         rgb = attributes["rgb"].astype(np.float32) / 255
         before = [frame for frame in self._frames[key[0]] if frame < key[1]][-1:]
         return own | {

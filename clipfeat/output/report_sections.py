@@ -41,6 +41,7 @@ def summary_tiles(run: Run) -> Markup:
         ("points visible", f"{visible_share(summary['points']):.1%}" if summary["points"] else ""),
         ("all features", size_of(summary["bytes"])),
         ("features of a frame", size_of(summary["bytes_per_frame"])),
+        ("seconds before the first frame", _number(now.get("seconds_before_frames"), 1)),
         ("frames a second", _number(now.get("frames_per_second"), 2)),
         ("seconds, last run", _number(now.get("seconds"), 1)),
         ("frames, last run", _number(now.get("frames"), 0)),

@@ -84,7 +84,9 @@ class FeatureStore:
         """
         found = self._files.frames(scene_id)
         if not found:
-            raise DataError(f"{self.folder}: holds no frame of a scene {scene_id}; see FeatureStore.scenes")
+            there = self.scenes
+            some = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
+            raise DataError(f"{self.folder}: holds no frame of a scene {scene_id}, but of {some or 'none'}")
         return found
 
     def path(self, scene_id: str, frame_id: int) -> Path:

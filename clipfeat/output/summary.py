@@ -28,6 +28,7 @@ class Stopwatch:
         self.seconds: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
         self.start = time.perf_counter()
+        self.before = 0.0
 
     @contextmanager
     def stage(self, name: str, own: dict[str, float] | None = None) -> Iterator[None]:
@@ -41,6 +42,10 @@ class Stopwatch:
                 self.seconds[name] += spent
             if own is not None:
                 own[name] = round(own.get(name, 0.0) + spent, 5)
+
+    def begin(self) -> None:
+        """The first frame begins: what came before, such as loading the model, is no part of the speed."""
+        self.before = self.total()
 
     def take(self) -> dict[str, float]:
         """The seconds of each stage since they were last taken, for a stopwatch of another process to ``add``."""
@@ -101,7 +106,8 @@ def summarize(
         "run": {
             "frames": frames_now,
             "seconds": round(seconds, 3),
-            "frames_per_second": round(frames_now / seconds, 3),
+            "seconds_before_frames": round(stopwatch.before, 3),
+            "frames_per_second": round(frames_now / max(seconds - stopwatch.before, 1e-3), 3),
             "seconds_a_stage": {name: round(value, 3) for name, value in sorted(stopwatch.seconds.items())},
             "interrupted": interrupted,
             **peak_memory(),
@@ -123,6 +129,7 @@ def merge_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         took most, and frames a second hold if all began together.
     """
     seconds, frames = max((run["seconds"] for run in runs), default=0.0), sum(run["frames"] for run in runs)
+    working = max((run["seconds"] - run.get("seconds_before_frames", 0.0) for run in runs), default=0.0)
     stages: Counter[str] = Counter()
     for run in runs:
         stages.update(run["seconds_a_stage"])
@@ -131,7 +138,8 @@ def merge_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "shards": len(runs),
         "frames": frames,
         "seconds": seconds,
-        "frames_per_second": round(frames / seconds, 3) if seconds else 0.0,
+        "seconds_before_frames": max((run.get("seconds_before_frames", 0.0) for run in runs), default=0.0),
+        "frames_per_second": round(frames / max(working, 1e-3), 3) if seconds else 0.0,
         "seconds_a_stage": {name: round(value, 3) for name, value in sorted(stages.items())},
         "interrupted": any(run["interrupted"] for run in runs),
         **{key: max(run.get(key, 0) for run in runs) for key in sorted(memory)},
@@ -180,6 +188,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _before(run: Mapping[str, Any]) -> str:
+    before = run.get("seconds_before_frames", 0.0)
+    return f", of which {before:.1f} s before the first frame" if before else ""
+
+
 def summary_table(summary: dict[str, Any]) -> str:
     """The few lines that end a run."""
     run, points, model = summary["run"], summary["points"], summary["model"]
@@ -195,7 +208,7 @@ def summary_table(summary: dict[str, Any]) -> str:
         memory += f", GPU {run['peak_gpu_memory_bytes'] / 2**30:.2f} GiB"
     rows = [
         ("frames", f"{summary['frames']} done ({run['frames']} now), {summary['failed']} failed{left_out}"),
-        ("speed", f"{run['frames_per_second']:.2f} frames/s, {run['seconds']:.1f} s in all"),
+        ("speed", f"{run['frames_per_second']:.2f} frames/s, {run['seconds']:.1f} s in all{_before(run)}"),
         ("seconds a stage", stages),
         ("peak memory", memory),
         ("size", f"{summary['bytes_per_frame'] / 1e6:.2f} MB a frame, {summary['bytes'] / 1e6:.1f} MB in all"),

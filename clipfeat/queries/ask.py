@@ -14,7 +14,7 @@ from clipfeat.errors import ConfigError, DataError, WeightsError
 from clipfeat.extraction.scans import read_run_config
 from clipfeat.model.text import TEMPLATES, load_text_encoder
 from clipfeat.model.weights import arch_name
-from clipfeat.output.folders import make_writable, remove_files
+from clipfeat.output.folders import make_writable, read_json, remove_files
 from clipfeat.output.store import FeatureStore
 from clipfeat.queries.answers import SCORES, Found, Key, Source, open_source, rank
 from clipfeat.queries.config import ExampleConfig, QueryConfig
@@ -67,6 +67,7 @@ def query(cfg: QueryConfig, texts: Texts | None = None) -> dict[str, Any]:
         why = next(iter(source.failed.values()), "none of them has a point")
         raise DataError(f"{cfg.store}: none of its {len(source.keys)} {source.noun}s can be compared ({why})")
     found = [rank(name, index, answers) for index, name in enumerate(prompts.names)]
+    earlier = _earlier(folder, set(prompts.names))
     _remove_earlier(folder, {one.folder for one in found})
     drawn = source.draw(prompts, found, folder)
     report = {
@@ -81,10 +82,11 @@ def query(cfg: QueryConfig, texts: Texts | None = None) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - begin, 3),
         "prompts": [_of_prompt(one) | {"files": names} for one, names in zip(found, drawn.of_prompts, strict=True)],
         "scores": drawn.scores,
+        "earlier": earlier,
     }
     with atomic_file(folder / "query.json") as file:
         file.write(json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False).encode())
-    log.info("%s", summary_table(report, cfg.top, folder))
+    log.info("%s", summary_table(report, folder))
     for warning in warnings_of(report):
         log.warning("WARNING %s", warning)
     return report
@@ -154,11 +156,27 @@ def example_prompts(example: ExampleConfig, store: FeatureStore) -> Prompts:
     return Prompts((name,), direction, np.empty((0, direction.shape[1]), np.float32))
 
 
+_HOW = ("store", "against", "temperature", "templates", "weights", "model")
+"""What an earlier prompt keeps of how it was asked."""
+
+
+def _earlier(folder: Path, prompts: set[str]) -> list[dict[str, Any]]:
+    """Prompts of queries before this one whose files are still there: all that are not asked again."""
+    before = read_json(folder / "query.json")
+    try:
+        how = {key: before[key] for key in _HOW if key in before}
+        last = [how | prompt for prompt in before.get("prompts", [])]
+        return [prompt for prompt in [*before.get("earlier", []), *last] if prompt["prompt"] not in prompts]
+    except (AttributeError, KeyError, TypeError):
+        return []
+
+
 def _remove_earlier(folder: Path, prompts: set[str]) -> None:
     """Takes away what the query before this one wrote of these prompts, and its scores: they may have been others."""
     try:
         before = json.loads((folder / "query.json").read_text(encoding="utf-8"))
-        names = [*before["scores"], *(name for prompt in before["prompts"] for name in prompt["files"])]
+        prompts_before = [*before["prompts"], *before.get("earlier", [])]
+        names = [*before["scores"], *(name for prompt in prompts_before for name in prompt["files"])]
         paths = [Path(name) for name in names]
     except (OSError, ValueError, KeyError, TypeError):
         return
@@ -190,8 +208,8 @@ def _of_prompt(found: Found) -> dict[str, Any]:
     return {"prompt": found.prompt, "limits": [round(end, 5) for end in found.limits], "ranked": answers}
 
 
-def summary_table(report: dict[str, Any], top: int, folder: Path) -> str:
-    """The best frames or scenes of each prompt, and what they were found in."""
+def ranking(report: dict[str, Any], top: int) -> str:
+    """The best frames or scenes of each prompt."""
     frames = "frames" in report
     width = max(len(answer["scene_id"]) for prompt in report["prompts"] for answer in prompt["ranked"])
     lines = []
@@ -206,7 +224,12 @@ def summary_table(report: dict[str, Any], top: int, folder: Path) -> str:
         if frames and len(scenes) > 1:
             shown = [f"{scene_id} {best:.3f}" for scene_id, best in list(scenes.items())[:_SHOWN_SCENES]]
             lines.append(f"    scenes: {', '.join(shown)}{' …' if len(scenes) > _SHOWN_SCENES else ''}")
-    noun = "frames" if frames else "scenes"
+    return "\n".join(lines[1:])
+
+
+def summary_table(report: dict[str, Any], folder: Path) -> str:
+    """What the answers were found in."""
+    noun = "frames" if "frames" in report else "scenes"
     how = f"softmax against {', '.join(report['against'])}" if report["against"] else "cosine"
     model = report["model"]
     files = len(report["scores"]) + sum(len(prompt["files"]) for prompt in report["prompts"])
@@ -216,7 +239,7 @@ def summary_table(report: dict[str, Any], top: int, folder: Path) -> str:
         ("weights", f"{model['weights']} ({model['weights_sha256']}), head {model['head']}"),
         ("written", f"{files} files and query.json into {folder}"),
     ]
-    return "\n".join([*lines[1:], "", *(f"  {name:<16} {value}" for name, value in rows)])
+    return "\n".join(f"  {name:<16} {value}" for name, value in rows)
 
 
 def warnings_of(report: dict[str, Any]) -> list[str]:

@@ -52,10 +52,10 @@ class ExportConfig:
         check_points_file("points_file", self.points_file)
 
 
-FUSED_POINTS = ("mesh", "voxel")
+FUSED_POINTS = ("auto", "mesh", "voxel")
 
 
-FUSED_FORMATS = ("openscene", "ply")
+FUSED_FORMATS = ("openscene", "ply", "png")
 
 
 @dataclass
@@ -65,8 +65,8 @@ class FuseConfig:
     Attributes:
         store: output_dir of clipfeat-extract.
         output_dir: folder for everything that is written; null is ``<store>/fused``.
-        points: mesh (the vertices of a scene's mesh, or any stored cloud) or voxel (what the frames measured, a point a
-            voxel).
+        points: mesh (the vertices of a scene's mesh, or any stored cloud), voxel (what the frames measured, a point a
+            voxel) or auto: mesh, and where no scene of the run has one, voxel.
         points_file: PLY or npz of the mesh, with {scene} in it; null is that of the run, or ScanNet's own name below
             the data set's root.
         labels_file: a second PLY of the same vertices that carries their labels, with {scene} in it; null is that of
@@ -75,7 +75,8 @@ class FuseConfig:
             takes its feature, where the run stored features at other points than the vertices.
         best_views: how many views of each point are taken, those of the highest confidence; null takes all.
         dtype: of the features on disk: float32 or float16.
-        formats: what is written beside the npz of each scene: openscene (.pt), ply (PCA colours).
+        formats: what is written beside the npz of each scene: openscene (.pt), ply (PCA colours), png (the
+            same as a picture, from above).
         data_root: where the scans are now, if they moved since the run; null is where they were.
         scenes_file: text file with a scene a line; null takes every scene of the store.
         num_workers: threads that read and project frames; null is one a core.
@@ -86,7 +87,7 @@ class FuseConfig:
 
     store: str = MISSING
     output_dir: str | None = None
-    points: str = "mesh"
+    points: str = "auto"
     points_file: str | None = None
     labels_file: str | None = None
     voxel_size: float = 0.05
@@ -113,7 +114,7 @@ class FuseConfig:
         for key in ("points_file", "labels_file"):
             value = getattr(self, key)
             check_points_file(key, value)
-            if value is not None and self.points != "mesh":
+            if value is not None and self.points == "voxel":
                 raise ConfigError(f"{key}={value}: has no meaning with points={self.points}, leave it out")
 
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from clipfeat.output.folders import check_config, different_keys, make_writable,
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FuseConfig
 from clipfeat.results.fused_formats import FORMATS, scene_path, write_formats, write_scene
+from clipfeat.results.fused_points import choose_points, mesh_pattern
 from clipfeat.results.scene_fuser import SceneFuser
 from clipfeat.system.atomic import remove_leftovers
 from clipfeat.system.progress import progress_bar
@@ -22,6 +23,8 @@ from clipfeat.system.progress import progress_bar
 log = logging.getLogger(__name__)
 
 LOW_SEEN_SHARE = 0.5
+
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} frames [{elapsed}<{remaining}, {rate_fmt}]"
 
 
 def fuse(cfg: FuseConfig, scenes: Sequence[str] | None = None) -> dict[str, Any]:
@@ -43,6 +46,12 @@ def fuse(cfg: FuseConfig, scenes: Sequence[str] | None = None) -> dict[str, Any]
     store = FeatureStore(cfg.store)
     run = read_run_config(store.folder, cfg.data_root)
     folder = Path(cfg.output_dir or store.folder / "fused")
+    asked, cfg = cfg, replace(cfg, points=choose_points(cfg, run, store.scenes))
+    if asked.points == "auto" and cfg.points == "voxel":
+        log.warning(
+            "no scene has a mesh (%s): fusing onto voxels of %g m; points_file=…/{scene}….ply says where meshes are",
+            mesh_pattern(cfg, run), cfg.voxel_size,
+        )  # fmt: skip
     replaced = store.scenes  # by resume=overwrite
     if scenes is not None:
         replaced = scenes = [scene_id for scene_id in scenes if scene_id in store.scenes]
@@ -85,12 +94,14 @@ def _fuse_scenes(
 ) -> int:
     """Fuses and writes scene after scene, puts the meta of each into ``done`` or why not into ``failed``; the bytes."""
     written = 0
-    total = fuser.passes * sum(map(len, frames.values()))
+    total = sum(map(len, frames.values()))
     with progress_bar(total, "frame") as bar:
+        bar.bar_format = _BAR
         for scene_id, frame_ids in frames.items():
             bar.set_description(scene_id)
             try:
-                fused = fuser(scene_id, frame_ids, bar.update)
+                # A frame that is gone through twice is done when it has been gone through twice.
+                fused = fuser(scene_id, frame_ids, lambda frames: bar.update(frames / fuser.passes))
             except DataError as error:
                 if fuser.cfg.on_bad_frame == "fail":
                     raise

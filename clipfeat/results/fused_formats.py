@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from clipfeat.output.folders import remove_files
 from clipfeat.output.fused import FusedScene, read_fused, write_fused, write_openscene
 from clipfeat.output.ply import UNSEEN, write_ply
+from clipfeat.results.scene_picture import scene_picture, up_axis
 from clipfeat.vis.pca import fit_pca_colors
+from clipfeat.vis.pictures import save_png
 
 _COLORED = 10_000
 """Points that colours are fitted to, and that are coloured at a time: of all points at once, the float64 copies would
@@ -37,9 +39,17 @@ def _write_pca_ply(path: Path, fused: FusedScene) -> int:
     return write_ply(path, fused.points.xyz, pca_rgb(fused), fused.faces, comments)
 
 
+def _write_png(path: Path, fused: FusedScene) -> int:
+    up = fused.meta.get("up") or up_axis([])
+    picture = scene_picture(fused.points.xyz, pca_rgb(fused), up, fused.points.xyz[fused.seen])
+    save_png(picture, path)
+    return path.stat().st_size
+
+
 FORMATS: dict[str, tuple[str, Callable[[Path, FusedScene], int]]] = {
     "openscene": ("_0.pt", lambda path, fused: write_openscene(path, fused.pts_feat, fused.seen)),
     "ply": (".ply", _write_pca_ply),
+    "png": (".png", _write_png),
 }
 """What can be written of a fused scene beside its npz: how its name ends, and what writes it."""
 

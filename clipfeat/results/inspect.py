@@ -11,6 +11,7 @@ from clipfeat.output.files import read_arrays, read_meta
 from clipfeat.output.folders import different_keys
 from clipfeat.output.frame_files import natural_key
 from clipfeat.output.fused import read_fused
+from clipfeat.results.inspect_others import find_others
 from clipfeat.results.inspect_run import inspect_run
 from clipfeat.results.inspection import (
     SHOWN,
@@ -27,7 +28,7 @@ from clipfeat.results.inspection import (
 
 
 def inspect_folder(folder: Path, *, verify: bool = False) -> Inspection:
-    """Looks into the output_dir of a run or of clipfeat-fuse, a cache of maps or a uv index, and changes nothing.
+    """Looks into the output_dir of any command, a cache of maps or a uv index, and changes nothing.
 
     Args:
         folder: the folder.
@@ -38,6 +39,9 @@ def inspect_folder(folder: Path, *, verify: bool = False) -> Inspection:
     """
     if (folder / "data.mdb").is_file():
         return _inspect_cache(folder, verify=verify)
+    if other := find_others(folder):
+        what, facts, broken = other
+        return Inspection(f"{folder}: {what}", facts, broken)
     if next(folder.glob("*/uv_*.npz"), None) is not None:
         return _inspect_uv_index(folder, verify=verify)
     if next(folder.glob("*.npz"), None) is not None:  # a run has them in the folders of its scenes

@@ -15,6 +15,8 @@ from clipfeat.errors import DataError, FrameError
 from clipfeat.output.fused import FusedScene
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FuseConfig
+from clipfeat.results.fused_points import mesh_pattern
+from clipfeat.results.scene_picture import up_axis
 from clipfeat.results.views import build_views
 from clipfeat.sampling.config import MeshSamplingConfig, PointsConfig
 from clipfeat.sampling.merge import BestViews, ViewMerger
@@ -26,15 +28,6 @@ from clipfeat.system.streaming import prefetch
 from clipfeat.types import FloatArray, Points
 
 Result = TypeVar("Result")
-
-
-def mesh_pattern(cfg: FuseConfig, run: PointsConfig) -> str:
-    """Path of the meshes that ``points=mesh`` fuses onto, with {scene} in it."""
-    if cfg.points_file is not None:
-        return cfg.points_file
-    if isinstance(run.sampling, MeshSamplingConfig):
-        return run.sampling.points_file
-    return f"{run.data.root}/{{scene}}/{{scene}}_vh_clean_2.ply"
 
 
 class SceneFuser:
@@ -55,6 +48,7 @@ class SceneFuser:
 
     def __init__(self, cfg: FuseConfig, store: FeatureStore, run: PointsConfig):
         self.cfg = cfg
+        self._store = store
         self.passes = 1 + (cfg.points == "voxel") + (cfg.best_views is not None)
         sampled = run.sampling if isinstance(run.sampling, MeshSamplingConfig) else None
         self._points_file = mesh_pattern(cfg, run)
@@ -108,10 +102,15 @@ class SceneFuser:
                 "failed": [{"frame_id": frame_id, "why": why} for frame_id, why in good.failed.items()],
                 "num_points": len(seen),
                 "num_seen": int(seen.sum()),
+                "up": self._up(scene_id, frames),
                 "mean_views": round(float(merger.views[seen].mean()), 3),
                 "seconds": round(time.perf_counter() - begin, 3),
             },
         )
+
+    def _up(self, scene_id: str, frames: Sequence[int]) -> list[float]:
+        some = frames[:: 1 + len(frames) // 20]
+        return up_axis([self._store.meta(scene_id, frame)["cam_to_world"] for frame in some])
 
     def _mesh(self, scene_id: str) -> tuple[Points, NDArray[np.int32] | None]:
         path = Path(self._points_file.replace("{scene}", scene_id))
@@ -124,9 +123,9 @@ class SceneFuser:
 
     def _voxels(self, scene_id: str, frames: Sequence[int], good: "_GoodFrames") -> Points:
         cloud = VoxelCloud(self.cfg.voxel_size)
-        for number, (xyz, rgb) in good.each(self._views.measured):
+        for number, measured in good.each(self._views.measured):
             try:
-                cloud.add(xyz, rgb)
+                cloud.add(*measured)
             except ValueError as error:
                 raise DataError(f"{scene_id} frame {frames[number]}: {error}; take a larger voxel_size") from error
         return cloud.points()

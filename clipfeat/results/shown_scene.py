@@ -110,7 +110,7 @@ def load_scene(path: Path, most: int) -> ShownScene:
         seen=fused.seen[rows],
         colors=colors,
         total=total,
-        frames=list(fused.meta.get("frames") or []),
+        frames=[frame for frame in fused.meta.get("frames") or [] if isinstance(frame, int)],
         model=dict(fused.meta.get("model") or {}),
     )
 

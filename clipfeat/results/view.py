@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.errors import ClipfeatError, ConfigError
+from clipfeat.errors import ClipfeatError
 from clipfeat.output.ply import UNSEEN
 from clipfeat.queries.answers import LEAST_RANGE, open_source
 from clipfeat.queries.ask import Texts, load_texts, text_prompts
 from clipfeat.queries.config import QueryConfig
 from clipfeat.queries.prompts import best_mean
+from clipfeat.results.page_server import as_text, open_server, paragraphs
 from clipfeat.results.shown_scene import (
     PCA,
     ShownCamera,
@@ -35,24 +36,6 @@ MAX_CAMERAS = 200
 
 SCORE = "score"
 """What points are coloured by when something was asked for."""
-
-
-def open_server(host: str, port: int) -> Any:
-    """A viser server that prints nothing of its own; on the next free port, if the port is taken.
-
-    Raises:
-        ConfigError: If viser is not installed.
-    """
-    try:
-        import rich
-        import viser
-    except ImportError as error:
-        raise ConfigError('clipfeat-view needs the package viser: pip install "clipfeat[view]"') from error
-    rich.get_console().quiet = True
-    server = viser.ViserServer(host, port, label="clipfeat", verbose=False)
-    # The share button would hand the page over to a server in the internet.
-    server.gui.configure_theme(show_logo=False, show_share_button=False, control_width="large")
-    return server
 
 
 class Viewer:
@@ -89,7 +72,8 @@ class Viewer:
         self.frusta: list[Any] = []
         self.cloud: Any = None
         self._server = open_server(host, port)
-        self.url = f"http://{self._server.get_host()}:{self._server.get_port()}"
+        address = self._server.get_host()
+        self.url = f"http://{f'[{address}]' if ':' in address else address}:{self._server.get_port()}"
         self._add_controls(scene_ids)
         self._show_scene()
 
@@ -99,12 +83,12 @@ class Viewer:
 
     @property
     def facts(self) -> str:
-        """What the page says of the scene."""
+        """What the page says of the scene, in HTML."""
         return str(self._facts.content)
 
     @property
     def answer(self) -> str:
-        """What the page says of the text that was asked for."""
+        """What the page says of the text that was asked for, in HTML."""
         return str(self._answer.content)
 
     @property
@@ -125,7 +109,7 @@ class Viewer:
 
     def _add_controls(self, scene_ids: list[str]) -> None:
         gui = self._server.gui
-        self._facts = gui.add_markdown("")
+        self._facts = gui.add_html("")
         self._choice = gui.add_dropdown("Scene", scene_ids, initial_value=scene_ids[0], visible=len(scene_ids) > 1)
         self._shade = gui.add_dropdown("Colours", [PCA], initial_value=PCA)
         self._size = gui.add_slider("Point size", 0.25, 4.0, 0.05, 1.0, hint="as a multiple of the points' distance")
@@ -136,7 +120,7 @@ class Viewer:
         with self._form:
             self._text = gui.add_text("Text", "", hint="such as: a chair", disabled=not askable)
             button = gui.add_button("Colour by it", disabled=not askable)
-            self._answer = gui.add_markdown("" if askable else self._why_not())
+            self._answer = gui.add_html("" if askable else self._why_not())
         self._choice.on_update(lambda _: self._load(self._choice.value))
         self._shade.on_update(lambda _: self._recolor())
         self._size.on_update(lambda _: self._resize())
@@ -146,9 +130,10 @@ class Viewer:
         button.on_click(lambda _: self._form.submit())
 
     def _why_not(self) -> str:
-        return (
-            f"These features are of `model/head={self._source.model['head']}`, which texts can't be compared to. "
-            f"Extract with `model/head=text` to ask for things."
+        head = as_text(f"model/head={self._source.model['head']}")
+        return paragraphs(
+            f"These features are of <code>{head}</code>, which texts can't be compared to. "
+            f"Extract with <code>model/head=text</code> to ask for things."
         )
 
     def _load(self, scene_id: str) -> None:
@@ -192,15 +177,15 @@ class Viewer:
 
     def _facts_of(self, cameras: Sequence[ShownCamera], why_none: str) -> str:
         scene, model = self.scene, self.scene.model
-        lines = [f"**{scene.scene_id}**"]
+        lines = [f"<b>{as_text(scene.scene_id)}</b>"]
         if model.get("weights") == "random":
-            lines.append("**weights=random**: the arithmetic is right, the features mean nothing.")
+            lines.append("<b>weights=random</b>: the arithmetic is right, the features mean nothing.")
         points = f"{scene.total:,} points, {scene.seen.mean():.0%} of them seen by {len(scene.frames)} frames"
         lines.append(points if len(scene.xyz) == scene.total else f"{points}; {len(scene.xyz):,} of them are shown")
         if 0 < len(cameras) < len(scene.frames):
             lines.append(f"{len(cameras)} of the cameras are shown")
-        lines.append("{arch}, head {head}, weights={weights}".format(**model))
-        return "\n\n".join([*lines, why_none] if why_none else lines)
+        lines.append(as_text("{arch}, head {head}, weights={weights}".format(**model)))
+        return paragraphs(*lines, as_text(why_none))
 
     def _offer_colors(self) -> None:
         chosen = self._shade.value
@@ -254,16 +239,16 @@ class Viewer:
         """Colours the points by how much they look like a text; what goes wrong is told on the page."""
         with self._lock:
             if not text.strip():
-                self._answer.content = "Type what to look for, such as: a chair"
+                self._answer.content = paragraphs("Type what to look for, such as: a chair")
                 return
             try:
                 if self._texts is None:
-                    self._answer.content = "Loading the text tower …"
+                    self._answer.content = paragraphs("Loading the text tower …")
                     self._texts = load_texts(self._source)
                 cfg = QueryConfig(store=self._cfg.store, text=text)
                 self._prompts = text_prompts(cfg, self._source, self._texts)
             except ClipfeatError as error:
-                self._answer.content = str(error)
+                self._answer.content = paragraphs(as_text(error))
                 return
             self._scores = self._prompts.scores(self.scene.pts_feat)[:, 0]
             self._offer_colors()
@@ -271,7 +256,5 @@ class Viewer:
             self._recolor()
             low, high = self._limits()
             against = f" against {', '.join(self._prompts.other_names)}" if self._prompts.other_names else ""
-            self._answer.content = (
-                f"**{self._prompts.names[0]}**: {self._prompts.kind}{against}, {low:.3f} (dark, the mean) to "
-                f"{high:.3f} (bright, the best 1 %)"
-            )
+            said = f": {self._prompts.kind}{against}, {low:.3f} (dark, the mean) to {high:.3f} (bright, the best 1 %)"
+            self._answer.content = paragraphs(f"<b>{as_text(self._prompts.names[0])}</b>{as_text(said)}")

@@ -15,6 +15,7 @@ from clipfeat.data.selection import FrameKey
 from clipfeat.extraction.scans import Scans
 from clipfeat.output.store import FeatureStore
 from clipfeat.sampling.bilinear import sample_img_feat
+from clipfeat.sampling.colors import depth_pixel_colors
 from clipfeat.sampling.config import PointsConfig
 from clipfeat.sampling.locate import FrameLocator
 from clipfeat.sampling.merge import ViewMerger
@@ -55,11 +56,15 @@ class View:
             merger.add_points(self.features[pick], self.rows[pick], self.weight[pick])
 
 
+Measured = tuple[FloatArray, NDArray[np.uint8] | None, NDArray[np.bool_] | None]
+"""World points (N, 3) in metres, their colours (N, 3), if these are known, and of which (N,); None is of all."""
+
+
 class Views(Protocol):
     """The frames of a store as views. Safe to call from several threads."""
 
-    def measured(self, key: FrameKey) -> tuple[FloatArray, NDArray[np.uint8] | None]:
-        """World points (N, 3) in metres that a frame measured, and their colours (N, 3), if it knows them.
+    def measured(self, key: FrameKey) -> Measured:
+        """What a frame measured.
 
         Raises:
             FrameError: If the frame can't be used.
@@ -91,10 +96,10 @@ class PointViews:
         self.reach = reach
         self.same_points = same_points
 
-    def measured(self, key: FrameKey) -> tuple[FloatArray, NDArray[np.uint8] | None]:
+    def measured(self, key: FrameKey) -> Measured:
         """The points that the frame has features for."""
         found = self.store.load(*key)
-        return found.xyz, found.attributes.get("rgb")
+        return found.xyz, found.attributes.get("rgb"), None
 
     def of(self, points: Points) -> Callable[[FrameKey], View]:
         """A view's confidence in a point is the mean of what counts for it, its feature their weighted mean."""
@@ -137,14 +142,15 @@ class MapViews:
         self.run = run
         self.scans = Scans(store, run.data)
 
-    def measured(self, key: FrameKey) -> tuple[FloatArray, NDArray[np.uint8] | None]:
-        """All of the frame's depth between near and far; without depth the points that the run had."""
+    def measured(self, key: FrameKey) -> Measured:
+        """All of the frame's depth between near and far, in the picture's colours; without depth the run's points."""
         frame, camera = self.scans.load(*key), self.run.camera
         if frame.depth_m is None or frame.depth_camera is None:
             grid = self.store.map(*key)
-            return grid.xyz, grid.attributes.get("rgb")
+            return grid.xyz, grid.attributes.get("rgb"), None
         used = np.where((frame.depth_m >= camera.near) & (frame.depth_m <= camera.far), frame.depth_m, 0)
-        return unproject_depth(used, frame.depth_camera.intrinsics, frame.cam_to_world)[0], None
+        xyz, pixels = unproject_depth(used, frame.depth_camera.intrinsics, frame.cam_to_world)
+        return xyz, *depth_pixel_colors(frame, pixels)
 
     def of(self, points: Points) -> Callable[[FrameKey], View]:
         """A view's confidence in a point is ``conf_2d``."""

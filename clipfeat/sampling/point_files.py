@@ -1,4 +1,4 @@
-"""Reading meshes and point clouds: PLY by trimesh, and npz."""
+"""Reading meshes and point clouds, PLY and npz."""
 
 from pathlib import Path
 from typing import Any
@@ -8,19 +8,21 @@ from numpy.typing import NDArray
 
 from clipfeat.errors import DataError
 from clipfeat.system.arrays import read_npz
+from clipfeat.system.ply_reader import coordinates, num_rows, read_ply, triangles
 from clipfeat.types import FARTHEST_M, Points
 
-_PLY_COORDINATES = ("x", "y", "z")
-_PLY_COLORS = ("red", "green", "blue")
+_PLY_COLORS = tuple(tuple(before + name for name in ("red", "green", "blue")) for before in ("", "diffuse_"))
+_PLY_PASSED_OVER = ("x", "y", "z", "alpha", "diffuse_alpha", "nx", "ny", "nz")
 _NPZ_COORDINATES = ("xyz", "points", "vertices")
 
 
 def read_points(path: Path) -> Points:
     """Reads the vertices of a PLY, or the points of an npz, in the file's own order.
 
-    PLY: red, green and blue become ``rgb`` (N, 3) uint8; every other number a vertex has (label, instance, …) becomes
-    an attribute of its name. Faces and normals are passed over. npz: ``xyz`` (N, 3) (or points, vertices); every other
-    array of N rows of numbers becomes an attribute.
+    PLY: red, green and blue become ``rgb`` (N, 3) uint8, from 0 to 255 also where the file has fractions; every other
+    number a vertex has (label, instance, …) becomes an attribute of its name. Faces, normals and lists are passed over.
+    npz: ``xyz`` (N, 3) (or points, vertices); every other array of N rows of numbers becomes an attribute, and
+    ``rgb`` (N, 3) is as that of a PLY.
 
     Raises:
         DataError: If the file is missing or damaged, holds no vertices, or some are not finite or nowhere near.
@@ -45,79 +47,68 @@ def read_points(path: Path) -> Points:
 def read_faces(path: Path) -> NDArray[np.int32] | None:
     """The triangles (F, 3) of a PLY, as rows of the vertices that ``read_points`` gives; None for a cloud, or an npz.
 
+    A face of more corners becomes a fan of triangles.
+
     Raises:
         DataError: If the file is damaged.
     """
     if path.suffix.lower() != ".ply":
         return None
-    loaded = _load_ply(path)
-    faces = np.asarray(getattr(loaded, "faces", np.zeros((0, 3))), np.int32)
-    if len(faces) == 0:
-        return None
-    if not (faces.min() >= 0 and faces.max() < len(loaded.metadata["_ply_raw"]["vertex"]["data"])):
-        raise DataError(f"{path}: a face names a vertex that is not there; copy or export it again")
-    return faces
+    elements = _load_ply(path)
+    try:
+        faces = triangles(elements)
+    except ValueError as error:
+        raise _damaged_ply(path, error) from error
+    return faces.astype(np.int32) if len(faces) else None
 
 
 def _read_ply(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    declared = _declared_vertices(path)
-    loaded = _load_ply(path)
+    elements = _load_ply(path)
+    if not num_rows(elements.get("vertex", {})):
+        raise DataError(f"{path}: holds no vertices, expected a mesh or a point cloud")
     try:
-        vertex = loaded.metadata["_ply_raw"]["vertex"]["data"]
-        names = list(vertex.dtype.names) if hasattr(vertex, "dtype") and vertex.dtype.names else list(vertex)
-        columns = {name: np.asarray(vertex[name]).reshape(len(vertex[name]), -1)[:, 0] for name in names}
-        xyz = np.stack([columns[name] for name in _PLY_COORDINATES], 1)
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        xyz = coordinates(elements)
+    except ValueError as error:
         raise _damaged_ply(path, error) from error
-    if len(xyz) != declared:
-        raise DataError(f"{path}: declares {declared} vertices, holds {len(xyz)}; the file is cut off")
-    attributes = {}
-    if set(_PLY_COLORS) <= set(columns):
-        attributes["rgb"] = np.stack([columns[name] for name in _PLY_COLORS], 1)
-    other = set(columns) - {*_PLY_COORDINATES, *_PLY_COLORS, "alpha", "nx", "ny", "nz"}
-    attributes.update({name: columns[name] for name in sorted(other)})
+    columns = {name: c for name, c in elements["vertex"].items() if isinstance(c, np.ndarray)}
+    attributes: dict[str, np.ndarray] = {}
+    for names in _PLY_COLORS:
+        if set(names) <= set(columns):
+            colors = np.stack([columns.pop(name) for name in names], 1)
+            attributes.setdefault("rgb", _as_bytes(path, colors))
+    attributes.update({name: columns[name] for name in sorted(columns) if name not in _PLY_PASSED_OVER})
     return xyz, attributes
 
 
-def _declared_vertices(path: Path) -> int:
-    """How many vertices the header declares, above 0; nothing in it is more than the file can hold."""
+def _as_bytes(path: Path, colors: np.ndarray) -> NDArray[np.uint8]:
+    """Colours (N, 3) from 0 to 255. Fractions up to 1, and whole numbers up to 65535, are brought there.
+
+    Raises:
+        DataError: If they are none of these.
+    """
+    if colors.dtype == np.uint8:
+        return colors
+    least, most = (float(colors.min()), float(colors.max())) if len(colors) else (0.0, 0.0)
+    real = colors.dtype.kind == "f"
+    if not (least >= 0 and most <= (255 if real else 65535)):  # also where one is not a number
+        raise DataError(
+            f"{path}: colours of {colors.dtype} from {least:g} to {most:g}, expected 0 to 255, or fractions from 0 to 1"
+        )
+    scale = 255.0 if real and most <= 1 else 1 / 257 if most > 255 else 1.0
+    return np.rint(colors * scale).astype(np.uint8)
+
+
+def _load_ply(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        with path.open("rb") as file:
-            header = file.read(65536).split(b"end_header")[0].splitlines()
+        return read_ply(path)
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
-    if not header or header[0].strip() != b"ply":
-        raise DataError(f"{path}: not a PLY file")
-    size, vertices = path.stat().st_size, 0
-    for line in header:
-        words = line.split()
-        if len(words) != 3 or words[0] != b"element" or not words[2].isdigit():
-            continue
-        name, number = words[1].decode(errors="replace"), words[2].lstrip(b"0") or b"0"
-        # An element takes a byte or more: a count beyond that is a lie, and nothing is allocated for it.
-        if len(number) > len(str(size)) or int(number) > size:
-            what = f"{number.decode()} {'vertices' if name == 'vertex' else f'elements {name}'}"
-            raise DataError(f"{path}: declares {what}, more than its {size} bytes can hold; copy or export it again")
-        vertices = int(number) if name == "vertex" else vertices
-    if vertices == 0:
-        raise DataError(f"{path}: holds no vertices, expected a mesh or a point cloud")
-    return vertices
-
-
-def _load_ply(path: Path) -> Any:
-    import trimesh
-
-    try:
-        with np.errstate(invalid="ignore"):  # what is no number is told by whoever reads it
-            return trimesh.load(path, process=False, force=None)
-    except MemoryError:  # counts were checked: the file is whole and the memory too small
-        raise
-    except Exception as error:  # trimesh raises whatever its parsing meets; all of it means the file
+    except ValueError as error:
         raise _damaged_ply(path, error) from error
 
 
-def _damaged_ply(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: damaged PLY ({' '.join(str(error).split())[:120]}); copy or export it again")
+def _damaged_ply(path: Path, why: object) -> DataError:
+    return DataError(f"{path}: {why}; copy or export it again")
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -135,4 +126,7 @@ def _read_npz(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     for key, values in {name: xyz, **attributes}.items():
         if values.dtype.kind not in "biuf":
             raise DataError(f"{path}: {key} is of {values.dtype}, expected numbers; leave it out or make it again")
+    rgb = attributes.get("rgb")
+    if rgb is not None and rgb.shape[1:] == (3,):
+        attributes["rgb"] = _as_bytes(path, rgb)
     return xyz, attributes

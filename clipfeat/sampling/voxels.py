@@ -12,6 +12,9 @@ _FARTHEST = 2**30
 """Voxels that a point may be away from the origin along an axis."""
 
 
+_NO_COLOR = 128
+
+
 class VoxelCloud:
     """The voxels that points fall into, each as the mean of its points.
 
@@ -32,8 +35,10 @@ class VoxelCloud:
         self._colored = np.zeros(0, np.int32)
         self._make_room(1024)
 
-    def add(self, xyz: FloatArray, rgb: NDArray[np.uint8] | None = None) -> None:
-        """Adds points (N, 3) in metres, and their colours (N, 3) where they are known.
+    def add(
+        self, xyz: FloatArray, rgb: NDArray[np.uint8] | None = None, known: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Adds points (N, 3) in metres, and their colours (N, 3), of all points or of those (N,) where they are known.
 
         Raises:
             ValueError: If xyz is not (N, 3), or a point is not finite or more than 2**30 voxels away.
@@ -53,6 +58,8 @@ class VoxelCloud:
             self._make_room(2 * len(self._cell))
         if rgb is not None:
             voxels = len(self._colored)
+            if known is not None:
+                of_points, rgb = of_points[known], rgb[known]
             self._colored += np.bincount(of_points, minlength=voxels).astype(np.int32)
             for channel in range(3):
                 self._rgb_sum[:, channel] += np.bincount(of_points, rgb[:, channel], voxels)
@@ -60,12 +67,13 @@ class VoxelCloud:
     def points(self) -> Points:
         """The mean of each voxel's points; their attribute ``points`` (N,) int32 is how many there were.
 
-        Where every voxel has a point of known colour, ``rgb`` (N, 3) uint8 is the mean of these.
+        Where any has a known colour, ``rgb`` (N, 3) uint8 is the mean of a voxel's known ones; grey where it has none.
         """
         count, colored = self._count[: self._voxels].copy(), self._colored[: self._voxels]
         attributes: dict[str, NDArray[Any]] = {"points": count}
-        if self._voxels and colored.all():
-            attributes["rgb"] = np.rint(self._rgb_sum[: self._voxels] / colored[:, None]).astype(np.uint8)
+        if colored.any():
+            rgb = np.rint(self._rgb_sum[: self._voxels] / np.maximum(colored, 1)[:, None])
+            attributes["rgb"] = np.where(colored[:, None] > 0, rgb, _NO_COLOR).astype(np.uint8)
         return Points(self._sum[: self._voxels] / count[:, None], np.arange(self._voxels), attributes)
 
     def _make_room(self, voxels: int) -> None:

@@ -16,8 +16,11 @@ from PIL import Image
 
 from clipfeat.errors import one_line
 
-PICTURE_SIDE = 480
-"""Pixels of the longer side of a picture in a page."""
+PICTURE_SIDE = 1000
+"""So that the words in a picture can be read. Pixels of the longer side of a picture in a page."""
+
+_FLATTENING = 8
+"""Times the second largest bar, beyond which the largest would leave nothing to see of the others."""
 
 _STYLE = Path(__file__).with_name("page.css")
 _VOID = ("img", "meta")
@@ -115,16 +118,20 @@ def bar_chart(bars: Sequence[Bar], full: float | None = None) -> Markup:
 
     Args:
         bars: from top to bottom.
-        full: value of a bar as long as the chart is wide; the largest one without it.
+        full: value of a bar as long as the chart is wide. Without it the largest one, unless that would flatten all
+            others: then it is cut short, and says so.
     """
     # Lengths are percent, and all text is outside the drawings: so it stays legible at every width.
-    full = full or max((bar.value for bar in bars), default=0) or 1
+    second, largest = sorted([0.0, 0.0, *(bar.value for bar in bars)])[-2:]
+    if full is None and 0 < _FLATTENING * second < largest:
+        full = 2 * second
+    full = full or largest or 1
     lines = (
         tag(
             "tr",
             tag("th", bar.label, scope="row"),
             tag("td", _svg(tag("rect", width=f"{100 * min(bar.value / full, 1):.2f}%", height="100%"))),
-            tag("td", bar.text),
+            tag("td", bar.text if bar.value <= full else f"{bar.text}, cut short"),
             class_="low" if bar.low else None,
         )
         for bar in bars

@@ -145,7 +145,7 @@ def draw_picture(ax: "Axes", frame: SampledFrame) -> None:
 
 
 def draw_colors(
-    ax: "Axes", frame: SampledFrame, colors: NDArray[np.float32], title: str = "features (PCA colours)"
+    ax: "Axes", frame: SampledFrame, colors: NDArray[np.float32], title: str = "features (PCA colours; grey: no point)"
 ) -> None:
     """The (n, 3) colours of the frame's points over its picture in grey."""
     fig.show_picture(ax, paint(frame.thumbnail, frame.uv, colors))

@@ -19,6 +19,8 @@ SCORE_COLORS = "plasma"
 
 _COLUMNS = 3
 _FAINTEST, _STRONGEST = 0.1, 0.9
+_GREY = 0.6
+"""Of a picture under the scores, in the colour bar."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +85,7 @@ class ScorePainter:
         fig.panel_title(axes[1], f"score (best 1 %: {frame.best:.3f})")
         for ax in axes:
             fig.mark(ax, frame.example)
-        fig.color_bar(figure, axes[1], score_shades(self.limits), self.unit)
+        fig.color_bar(figure, axes[1], painted_shades(self.limits), self.unit)
         return fig.render(figure)
 
     def sheet(self, frames: Sequence[ScoredFrame]) -> NDArray[np.uint8]:
@@ -106,7 +108,7 @@ class ScorePainter:
             fig.panel_title(ax, f"{frame.name} · {frame.best:.3f}")
         for ax in axes[len(frames) :]:
             ax.set_axis_off()
-        fig.color_bar(figure, axes[columns - 1], score_shades(self.limits), self.unit, lowest=axes[-1])
+        fig.color_bar(figure, axes[columns - 1], painted_shades(self.limits), self.unit, lowest=axes[-1])
         return fig.render(figure)
 
 
@@ -117,6 +119,18 @@ def score_shades(limits: tuple[float, float]) -> "ScalarMappable":
     from matplotlib.colors import Normalize
 
     return ScalarMappable(Normalize(*limits, clip=True), colormaps[SCORE_COLORS])
+
+
+def painted_shades(limits: tuple[float, float]) -> "ScalarMappable":
+    """The colours as they look over a grey picture: the lower a score, the more of the picture is seen through it."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap
+
+    shades = score_shades(limits)
+    place = np.linspace(0, 1, 256)
+    share = (_FAINTEST + (_STRONGEST - _FAINTEST) * place)[:, None]
+    colors = share * shades.cmap(place)[:, :3] + (1 - share) * _GREY
+    return ScalarMappable(shades.norm, ListedColormap(colors))
 
 
 def score_rgb(scores: FloatArray, limits: tuple[float, float]) -> NDArray[np.uint8]:

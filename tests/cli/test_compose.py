@@ -240,7 +240,7 @@ def test_steps_can_be_left_out(composer, tmp_path):
 def test_what_can_not_end_well_is_told_before_anything_begins(composer, scans, tmp_path):
     for scene in scans.iterdir():
         (scene / f"{scene.name}_vh_clean_2.ply").unlink(missing_ok=True)
-    code, err = composer("sampling=depth", root=scans)
+    code, err = composer("sampling=depth", "fuse.points=mesh", root=scans)
     assert code == 1
     assert "clipfeat: " in err
     assert (

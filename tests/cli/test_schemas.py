@@ -168,7 +168,7 @@ def test_what_is_no_configuration_of_a_run_is_refused(plain):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"points": "cloud"}, "points=cloud: expected one of mesh, voxel"),
+        ({"points": "cloud"}, "points=cloud: expected one of auto, mesh, voxel"),
         ({"voxel_size": 0.0}, "voxel_size=0.0: expected a number above 0"),
         ({"best_views": 0}, "best_views=0: expected a number of at least 1"),
         ({"num_workers": 0}, "num_workers=0: expected a number of at least 1"),

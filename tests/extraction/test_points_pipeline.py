@@ -11,6 +11,7 @@ from conftest import CHECKOUT
 from PIL import Image
 
 from clipfeat.output.files import read_features
+from clipfeat.output.store import FeatureStore
 from clipfeat.sampling.point_files import read_points
 
 LABELS = "sampling.labels_file='${data.root}/{scene}/{scene}_vh_clean_2.labels.ply'"
@@ -39,6 +40,27 @@ def test_vertices_of_the_mesh_with_colours_and_labels(run_cli, demo_root, tmp_pa
             picture[v, u] == features.attributes["label"]
         ).mean() > 0.8  # a pixel of these small pictures is 5 cm wide
         assert "of its points are visible" not in err  # of a whole mesh, no frame sees much
+
+
+@pytest.mark.parametrize("output", ["npz", "grid"])
+def test_depth_pixels_have_the_picture_s_colours_and_nothing_else_changes(
+    run_cli, demo_root, tmp_path, monkeypatch, output
+):
+    base = [f"data.root={demo_root}", f"output={output}", "vis=none", "frames_per_scene=1"]
+    assert run_cli(*base, "output_dir=out")[0] == 0
+    monkeypatch.setattr("clipfeat.extraction.worker.COLORED", ())
+    assert run_cli(*base, "output_dir=plain")[0] == 0
+    store, plain = FeatureStore(tmp_path / "out"), FeatureStore(tmp_path / "plain")
+    for scene in store.scenes:
+        found, before = store.load(scene, 0), plain.load(scene, 0)
+        image = np.asarray(Image.open(demo_root / scene / "color" / "0.jpg"))
+        u, v = np.rint(found.uv_idx).astype(int).T
+        np.testing.assert_array_equal(found.attributes["rgb"], image[v, u])
+        assert before.attributes == {}
+        for name in ("pts_feat", "uv_idx", "conf_2d", "xyz", "pts_idx"):
+            assert getattr(found, name).tobytes() == getattr(before, name).tobytes()
+        more = store.path(scene, 0).stat().st_size - plain.path(scene, 0).stat().st_size
+        assert 3 * len(u) <= more < 3 * len(u) + 500
 
 
 def test_a_choice_of_vertices_is_the_same_in_every_frame(run_cli, demo_root, tmp_path):

@@ -2,6 +2,7 @@ import json
 import time
 
 import numpy as np
+import pytest
 
 from clipfeat.output.summary import Stopwatch, reason_of, status_counts, summarize, summary_table, warnings_of
 
@@ -80,3 +81,14 @@ def test_failures_are_grouped_by_reason():
     assert {reason_of({"scene_id": s, "frame_id": 0, "why": why}) for s, why in whys} == {"# values, expected #"}
     why = "pose is lost; see /d/s1/log.txt of s1"
     assert reason_of({"scene_id": "s1", "frame_id": 0, "why": why}) == "pose is lost; see … of …"
+
+
+def test_loading_is_no_part_of_the_speed():
+    stopwatch = Stopwatch()
+    stopwatch.start -= 100
+    stopwatch.begin()
+    stopwatch.start -= 10
+    run = summarize([record("a", 0, 9, 1)], stopwatch, 20, ABOUT, interrupted=False)["run"]
+    assert run["seconds_before_frames"] == pytest.approx(100, abs=1)
+    assert run["seconds"] == pytest.approx(110, abs=1)
+    assert run["frames_per_second"] == pytest.approx(2, rel=0.1)

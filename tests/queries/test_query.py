@@ -203,6 +203,17 @@ def test_what_an_earlier_query_wrote_of_a_prompt_is_replaced_and_other_prompts_s
     assert len(list((tmp_path / SCORES).iterdir())) == 2
     ask(fused, tmp_path, text="couch", scenes=SCENES[1])
     assert [p.name for p in (tmp_path / SCORES).iterdir()] == [f"{SCENES[1]}.npz"]
+    # What is still there of other prompts is still told of, with how it was asked.
+    told = json.loads((tmp_path / "query.json").read_text())
+    assert [prompt["prompt"] for prompt in told["prompts"]] == ["couch"]
+    assert [prompt["prompt"] for prompt in told["earlier"]] == ["floor"]
+    floor = told["earlier"][0]
+    assert all((tmp_path / name).is_file() for name in floor["files"])
+    assert (floor["store"], floor["temperature"]) == (str(planted("grid")), 0.01)
+    ask(fused, tmp_path, text="floor", scenes=SCENES[1])
+    told = json.loads((tmp_path / "query.json").read_text())
+    assert [prompt["prompt"] for prompt in told["earlier"]] == ["couch"]
+    assert not any((tmp_path / name).is_file() for name in floor["files"] if name.endswith(".png"))
     (tmp_path / "query.json").write_text('{"scores": ["../x/y.npz", 3], "prompts": 1}')  # of nobody
     ask(fused, tmp_path, text="couch")
 
@@ -276,7 +287,11 @@ def test_a_run_that_moved_can_be_named(planted, tmp_path):
         ask(fused, tmp_path / "out", example=example)
 
 
-def test_the_command_says_random_weights_wherever_it_shows_something(run_query, text_arch, demo_root, tmp_path):
+def test_the_command_says_random_weights_wherever_it_shows_something(
+    run_query, text_arch, demo_root, tmp_path, monkeypatch
+):
+    printed = []
+    monkeypatch.setattr("builtins.print", lambda *said, **about: printed.extend(said) if not about else None)
     base = [f"model.arch={text_arch}", "model.pretrained=null", "vis=none", "report=false", "output=grid"]
     for head in ("text", "none"):
         clipfeat.extract(demo_root, tmp_path / head, overrides=[*base, f"model/head={head}"])
@@ -285,7 +300,9 @@ def test_the_command_says_random_weights_wherever_it_shows_something(run_query, 
     assert "WARNING weights=random: the arithmetic is right, the scores mean nothing" in err
     assert "  weights          random (" in err
     assert "8 compared" in err
-    assert "best 1 %      max     mean" in err
+    assert "best 1 %" not in err  # the ranking is what was asked for: it is on standard output
+    assert "best 1 %      max     mean" in printed[0]
+    assert "  a big table" in printed[0]
     report = json.loads((tmp_path / "text/query/query.json").read_text())
     assert (report["weights"], report["templates"], report["temperature"]) == ("random", "photo", 0.01)
     for prompt in report["prompts"]:

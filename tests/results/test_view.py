@@ -132,7 +132,7 @@ def test_a_query_colours_what_it_asks_for(open_viewer):
     brightness = after.astype(int).sum(axis=1)
     own = labels[seen] == common
     assert np.median(brightness[own]) > np.median(brightness[~own]) + 100
-    assert re.match(rf"\*\*a {NAMES[common]}\*\*: softmax against object, .* \(dark, the mean\) to ", viewer.answer)
+    assert re.match(rf".*<b>a {NAMES[common]}</b>: softmax against object, .* \(dark, the mean\) to ", viewer.answer)
     viewer.choose(color=SCAN)
     np.testing.assert_array_equal(viewer.cloud.colors, viewer.scene.colors[SCAN][seen])
     viewer.choose(color=SCORE, unseen=True)
@@ -144,7 +144,7 @@ def test_a_query_colours_what_it_asks_for(open_viewer):
     assert (viewer.cloud.colors != viewer.scene.colors[PCA][viewer.scene.seen]).any()  # asked for there too
     assert len(viewer.frusta) == 4
     viewer.ask("  ")
-    assert viewer.answer == "Type what to look for, such as: a chair"
+    assert ">Type what to look for, such as: a chair<" in viewer.answer
 
 
 def test_what_can_not_be_asked_is_told_on_the_page(run, tmp_path, open_viewer, monkeypatch):
@@ -154,12 +154,12 @@ def test_what_can_not_be_asked_is_told_on_the_page(run, tmp_path, open_viewer, m
     fused.meta["model"] |= {"head": "none", "weights": "random"}
     write_fused(tmp_path / "a.npz", fused)
     viewer = open_viewer(tmp_path)
-    assert viewer.answer.startswith("These features are of `model/head=none`, which texts can't be compared to.")
-    assert "**weights=random**: the arithmetic is right, the features mean nothing." in viewer.facts
+    assert "These features are of <code>model/head=none</code>, which texts can't be compared to." in viewer.answer
+    assert "<b>weights=random</b>: the arithmetic is right, the features mean nothing." in viewer.facts
     assert "No cameras: " in viewer.facts  # there is no config.yaml that says which run it was
     viewer.ask("a chair")
     assert "features" in viewer.answer
-    assert "head=none, which texts can't be compared to" in viewer.answer
+    assert "head=none, which texts can&#x27;t be compared to" in viewer.answer
 
 
 def test_fused_scenes_are_found_where_a_user_may_point_to(run, tmp_path, run_main):
@@ -169,6 +169,12 @@ def test_fused_scenes_are_found_where_a_user_may_point_to(run, tmp_path, run_mai
     code, err = run_main(view_main, tmp_path)
     assert code == 1
     assert f"clipfeat: {tmp_path}: holds no fused scene; make some by clipfeat-fuse store=…, and give their" in err
+
+
+def test_a_port_that_can_not_be_is_said_in_a_line(run, run_main):
+    pytest.importorskip("viser")
+    code, err = run_main(view_main, run, "--port", "99999")
+    assert (code, err) == (1, "clipfeat: --port 99999: expected 0 (any that is free) to 65535\n")
 
 
 def test_a_missing_extra_says_what_to_install(run, run_main, monkeypatch):
@@ -212,6 +218,27 @@ def wait_for(what, seconds=20):
     while not what() and time.monotonic() < deadline:
         time.sleep(0.2)
     return what()
+
+
+def test_no_text_becomes_markup(run, tmp_path, open_viewer):
+    """Of a file, of an error, and typed: all of it harmless."""
+    from clipfeat.output.fused import write_fused
+
+    markup = "<b>bold</b> <img alt=picture> ![picture](a.png) {1 + 1} &amp; **stars**"
+    fused = read_fused(run / "fused" / f"{SCENES[0]}.npz")
+    fused.meta["scene_id"] = fused.meta["model"]["weights"] = markup
+    fused.meta["frames"] = [0, markup]
+    write_fused(tmp_path / "a.npz", fused)
+    viewer = open_viewer(tmp_path / "a.npz")
+    with Chromium(webgl=True) as browser:
+        page = browser.visit(viewer.url, 700, 450)
+        shown = lambda: page.run("document.body.innerText")  # noqa: E731
+        assert wait_for(lambda: f"\n{markup}\n" in shown())
+        assert f"head text, weights={markup}" in shown()
+        viewer.ask(f"a floor {markup}")
+        assert wait_for(lambda: f"a floor {markup}" in shown())
+        assert "picture" not in page.run("[...document.images].map(image => image.alt)")
+        assert page.run("[...document.querySelectorAll('b')].map(b => b.innerText)") == [markup, f"a floor {markup}"]
 
 
 def test_a_browser_draws_the_points_and_a_query_changes_their_colours(open_viewer):

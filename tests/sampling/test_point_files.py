@@ -30,6 +30,33 @@ def test_a_mesh_s_vertices_colours_and_labels_in_the_file_s_order(tmp_path, asci
     assert points.idx.tolist() == list(range(50))
 
 
+@pytest.mark.parametrize("before", ["", "diffuse_"])
+@pytest.mark.parametrize(("kind", "scale"), [("<f4", 1 / 255), ("<f8", 1 / 255), ("<f4", 1), ("<i4", 1), ("<u2", 257)])
+def test_colours_are_0_to_255_however_the_file_has_them(tmp_path, before, kind, scale):
+    rgb = np.random.default_rng(0).integers(0, 256, (50, 3))
+    rgb[0] = 255
+    names = {"<f4": "float", "<f8": "double", "<i4": "int", "<u2": "ushort"}
+    header = f"element vertex 50\n{COORDINATES.decode()}" + "".join(
+        f"property {names[kind]} {before}{color}\n" for color in ("red", "green", "blue")
+    )
+    rows = np.zeros(50, [("xyz", "<f4", 3), ("rgb", kind, 3)])
+    rows["rgb"] = rgb * scale
+    (tmp_path / "m.ply").write_bytes(ply(header.encode(), rows.tobytes()))
+    found = read_points(tmp_path / "m.ply").attributes
+    assert set(found) == {"rgb"}
+    assert found["rgb"].dtype == np.uint8
+    np.testing.assert_array_equal(found["rgb"], rgb)
+    np.savez(tmp_path / "c.npz", xyz=XYZ, rgb=rows["rgb"])
+    np.testing.assert_array_equal(read_points(tmp_path / "c.npz").attributes["rgb"], rgb)
+
+
+@pytest.mark.parametrize("color", [-1, 70000, np.nan])
+def test_colours_that_mean_nothing_are_refused(tmp_path, color):
+    np.savez(tmp_path / "c.npz", xyz=XYZ, rgb=np.full((50, 3), color))
+    with pytest.raises(DataError, match=r"c.npz: colours of (int64|float64) from .* expected 0 to 255, or fractions"):
+        read_points(tmp_path / "c.npz")
+
+
 def test_doubled_vertices_stay(tmp_path):
     write_ply(tmp_path / "m.ply", np.concatenate([XYZ[:30], XYZ[:30]]))
     assert len(read_points(tmp_path / "m.ply").idx) == 60
@@ -55,7 +82,7 @@ def test_faces_are_rows_of_the_vertices(tmp_path):
     with pytest.raises(DataError, match="m.ply: a face names a vertex that is not there"):
         read_faces(tmp_path / "m.ply")
     (tmp_path / "m.ply").write_bytes(good[:200])
-    with pytest.raises(DataError, match="m.ply: damaged PLY"):
+    with pytest.raises(DataError, match="m.ply: its header has no end; copy or export it again"):
         read_faces(tmp_path / "m.ply")
 
 
@@ -78,15 +105,18 @@ COORDINATES = b"property float x\nproperty float y\nproperty float z\n"
             "declares 4000000000000 vertices, more than its",
         ),
         (ply(b"element vertex " + b"9" * 5000 + b"\n" + COORDINATES), "more than its"),
-        (ply(b"element vertex\n" + COORDINATES), "holds no vertices"),
-        (ply(b"element vertex x\n" + COORDINATES), "holds no vertices"),
+        (ply(b"element vertex\n" + COORDINATES), "its header says 'element vertex', which means nothing; copy"),
+        (ply(b"element vertex x\n" + COORDINATES), "its header says 'element vertex x', which means nothing"),
         (
             ply(b"element vertex 1\n" + COORDINATES + b"element face 3000000000\n", b"0" * 12),
             "declares 3000000000 elements face, more than its",
         ),
-        (ply(b"element vertex 2\nproperty float x\nproperty float y\n", b"0" * 16), "damaged PLY"),
-        (ply(b"element vertex 40\n" + COORDINATES, b"0" * 120), "damaged PLY|declares 40 vertices, holds"),
-        (ply(b"element vertex 10\nproperty float a\n", b"0" * 40), "damaged PLY .no field of name x"),
+        (
+            ply(b"element vertex 2\nproperty float x\nproperty float y\n", b"0" * 16),
+            "its vertices have no z; copy",
+        ),
+        (ply(b"element vertex 40\n" + COORDINATES, b"0" * 120), "it is cut off: it declares 40 rows of vertex"),
+        (ply(b"element vertex 10\nproperty float a\n", b"0" * 40), "its vertices have no x, y, z"),
         (
             ply(b"element vertex 2\n" + COORDINATES, np.full(6, np.nan, "<f4").tobytes()),
             "2 of 2 vertices hold inf or NaN",

@@ -59,10 +59,15 @@ def test_a_voxel_has_the_mean_color_of_its_points():
     np.testing.assert_allclose(points.attributes["rgb"], expected, atol=0.5 + 1e-9)
 
 
-def test_colors_that_not_every_voxel_has_are_left_out():
+def test_a_voxel_without_a_known_color_is_grey():
     cloud = VoxelCloud(1.0)
     cloud.add(np.array([[0.5, 0, 0]]), np.array([[9, 8, 7]], np.uint8))
     cloud.add(np.array([[0.7, 0, 0]]))
     assert cloud.points().attributes["rgb"].tolist() == [[9, 8, 7]]
     cloud.add(np.array([[1.5, 0, 0]]))
-    assert set(cloud.points().attributes) == {"points"}
+    more = np.array([[0.2, 0, 0], [1.2, 0, 0], [2.2, 0, 0]])
+    cloud.add(more, np.array([[200, 200, 200], [9, 9, 9], [5, 5, 5]], np.uint8), np.array([False, False, True]))
+    assert cloud.points().attributes["rgb"].tolist() == [[9, 8, 7], [128, 128, 128], [5, 5, 5]]
+    none = VoxelCloud(1.0)
+    none.add(more)
+    assert set(none.points().attributes) == {"points"}

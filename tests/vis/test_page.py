@@ -116,3 +116,12 @@ def test_a_page_is_whole_and_lets_nothing_in():
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert "url(" not in page("t")
     assert "@import" not in page("t")
+
+
+def test_one_long_bar_does_not_flatten_the_others():
+    chart = bar_chart([Bar("model", 400.0, "400 s"), Bar("read", 10.0, "10 s"), Bar("write", 5.0, "5 s")])
+    assert re.findall(r'width="([0-9.]+)%"', chart) == ["100.00", "50.00", "25.00"]
+    assert ">400 s, cut short<" in chart
+    chart = bar_chart([Bar("model", 40.0, "40 s"), Bar("read", 10.0, "10 s")])
+    assert re.findall(r'width="([0-9.]+)%"', chart) == ["100.00", "25.00"]
+    assert "cut short" not in chart

@@ -3,7 +3,7 @@ import pytest
 
 from clipfeat.vis import figure as fig
 from clipfeat.vis.overlay import grey_of
-from clipfeat.vis.scores import ScoredFrame, ScorePainter, score_rgb
+from clipfeat.vis.scores import ScoredFrame, ScorePainter, painted_shades, score_rgb, score_shades
 
 pytestmark = pytest.mark.filterwarnings("error")
 NOTES = ("score: cosine", "ViT-B-16 · text · weights=random")
@@ -100,3 +100,10 @@ def test_the_place_of_an_example_is_marked(example):
 def test_a_prompt_of_any_length_and_letters_can_be_drawn():
     for prompt in ("x", "a chair " * 60, "椅子 $x^{2$", "\N{ROCKET}"):
         painter(prompt).sheet([frame_of()])
+
+
+def test_the_colour_bar_shows_colours_as_they_look_over_the_picture():
+    bar, shades = painted_shades((0.2, 0.6)), score_shades((0.2, 0.6))
+    low, high = bar.to_rgba([0.2, 0.6])[:, :3]
+    np.testing.assert_allclose(low, 0.1 * shades.to_rgba(0.2)[:3] + 0.9 * np.full(3, 0.6), atol=0.01)
+    np.testing.assert_allclose(high, 0.9 * np.array(shades.to_rgba(0.6)[:3]) + 0.1 * np.full(3, 0.6), atol=0.01)

@@ -1,0 +1,102 @@
+"""What is in a folder of clipfeat-query, -evaluate, -train or -export, told by the file that each leaves."""
+
+from pathlib import Path
+from typing import Any
+
+from clipfeat.errors import OutputError
+from clipfeat.output.folders import read_config, read_json
+from clipfeat.results.config import EXPORT_FORMATS
+
+_SHOWN = 5
+
+Found = tuple[str, dict[str, str], list[str]]
+"""What the folder is, what is known of it, and what is not as it should be."""
+
+
+def find_others(folder: Path) -> Found | None:
+    """What a folder holds, if one of these commands has written it."""
+    for name, look in (("query.json", _query), ("evaluation.json", _evaluation), ("metrics.json", _training)):
+        path = folder / name
+        if path.is_file():
+            content = read_json(path)
+            try:
+                return look(folder, content)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                what = f"what a {name} belongs to"
+                return what, {}, [f"{path}: damaged ({type(error).__name__}: {error}); run the command again"]
+    if (folder / "checkpoint.safetensors").is_file():
+        return "a training of clipfeat-train that has not ended; the same command goes on", {}, []
+    return _export(folder)
+
+
+def _query(folder: Path, content: dict[str, Any]) -> Found:
+    prompts, earlier = content["prompts"], content.get("earlier", [])
+    files = [*content["scores"], *(name for prompt in [*prompts, *earlier] for name in prompt["files"])]
+    missing = [name for name in files if not (folder / name).is_file()]
+    best = [f"{p['prompt']}: {_key(p['ranked'][0])} {p['ranked'][0]['best']:.3f}" for p in prompts[:_SHOWN]]
+    noun = "frames" if "frames" in content else "scenes"
+    facts = {
+        "prompts": _named([prompt["prompt"] for prompt in prompts]),
+        "earlier": _named([prompt["prompt"] for prompt in earlier]) if earlier else "",
+        "best": "\n".join(best),
+        noun: str(content[noun]),
+        "weights": str(content["weights"]),
+        "files": str(len(files) - len(missing)),
+        "made of": str(content["store"]),
+    }
+    return (
+        "answers of clipfeat-query",
+        facts,
+        [f"{folder / name}: no such file, query.json names it" for name in missing],
+    )
+
+
+def _key(answer: dict[str, Any]) -> str:
+    return str(answer["scene_id"]) + (f" frame {answer['frame_id']}" if "frame_id" in answer else "")
+
+
+def _evaluation(_folder: Path, content: dict[str, Any]) -> Found:
+    facts = {
+        "candidates": _named([row["candidate"] for row in content["rows"]]),
+        "scenes": f"{content['scenes']}, {content['scenes_held_out']} held out",
+        "frames": f"{content['frames']}, {content['points']} points of {content['classes']} classes",
+        "weights": ", ".join(content["weights"]),
+        "failed": str(len(content["failed"])) if content["failed"] else "",
+        "advice": str(content["advice"]),
+    }
+    return "an evaluation by clipfeat-evaluate", facts, []
+
+
+def _training(folder: Path, content: dict[str, Any]) -> Found:
+    features = content["features"]
+    facts = {
+        "steps": f"{content['steps']} in {content['seconds']} s, branches={content['branches']}",
+        "held out": f"mIoU {100 * content['miou']:.1f} %, accuracy {100 * content['accuracy']:.1f} %",
+        "classes": str(len(content["points"])),
+        "features": f"{features.get('arch')}, head {features.get('head')}, weights={features.get('weights')}",
+    }
+    network = folder / "checkpoint.safetensors"
+    broken = [] if network.is_file() else [f"{network}: no such file, the network that was trained was expected"]
+    return "a training by clipfeat-train", facts, broken
+
+
+def _export(folder: Path) -> Found | None:
+    try:
+        config = read_config(folder) if (folder / "config.yaml").is_file() else {}
+    except OutputError:
+        return None
+    if config.get("format") not in EXPORT_FORMATS:
+        return None
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix in (".npz", ".pt")]
+    facts = {
+        "format": str(config["format"]),
+        "files": str(len(files)),
+        "size": f"{sum(path.stat().st_size for path in files) / 1e6:.1f} MB",
+        "made of": str(config.get("output_dir") or config.get("store", "")),
+    }
+    return "files for other projects, written by clipfeat-export", facts, [] if files else [f"{folder}: holds no file"]
+
+
+def _named(names: list[str]) -> str:
+    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} ({', '.join(names[:_SHOWN])}{more})"

@@ -1,0 +1,84 @@
+"""A fused scene as one picture, drawn without a display: its points from obliquely above, the nearest in front."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfeat.types import FloatArray
+
+WIDTH, HEIGHT = 1280, 960
+_FOCAL_PX = 1100.0
+_BACKGROUND = 255
+_LARGEST_PX = 9
+"""Side of the largest square that a point is drawn as."""
+
+
+def up_axis(poses: Sequence[FloatArray]) -> list[float]:
+    """Where up is in the world, by how cameras of (4, 4) poses were held; the nearest axis, as they are tilted."""
+    down = np.mean([np.asarray(pose)[:3, 1] for pose in poses], axis=0) if len(poses) else np.array([0.0, 0.0, -1.0])
+    axis = int(np.abs(down).argmax())
+    return [float(value) for value in -np.sign(down[axis]) * np.eye(3)[axis]]
+
+
+def scene_picture(
+    xyz: FloatArray, rgb: NDArray[np.uint8], up: Sequence[float], center: FloatArray | None = None
+) -> NDArray[np.uint8]:
+    """Draws points by a z-buffer: each as a square as large as the points lie apart, the nearest last.
+
+    What is above most of the scene, such as a ceiling, is left out: it would hide the rest.
+
+    Args:
+        xyz: (N, 3) metres.
+        rgb: (N, 3).
+        up: (3,) unit vector.
+        center: (M, 3) points that the picture is to show; None for all.
+
+    Returns:
+        (HEIGHT, WIDTH, 3) RGB.
+    """
+    picture = np.full((HEIGHT, WIDTH, 3), _BACKGROUND, np.uint8)
+    if len(xyz) == 0:
+        return picture
+    points, direction = xyz.astype(np.float64), np.asarray(up, np.float64)
+    shown = points if center is None or len(center) == 0 else center.astype(np.float64)
+    low, high = np.percentile(shown, (2, 98), axis=0)
+    heights = points @ direction
+    bottom, top = np.percentile(shown @ direction, (2, 98))
+    kept = heights <= bottom + 0.8 * (top - bottom)
+    points, rgb = points[kept], rgb[kept]
+    middle, radius = 0.5 * (low + high), max(0.5 * float(np.linalg.norm(high - low)), 1e-3)
+    sideways = np.eye(3)[int(np.abs(direction).argmin())]
+    toward = 0.6 * sideways + 0.35 * np.cross(direction, sideways) + direction
+    toward /= np.linalg.norm(toward)
+    # A camera with x to the right, y down and z forward that looks at the middle.
+    forward = -toward
+    right = np.cross(forward, direction)
+    right /= np.linalg.norm(right)
+    rotation = np.stack([right, np.cross(forward, right), forward])
+    seen = (points - middle - 2.5 * radius * toward) @ rotation.T
+    in_front = seen[:, 2] > 0.1 * radius
+    seen, rgb = seen[in_front], rgb[in_front]
+    u = np.rint(_FOCAL_PX * seen[:, 0] / seen[:, 2] + 0.5 * WIDTH).astype(np.int64)
+    v = np.rint(_FOCAL_PX * seen[:, 1] / seen[:, 2] + 0.5 * HEIGHT).astype(np.int64)
+    far_first = np.argsort(-seen[:, 2], kind="stable")
+    u, v, z, rgb = u[far_first], v[far_first], seen[far_first, 2], rgb[far_first]
+    sides = np.clip(np.ceil(_side_px(u, v) * (np.median(z) if len(z) else 1) / z), 1, _LARGEST_PX).astype(np.int64)
+    drawn = np.full((HEIGHT, WIDTH), -1, np.int64)
+    for down in range(int(sides.max(initial=0))):
+        for across in range(int(sides.max(initial=0))):
+            x, y = u + across - sides // 2, v + down - sides // 2
+            inside = (x >= 0) & (x < WIDTH) & (y >= 0) & (y < HEIGHT) & (max(down, across) < sides)
+            # The rows are sorted by distance, so the nearest point of a pixel has the largest number.
+            np.maximum.at(drawn, (y[inside], x[inside]), np.flatnonzero(inside))
+    hit = drawn >= 0
+    picture[hit] = rgb[drawn[hit]]
+    return picture
+
+
+def _side_px(u: NDArray[np.int64], v: NDArray[np.int64]) -> float:
+    """Pixels that a point halfway is wide, so that neighbours touch: by the area that all of them take."""
+    if len(u) == 0:
+        return 1.0
+    extent = (np.ptp(np.percentile(u, (2, 98))) + 1) * (np.ptp(np.percentile(v, (2, 98))) + 1)
+    return float(max(1.6 * np.sqrt(extent / len(u)), 2.0))

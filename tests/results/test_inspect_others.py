@@ -1,0 +1,75 @@
+"""``clipfeat-inspect`` on the folders of the other commands."""
+
+import json
+
+import pytest
+
+from clipfeat.output.folders import write_config
+from clipfeat.results.inspect import inspect_folder
+
+QUERY = {
+    "store": "out", "weights": "openai", "frames": 8, "scores": [],
+    "prompts": [
+        {
+            "prompt": "a chair", "files": ["a-chair/best.png"],
+            "ranked": [{"scene_id": "s1", "frame_id": 20, "best": 0.5}],
+        }
+    ],
+    "earlier": [{"prompt": "a table", "files": ["a-table/best.png"]}],
+}  # fmt: skip
+EVALUATION = {
+    "rows": [{"candidate": "none"}, {"candidate": "text"}], "scenes": 4, "scenes_held_out": 4, "frames": 9,
+    "points": 700, "classes": 12, "weights": ["openai"], "failed": {}, "advice": "Use none (mIoU 0.300).",
+}  # fmt: skip
+TRAINING = {
+    "steps": 300, "seconds": 12.5, "branches": "both", "miou": 0.21, "accuracy": 0.6, "points": {"wall": 5, "floor": 6},
+    "features": {"arch": "ViT-B-16", "head": "none", "weights": "openai"},
+}  # fmt: skip
+
+
+def test_the_answers_of_a_query(tmp_path):
+    (tmp_path / "query.json").write_text(json.dumps(QUERY))
+    (tmp_path / "a-chair").mkdir()
+    (tmp_path / "a-chair" / "best.png").write_bytes(b"x")
+    found = inspect_folder(tmp_path)
+    assert found.title == f"{tmp_path}: answers of clipfeat-query"
+    assert found.facts["prompts"] == "1 (a chair)"
+    assert found.facts["earlier"] == "1 (a table)"
+    assert found.facts["best"] == "a chair: s1 frame 20 0.500"
+    assert found.broken == [f"{tmp_path}/a-table/best.png: no such file, query.json names it"]
+
+
+def test_an_evaluation(tmp_path):
+    (tmp_path / "evaluation.json").write_text(json.dumps(EVALUATION))
+    found = inspect_folder(tmp_path)
+    assert found.title == f"{tmp_path}: an evaluation by clipfeat-evaluate"
+    assert found.facts["candidates"] == "2 (none, text)"
+    assert found.facts["advice"] == "Use none (mIoU 0.300)."
+    assert found.broken == []
+
+
+def test_a_training(tmp_path):
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"x")
+    assert "has not ended" in inspect_folder(tmp_path).title
+    (tmp_path / "metrics.json").write_text(json.dumps(TRAINING))
+    found = inspect_folder(tmp_path)
+    assert found.title == f"{tmp_path}: a training by clipfeat-train"
+    assert found.facts["held out"] == "mIoU 21.0 %, accuracy 60.0 %"
+    assert found.facts["features"] == "ViT-B-16, head none, weights=openai"
+    (tmp_path / "checkpoint.safetensors").unlink()
+    assert "the network that was trained was expected" in inspect_folder(tmp_path).broken[0]
+
+
+def test_an_export_is_not_taken_for_fused_scenes(tmp_path):
+    write_config(tmp_path, {"format": "scene_npz", "output_dir": "out"})
+    assert inspect_folder(tmp_path).broken == [f"{tmp_path}: holds no file"]
+    (tmp_path / "s1.npz").write_bytes(b"x" * 100)
+    found = inspect_folder(tmp_path)
+    assert found.title == f"{tmp_path}: files for other projects, written by clipfeat-export"
+    assert (found.facts["format"], found.facts["files"], found.facts["made of"]) == ("scene_npz", "1", "out")
+
+
+@pytest.mark.parametrize("name", ["query.json", "evaluation.json", "metrics.json"])
+def test_what_is_damaged_is_said(tmp_path, name):
+    (tmp_path / name).write_text('{"prompts": 3')
+    assert f"{tmp_path / name}: damaged (" in inspect_folder(tmp_path).broken[0]
