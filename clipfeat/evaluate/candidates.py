@@ -13,6 +13,7 @@ from torch import nn
 from clipfeat.errors import ConfigError
 from clipfeat.fusion.tiny_sa import TinySA2D
 from clipfeat.model.config import ATTENTIONS, HeadConfig, ModelConfig
+from clipfeat.model.config import HEADS as MODEL_HEADS
 from clipfeat.model.heads import Head, build_head
 
 
@@ -98,11 +99,25 @@ HEADS: dict[str, HeadBuilder] = {
 FITTED = {"pca128": "pca", "cons128": "clip_cons", "conv256": "clip_cons", "tinysa256": "clip_cons"}
 """Heads whose weights are fitted here, and how (one of ``FIT_METHODS``): to scenes that are not held out."""
 
-_OFFERED = ("none", "pixelshuffle", "proj128", "pca128", "cons128", "text")
-"""Heads of the extraction; two of them are proj128 with the weights that clipfeat-fit-head makes."""
+_OFFERED = (*MODEL_HEADS, "pca128", "cons128")
+"""Heads of the extraction, and proj128 with the weights that clipfeat-fit-head makes."""
+
+
+def head_builder(name: str) -> HeadBuilder:
+    """What makes a head that only serves to compare, or one of the extraction."""
+    return HEADS.get(name) or _of_model(name)
+
 
 _NUMBERED = re.compile(r"(input|window)(\d+)")
-_WORDS = (*HEADS, "nearest", *ATTENTIONS, "squash", "letterbox", "input<pixels>", "window<pixels>")
+_WORDS = (
+    *dict.fromkeys([*HEADS, *MODEL_HEADS]),
+    "nearest",
+    *ATTENTIONS,
+    "squash",
+    "letterbox",
+    "input<pixels>",
+    "window<pixels>",
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +126,7 @@ class Candidate:
 
     Attributes:
         name: its words as they were given.
-        head: of ``HEADS``.
+        head: of ``HEADS``, or of the extraction's.
         nearest: whether a point takes the cell that it lies in, and not the mean of the four around it.
         view: how the encoder looks at pictures; candidates with equal ones share the forward pass.
     """
@@ -155,7 +170,7 @@ def parse_candidate(words: str, model: ModelConfig) -> Candidate:
 
 
 def _meaning(word: str, words: str) -> tuple[str, Any]:
-    if word in HEADS:
+    if word in HEADS or word in MODEL_HEADS:
         return "head", word
     if word == "nearest":
         return word, True

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from clipfeat.errors import OutputError
-from clipfeat.evaluate.candidates import FITTED, HEADS, Candidate
+from clipfeat.evaluate.candidates import FITTED, Candidate, head_builder
 from clipfeat.evaluate.frames import Labelled
 from clipfeat.evaluate.metrics import cosines
 from clipfeat.evaluate.views import View
@@ -106,7 +106,7 @@ def build_candidates(
     for candidate in candidates:
         view = next(view for cfg, view in views if cfg == candidate.view)
         count = folds if candidate.head in FITTED else 1
-        heads = tuple(HEADS[candidate.head](view.width, head, seed).to(device) for _ in range(count))
+        heads = tuple(head_builder(candidate.head)(view.width, head, seed).to(device) for _ in range(count))
         from_file = bool(head.weights) and head.name == candidate.head
         if from_file and head.weights:
             check_head(Path(head.weights), view.model.describe())

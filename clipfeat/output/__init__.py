@@ -3,8 +3,8 @@
 To add a file format, say ``mine``:
 
 1. File: clipfeat/output/mine.py with what writes arrays and their meta into an open file, and what reads them from a
-   path: as npz.py has them.
-2. Row: ``FORMATS`` in files.py, with a suffix of its own.
+   path: as npz.py has them. What is read is whole or raises, and the arrays can be written to.
+2. Row: ``FORMATS`` in files.py, with its import and a suffix of its own.
 3. YAML: conf/output/mine.yaml with ``name: mine``. That is ``output=mine``; every reader of runs knows it then.
 """
 

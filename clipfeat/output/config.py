@@ -12,8 +12,8 @@ class OutputConfig:
     """The feature files.
 
     Attributes:
-        name: npz, h5, h5_scene (one file a scene), or grid (the map in float16 and where the points lie in it, a 25th
-            of the bytes; ``clipfeat.FeatureStore`` samples it when it is read).
+        name: npz, h5, h5_scene (one file a scene), or grid (the map in float16 and where the points lie in it, a
+            hundredth of the bytes; ``clipfeat.FeatureStore`` samples it when it is read).
         dtype: of ``pts_feat`` on disk: float32 or float16. A grid holds none.
     """
 
