@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -73,7 +74,8 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
             report(error)
 
     try:
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run_task)()
+        with _store_shared():
+            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run_task)()
     except KeyboardInterrupt as stop:
         how_far = str(stop) or "what was finished is kept, the same command goes on from there"
         print(f"clipfeat: interrupted; {how_far}", file=sys.stderr)
@@ -84,6 +86,16 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
         if not of_launcher(error):
             raise
         report(error)
+
+
+@contextmanager
+def _store_shared() -> Iterator[None]:
+    """Lets Hydra look its store up where it is: it copies all of it a hundred times for a help, which takes seconds."""
+    ConfigStore.__deepcopy__ = lambda store, _memo: store  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del ConfigStore.__deepcopy__  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -20,13 +20,15 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="ne
 
 # A file, for the processes that are started import it too. Slow, so that they can be caught in the middle.
 PROGRAM = """
-import sys, time, open_clip, clipfeat.cli.commands, clipfeat.extraction.lane as lane
-open_clip.add_model_config({arch!r})
-call = lane.Lane.__call__
-def slow(*arguments):
-    time.sleep(0.3)
-    return call(*arguments)
-lane.Lane.__call__ = slow
+import os, time, clipfeat.cli.commands
+if __name__ != "__main__" or "RANK" in os.environ:  # the one that starts them needs no model
+    import open_clip, clipfeat.extraction.lane as lane
+    open_clip.add_model_config({arch!r})
+    call = lane.Lane.__call__
+    def slow(*arguments):
+        time.sleep(0.3)
+        return call(*arguments)
+    lane.Lane.__call__ = slow
 if __name__ == "__main__":
     clipfeat.cli.commands.extract_main()
 """
