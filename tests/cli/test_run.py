@@ -1,8 +1,10 @@
+import copy
 import os
 import signal
 import time
 
 from conftest import CHECKOUT
+from hydra.core.config_store import ConfigStore
 
 from clipfeat.cli.run import sweep_folder
 
@@ -72,3 +74,14 @@ def test_sigterm_ends_a_run_like_ctrl_c(demo_root, tmp_path, start_warm):
     assert "Traceback" not in err
     assert not list(out.glob("**/*.tmp"))
     assert '"interrupted": true' in (out / "summary.json").read_text()
+
+
+def test_hydra_s_store_is_shared_for_a_command_and_left_as_it_was(run_cli):
+    """It is looked up in place while a command is composed, so nothing that is composed may change it."""
+    run_cli("--help")  # from which on it has what Hydra's plugins put there
+    store = ConfigStore.instance()
+    before = copy.deepcopy(store.repo)
+    for arguments in (["--cfg", "job", "data=tum", "data.root=x", "model.input_size=336"], ["--help"]):
+        run_cli(*arguments)
+    assert "__deepcopy__" not in vars(ConfigStore)
+    assert store.repo == before
