@@ -50,7 +50,7 @@ DAMAGES = {
     "no pose": (lambda s: (s / "pose" / "20.txt").unlink(), "pose/20.txt: no such file, a 4×4 camera-to-world pose"),
     "lost pose": (pose(np.full((4, 4), -np.inf)), "pose/20.txt: the pose holds inf or NaN, so tracking was lost"),
     "nan pose": (pose(np.full((4, 4), np.nan)), "pose/20.txt: the pose holds inf or NaN"),
-    "pose 3×4": (pose(np.eye(4)[:3]), "pose/20.txt: pose of shape (3, 4), expected 4×4 camera-to-world"),
+    "pose 2×4": (pose(np.eye(4)[:2]), "pose/20.txt: pose of shape (2, 4), expected 4×4 camera-to-world"),
     "truncated jpeg": (truncate("color/20.jpg"), "color/20.jpg: damaged file"),
     "empty jpeg": (truncate("color/20.jpg", 0), "color/20.jpg: not a picture"),
     "truncated png": (as_png_truncated, "color/20.png: damaged file"),

@@ -48,8 +48,6 @@ def open_run(path: Path) -> RunFolder:
         DataError: If there is none.
         OutputError: If its configuration can't be read, or the folder not written to.
     """
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder, expected the output_dir of clipfeat-extract")
     if not (path / "config.yaml").is_file():
         raise DataError(f"{path}: holds no config.yaml of a run; give the output_dir of clipfeat-extract")
     output = read_config(path).get("output")

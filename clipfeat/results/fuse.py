@@ -15,7 +15,7 @@ from clipfeat.output.folders import check_config, different_keys, make_writable,
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FuseConfig
 from clipfeat.results.fused_formats import FORMATS, scene_path, write_formats, write_scene
-from clipfeat.results.fused_points import choose_points, mesh_pattern
+from clipfeat.results.fused_points import choose_points
 from clipfeat.results.scene_fuser import SceneFuser
 from clipfeat.system.atomic import remove_leftovers
 from clipfeat.system.progress import progress_bar
@@ -46,12 +46,7 @@ def fuse(cfg: FuseConfig, scenes: Sequence[str] | None = None) -> dict[str, Any]
     store = FeatureStore(cfg.store)
     run = read_run_config(store.folder, cfg.data_root)
     folder = Path(cfg.output_dir or store.folder / "fused")
-    asked, cfg = cfg, replace(cfg, points=choose_points(cfg, run, store.scenes))
-    if asked.points == "auto" and cfg.points == "voxel":
-        log.warning(
-            "no scene has a mesh (%s): fusing onto voxels of %g m; points_file=…/{scene}….ply says where meshes are",
-            mesh_pattern(cfg, run), cfg.voxel_size,
-        )  # fmt: skip
+    cfg = replace(cfg, points=choose_points(cfg, run, store.scenes))
     replaced = store.scenes  # by resume=overwrite
     if scenes is not None:
         replaced = scenes = [scene_id for scene_id in scenes if scene_id in store.scenes]

@@ -1,11 +1,14 @@
 """Onto which points a scene is fused: those of its mesh where there are meshes, else the voxels that were measured."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from clipfeat.output.folders import read_config
 from clipfeat.results.config import FuseConfig
 from clipfeat.sampling.config import MeshSamplingConfig, PointsConfig
+
+log = logging.getLogger(__name__)
 
 
 def mesh_pattern(cfg: FuseConfig, run: PointsConfig) -> str:
@@ -38,4 +41,10 @@ def choose_points(cfg: FuseConfig, run: PointsConfig, scenes: Sequence[str]) -> 
         if before in ("mesh", "voxel"):
             return str(before)
     pattern = mesh_pattern(cfg, run)
-    return "mesh" if any(Path(pattern.replace("{scene}", scene_id)).is_file() for scene_id in scenes) else "voxel"
+    if any(Path(pattern.replace("{scene}", scene_id)).is_file() for scene_id in scenes):
+        return "mesh"
+    log.warning(
+        "no scene has a mesh (%s): fusing onto voxels of %g m; points_file=…/{scene}….ply says where meshes are",
+        pattern, cfg.voxel_size,
+    )  # fmt: skip
+    return "voxel"

@@ -102,7 +102,7 @@ class SceneFuser:
                 "failed": [{"frame_id": frame_id, "why": why} for frame_id, why in good.failed.items()],
                 "num_points": len(seen),
                 "num_seen": int(seen.sum()),
-                "up": self._up(scene_id, frames),
+                "up": self._up(scene_id, [frame_id for frame_id in frames if frame_id not in good.failed]),
                 "mean_views": round(float(merger.views[seen].mean()), 3),
                 "seconds": round(time.perf_counter() - begin, 3),
             },

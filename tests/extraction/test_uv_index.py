@@ -83,5 +83,5 @@ def die(*_):
 def test_a_process_that_is_killed_is_told_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr(uv_index, "_start_worker", die)
     cfg, frames = SimpleNamespace(num_workers=2), [("scene", number) for number in range(9)]
-    with pytest.raises(OutputError, match=f"{tmp_path}: a process .* died: out of memory.* num_workers=1"):
+    with pytest.raises(OutputError, match=f"{tmp_path}: a process .* died, perhaps for want of memory.* num_workers=1"):
         list(uv_index._results(cfg, tmp_path, frames))

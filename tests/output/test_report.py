@@ -129,10 +129,12 @@ def test_random_weights_and_a_run_that_was_stopped_are_said_loudly(tmp_path):
 
 def test_of_a_mesh_no_frame_sees_much(tmp_path):
     config = CONFIG | {"sampling": {"name": "mesh", "num_points": None}}
-    text = text_of(make_run(tmp_path / "out", [done("a", 0, visible=3)], config=config))
-    assert "3%" in text
+    text = text_of(make_run(tmp_path / "out", [done("a", 0, visible=8)], config=config))
+    assert "8%" in text
     assert 'class="low"' not in text
     assert "<h2>Warnings</h2>" not in text
+    text = text_of(make_run(tmp_path / "less", [done("a", 0, visible=3)], config=config))
+    assert "1 of 1 scenes are low: below 5%." in text
 
 
 def test_many_scenes_are_the_worst_a_histogram_and_a_folded_table(large):

@@ -291,7 +291,10 @@ def test_the_command_says_random_weights_wherever_it_shows_something(
     run_query, text_arch, demo_root, tmp_path, monkeypatch
 ):
     printed = []
-    monkeypatch.setattr("builtins.print", lambda *said, **about: printed.extend(said) if not about else None)
+    real = print
+    monkeypatch.setattr(
+        "builtins.print", lambda *said, **about: real(*said, **about) if about else printed.extend(said)
+    )
     base = [f"model.arch={text_arch}", "model.pretrained=null", "vis=none", "report=false", "output=grid"]
     for head in ("text", "none"):
         clipfeat.extract(demo_root, tmp_path / head, overrides=[*base, f"model/head={head}"])

@@ -164,7 +164,7 @@ def test_a_scene_that_can_not_be_fused_is_named_and_the_others_are_done(store_of
     assert not list((tmp_path / "o3").glob("demo*"))
     # What is advised then works, into the same folder; where something is done, another way is refused as before.
     assert run_fuse(*base, "output_dir=o3", "points=voxel", "voxel_size=0.2")[0] == 0
-    assert "which differs in points: voxel there, mesh now" in run_fuse(*base, "output_dir=o3")[1]
+    assert "which differs in points: voxel there, mesh now" in run_fuse(*base, "output_dir=o3", "points=mesh")[1]
 
 
 def test_few_seen_points_are_worth_a_warning(store_of, run_fuse, tmp_path, demo_root):

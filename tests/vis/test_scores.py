@@ -105,5 +105,5 @@ def test_a_prompt_of_any_length_and_letters_can_be_drawn():
 def test_the_colour_bar_shows_colours_as_they_look_over_the_picture():
     bar, shades = painted_shades((0.2, 0.6)), score_shades((0.2, 0.6))
     low, high = bar.to_rgba([0.2, 0.6])[:, :3]
-    np.testing.assert_allclose(low, 0.1 * shades.to_rgba(0.2)[:3] + 0.9 * np.full(3, 0.6), atol=0.01)
+    np.testing.assert_allclose(low, 0.1 * np.array(shades.to_rgba(0.2)[:3]) + 0.9 * np.full(3, 0.6), atol=0.01)
     np.testing.assert_allclose(high, 0.9 * np.array(shades.to_rgba(0.6)[:3]) + 0.1 * np.full(3, 0.6), atol=0.01)
