@@ -236,7 +236,9 @@ def _check_model(cfg: ExtractConfig, model: "Model", overrides: Sequence[str]) -
     if loaded is None:
         return  # a model of the caller's own, who answers for it
     if any(re.match(r"[+~]*(model[./=]|experiment=)", override) for override in overrides):
-        said, own = _keys(cfg.model), _keys(loaded)
+        from clipfeat.model.published import with_input_size
+
+        said, own = (_keys(with_input_size(of)) for of in (cfg.model, loaded))
         for key in said:
             if said[key] != own[key]:
                 raise ConfigError(
