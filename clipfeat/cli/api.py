@@ -238,7 +238,7 @@ def _check_model(cfg: ExtractConfig, model: "Model", overrides: Sequence[str]) -
     if any(re.match(r"[+~]*(model[./=]|experiment=)", override) for override in overrides):
         from clipfeat.model.published import with_input_size
 
-        said, own = _keys(with_input_size(cfg.model)), _keys(loaded)
+        said, own = (_keys(with_input_size(of)) for of in (cfg.model, loaded))
         for key in said:
             if said[key] != own[key]:
                 raise ConfigError(

@@ -30,7 +30,7 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
         WeightsError: If the weights can't be had or don't fit.
         ConfigError: If the input's size does not fit the model's patches.
     """
-    cfg = with_input_size(cfg)
+    given, cfg = cfg, with_input_size(cfg)
     precision = resolve_precision(cfg.precision, device)
     if encoder is not None:
         encoder = attending(encoder, cfg.arch, cfg.attention)
@@ -56,7 +56,7 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
         device=device,
         dtype={"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision],
         offload=resolve_offload(cfg.offload, device),
-        cfg=cfg,
+        cfg=given,
         seed=seed,
     )
     if weights is not None:

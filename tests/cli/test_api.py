@@ -239,7 +239,10 @@ def test_a_loaded_model_and_the_overrides_must_not_disagree(given, tiny_arch):
     clipfeat.extract("x", "out", model=model)
     clipfeat.extract("x", "out", model=model, overrides=own)
     clipfeat.extract("x", "out", model=model, overrides=[*own, "experiment=demo"])  # which allows random weights
-    assert [cfg.model for cfg, _ in given] == [model.cfg] * 3
+    clipfeat.extract("x", "out", model=model, overrides=[*own, "model.input_size=224"])  # which it has by itself
+    assert [cfg.model for cfg, _ in given] == [model.cfg] * 4
+    clipfeat.extract("x", "out", overrides=own)
+    assert given.pop()[0].model == model.cfg  # so that a run goes on with or without a loaded model
     assert all(of is model for _, of in given)
     for overrides, message in (
         (
@@ -253,7 +256,7 @@ def test_a_loaded_model_and_the_overrides_must_not_disagree(given, tiny_arch):
             clipfeat.extract("x", "out", model=model, overrides=overrides)
         assert str(caught.value).startswith(message)
     clipfeat.extract("x", "out", model=clipfeat.load_model(device="cpu", seed=1, overrides=own), overrides=["seed=1"])
-    assert len(given) == 4
+    assert len(given) == 5
 
 
 def test_a_model_of_the_caller_s_own_is_taken_as_it_is(given):
@@ -319,7 +322,7 @@ def test_hydra_is_left_as_it_was_found(given, own_conf):
     finally:
         del store.repo["fuse_schema.yaml"]
     assert not GlobalHydra.instance().is_initialized()
-    assert given[0][0].points == "auto"
+    assert [cfg.store for (cfg,) in given] == ["x"]
 
 
 APP = """
