@@ -15,6 +15,7 @@ from clipfeat.fusion.tiny_sa import TinySA2D
 from clipfeat.model.config import ATTENTIONS, HeadConfig, ModelConfig
 from clipfeat.model.config import HEADS as MODEL_HEADS
 from clipfeat.model.heads import Head, build_head
+from clipfeat.system.seeds import seeded
 
 
 class UpsampledHead(Head):
@@ -70,8 +71,7 @@ def _of_model(name: str) -> HeadBuilder:
 
 def _conv256(*, attends: bool) -> HeadBuilder:
     def build(width: int, _cfg: HeadConfig, seed: int) -> Head:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return Conv256Head(width, attends=attends).eval().requires_grad_(False)
 
     return build

@@ -15,6 +15,7 @@ from clipfeat.fusion.losses import ClipConsCriterion
 from clipfeat.model.heads import Head, head_map, point_channels
 from clipfeat.sampling.bilinear import sample_img_feat
 from clipfeat.sampling.locate import Located, Locator
+from clipfeat.system.seeds import seeded
 from clipfeat.types import FeatureMap, Frame
 
 POINTS = 256
@@ -143,8 +144,7 @@ class ClipConsFit:
         group = len(mean) // conv.in_channels
         own = _Standard.of(mean.view(-1, group).mean(1), square.view(-1, group).mean(1), device)
         taken_off = _Standard(own.mean.repeat_interleave(group), own.deviation.repeat_interleave(group))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+        with seeded(self._seed):
             criterion = ClipConsCriterion(point_channels(head, len(mean)), len(mean), "ntxent").to(device)
         weights: list[nn.Parameter] = [*head.requires_grad_(True).parameters(), *criterion.parameters()]
         optimizer = torch.optim.AdamW(weights, lr=_LEARNING_RATE)

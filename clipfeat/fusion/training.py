@@ -24,6 +24,7 @@ from clipfeat.fusion.labels import classes_of_frames
 from clipfeat.fusion.metrics import Confusion
 from clipfeat.fusion.segmentation import Segmenter
 from clipfeat.output.store import FeatureStore
+from clipfeat.system.seeds import seeded
 
 _WARM_UP = 0.05
 """Share of the steps over which the learning rate rises."""
@@ -73,8 +74,7 @@ class Training:
         self.classes = classes_of_frames(cfg, self.train_frames)
         every = -(-len(keys) // _STATISTICS_FRAMES)
         mean, std = self.train_frames.statistics(keys[::every], _STATISTICS_POINTS)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(cfg.seed)
+        with seeded(cfg.seed):
             self.model = Segmenter(cfg, len(mean), len(self.classes))
         self.model.encoder.set_clip_statistics(mean, std)
         self.model.to(device)

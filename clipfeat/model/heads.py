@@ -15,6 +15,7 @@ from torch import nn
 
 from clipfeat.errors import WeightsError
 from clipfeat.model.config import HEADS
+from clipfeat.system.seeds import seeded
 from clipfeat.types import FeatureMap, compose_affine, resize_affine
 
 log = logging.getLogger(__name__)
@@ -123,8 +124,7 @@ def build_head(name: str, width: int, weights: Path | None, seed: int) -> Head:
         WeightsError: If the file can't be read or is not this head's, or the head can't work on this width, or a file
             is given to a head without weights.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         try:
             head: Head = resolve_name(HEADS[name])(width)
         except ValueError as error:

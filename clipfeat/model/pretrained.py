@@ -24,6 +24,7 @@ from clipfeat.model.weights import (
     refuse_other_gelu,
 )
 from clipfeat.system.messages import root_logger_kept
+from clipfeat.system.seeds import seeded
 
 log = logging.getLogger(__name__)
 
@@ -146,8 +147,7 @@ def _create(found: Found, input_size: int | None, precision: str, device: torch.
     """A model with weights that follow from the seed; nothing is downloaded for its text tower."""
     import open_clip
 
-    with torch.random.fork_rng(devices=[]), root_logger_kept(), _filled_later():
-        torch.manual_seed(seed)
+    with seeded(seed), root_logger_kept(), _filled_later():
         try:
             return open_clip.create_model(
                 found.arch,
