@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError
 from clipfeat.output.files import FORMATS, point_features
 from clipfeat.output.folders import different_keys, read_json
@@ -27,8 +28,6 @@ from clipfeat.results.inspection import (
     spread,
     temporaries,
 )
-
-FrameKey = tuple[str, int]
 
 _BARS = "▁▂▃▄▅▆▇█"
 
