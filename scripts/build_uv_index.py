@@ -9,6 +9,7 @@ use. The same command again does only what is missing.
 
 import sys
 
+from clipfeat.cli.main import pipe_may_close
 from clipfeat.cli.run import run_command
 from clipfeat.extraction.config import ExtractConfig
 
@@ -20,8 +21,14 @@ def build(cfg: ExtractConfig) -> None:
     write_uv_index(cfg)
 
 
-if __name__ == "__main__":
+@pipe_may_close()
+def main() -> None:
+    """Runs the command."""
     if {"--help", "-h"}.intersection(sys.argv[1:]):  # Hydra's would be clipfeat-extract's
         print(__doc__)
     else:
         run_command("extract", build)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from clipfeat import FeatureStore
+from clipfeat.cli.main import pipe_may_close
 from clipfeat.errors import ClipfeatError, DataError
 from clipfeat.fusion.online import ClipMemoryBank, OnlineMerge, pool_instances
 from clipfeat.model.text import load_text_encoder
@@ -121,6 +122,7 @@ def stream(
     return tally, merge, bank
 
 
+@pipe_may_close()
 def main() -> int:
     """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

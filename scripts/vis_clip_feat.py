@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from clipfeat import FeatureStore
+from clipfeat.cli.main import pipe_may_close
 from clipfeat.errors import ClipfeatError
 from clipfeat.extraction.scans import Scans, read_run_config
 from clipfeat.output.folders import picture_path
@@ -39,6 +40,7 @@ def draw(folder: Path, scene_id: str, output: Path, kind: str) -> None:
     print(f"{len(sampled)} pictures in {output / scene_id}")
 
 
+@pipe_may_close()
 def main() -> int:
     """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(description="Draws the pictures of one scene from its features.")

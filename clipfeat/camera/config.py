@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from clipfeat.config.checks import at_least, one_of
+from clipfeat.config.paths import path_key
 from clipfeat.errors import ConfigError
 
 
@@ -34,7 +35,7 @@ class CameraConfig:
     zbuffer: bool = True
     mask_edge_px: float = 3.0
     mask_edge: str = "drop"
-    mask_instances: str | None = None
+    mask_instances: str | None = path_key(None)
 
     def __post_init__(self) -> None:
         at_least("camera.near", self.near, 0)

@@ -23,7 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from clipfeat.cli.explain import explain
 from clipfeat.cli.schemas import schemas_lent
+from clipfeat.cli.typed import as_meant
 from clipfeat.config.folder import config_dir
+from clipfeat.config.paths import expand_home, literal
 from clipfeat.errors import ConfigError
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.model.config import ModelConfig
@@ -186,7 +188,7 @@ def _configuration(name: str, overrides: list[str], values: Mapping[str, Any], *
 
     Args:
         name: of the primary configuration.
-        overrides: in Hydra's grammar.
+        overrides: as on the command line.
         values: by key what is set as it is, without that grammar: paths and texts may hold anything.
         only: the node that is returned, in place of all.
 
@@ -195,19 +197,13 @@ def _configuration(name: str, overrides: list[str], values: Mapping[str, Any], *
     """
     try:
         with _hydra_lent():
-            cfg = compose(name, overrides)
+            cfg = compose(name, as_meant(overrides, name))
         for key, value in values.items():
-            OmegaConf.update(cfg, key, _literal(value))
+            OmegaConf.update(cfg, key, literal(value))
+        expand_home(cfg)
         return OmegaConf.to_object(cfg if only is None else cfg[only])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, name)) from error
-
-
-def _literal(value: Any) -> Any:
-    """A value that OmegaConf takes as it is, where it would look for the key that ``${…}`` names."""
-    if isinstance(value, list):
-        return [_literal(one) for one in value]
-    return re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + r"\${", value) if isinstance(value, str) else value
 
 
 @contextmanager

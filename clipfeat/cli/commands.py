@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 from clipfeat.cli.config import ComposerConfig
-from clipfeat.cli.main import program
+from clipfeat.cli.main import pipe_may_close, program
 from clipfeat.cli.run import EXIT_ERROR, add_version, run_command, set_up_process, terminate, told_in_a_line
 from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ExtractConfig
@@ -21,6 +21,7 @@ from clipfeat.results.config import ExportConfig, FuseConfig, PicturesConfig
 from clipfeat.system.shards import begun_file
 
 
+@pipe_may_close()
 def extract_main() -> None:
     """Entry point of ``clipfeat-extract``."""
     run_command("extract", _extract)
@@ -66,6 +67,7 @@ def _go_on(cfg: ExtractConfig) -> None:
         cfg.fuse.resume = "true"
 
 
+@pipe_may_close()
 def export_main() -> None:
     """Entry point of ``clipfeat-export``."""
     run_command("export", _export)
@@ -77,6 +79,7 @@ def _export(cfg: ExportConfig) -> None:
     export(cfg)
 
 
+@pipe_may_close()
 def report_main() -> None:
     """Entry point of ``clipfeat-report``."""
     parser = _parser("report", "Writes report.html into the folder of a run of clipfeat-extract.")
@@ -88,6 +91,7 @@ def report_main() -> None:
         print(write_report(open_run(path)))
 
 
+@pipe_may_close()
 def fuse_main() -> None:
     """Entry point of ``clipfeat-fuse``."""
     run_command("fuse", _fuse)
@@ -99,6 +103,7 @@ def _fuse(cfg: FuseConfig) -> None:
     fuse(cfg)
 
 
+@pipe_may_close()
 def train_main() -> None:
     """Entry point of ``clipfeat-train``."""
     run_command("train", _train)
@@ -110,6 +115,7 @@ def _train(cfg: TrainConfig) -> None:
     train(cfg)
 
 
+@pipe_may_close()
 def inspect_main() -> None:
     """Entry point of ``clipfeat-inspect``, which has no configuration."""
     parser = _parser(
@@ -128,6 +134,7 @@ def inspect_main() -> None:
     sys.exit(EXIT_ERROR if found.broken else 0)
 
 
+@pipe_may_close()
 def query_main() -> None:
     """Entry point of ``clipfeat-query``."""
     run_command("query", _query)
@@ -139,6 +146,7 @@ def _query(cfg: QueryConfig) -> None:
     print(ranking(query(cfg), cfg.top))
 
 
+@pipe_may_close()
 def vis_main() -> None:
     """Entry point of ``clipfeat-vis``."""
     run_command("vis", _draw)
@@ -150,6 +158,7 @@ def _draw(cfg: PicturesConfig) -> None:
     draw(cfg)
 
 
+@pipe_may_close()
 def evaluate_main() -> None:
     """Entry point of ``clipfeat-evaluate``."""
     run_command("evaluate", _evaluate)
@@ -162,6 +171,7 @@ def _evaluate(cfg: EvaluateConfig) -> None:
     print(brief(evaluate(cfg)["rows"]))
 
 
+@pipe_may_close()
 def fit_head_main() -> None:
     """Entry point of ``clipfeat-fit-head``."""
     run_command("fit-head", _fit_head)
@@ -173,6 +183,7 @@ def _fit_head(cfg: FitHeadConfig) -> None:
     fit_head(cfg)
 
 
+@pipe_may_close()
 def view_main() -> None:
     """Entry point of ``clipfeat-view``, which has no configuration."""
     parser = _parser(

@@ -1,16 +1,12 @@
 """What is wrong with the input, in one line: Hydra's and OmegaConf's words turned into ours."""
 
 import re
-from dataclasses import asdict, fields
-from difflib import get_close_matches
-from typing import Any
 
-from hydra.errors import OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from clipfeat.cli.main import program
+from clipfeat.cli.keys import keys_of
 from clipfeat.cli.schemas import COMMANDS
-from clipfeat.data.config import LAYOUTS
+from clipfeat.cli.typed import no_such_choice, unknown_key
 from clipfeat.errors import ClipfeatError, one_line
 from clipfeat.results.config import EXPORT_FORMATS
 
@@ -46,30 +42,49 @@ def explain(error: Exception, config_name: str) -> str:
         key = match[1] if match else getattr(cause, "full_key", None) or "a key"
         hint = f": give {_MANDATORY[key]}" if key in _MANDATORY else ""
         return f"{key} is not set{hint}, as {key}=…"
-    if match := re.search(r"In '([^']+)/([^']+)': \w+ raised while composing config: .*full_key: (\S+)", text):
-        group, choice, key = match.groups()
+    return _of_composing(text, config_name) or _of_value(cause) or _without_hydra(text)
+
+
+def _of_composing(text: str, config_name: str) -> str | None:
+    """What is said of a key, a group or a file that Hydra can't put together; None if it is none of these."""
+    if match := re.search(r"In '([^']+)/([^']+)': \w+ raised while composing config: (.*?) full_key: (\S*)", text):
+        group, choice, what, key = match.groups()
+        if not key or "=" in key:  # not of one key, but of a whole node
+            return f"{group}={choice}: sets what is not there, or is of another type: {what}"
         return f"{group}={choice} sets {key}, which the chosen {key.split('.')[0]} has not, or has of another type"
-    if isinstance(error, OverrideParseException):
-        key, equals, _ = error.override.partition("=")
-        hint = f", and quotes around a value of several words or signs: \"{key}='…'\"" if equals else ""
-        return f"cannot read the override '{error.override}': expected key=value{hint}"
-    if match := re.search(r"Ambiguous value for argument '([^=]*)=(.*?)' 1\.", text):
-        key, value = match.groups()
-        return f"{key}={value}: a list is written {key}=[…,…], and a text with a comma \"{key}='{value}'\""
-    if match := re.search(r"Could not override '([^']+)'.*?(?:is not in struct|not in '|not a)", text):
-        return _unknown_key(match.group(1), config_name)
+    if match := re.search(r"Could not override '([^']+)'.*?(?:is not in struct|not in '|not a|No match)", text):
+        return unknown_key(match[1], keys_of(config_name))
     if match := re.search(r"Could not (?:find|load) 'hydra/launcher/(submitit_local|submitit_slurm)'", text):
         return f'hydra/launcher={match[1]}: needs packages of its own: pip install "clipfeat[slurm]"'
-    if match := re.search(
-        r"Could not find '([^']+)/([^'/]+)' Available options in '([^']+)': (.*?)(?: Config search|$)", text
-    ):
-        group, choice, _, options = match.groups()
+    if match := re.search(r"Could not find '([^']*)' Available options in '([^']+)': (.*?)(?: Config search|$)", text):
+        full, group, options = match.groups()
         valid = [o for o in options.split() if not o.endswith("_schema")]
-        return f"{group}={choice}: no such choice, expected one of {', '.join(valid)}"
-    if isinstance(cause, OmegaConfBaseException) and getattr(cause, "full_key", None):
-        reason = str(getattr(cause, "msg", None) or cause).splitlines()[0]
-        return f"{cause.full_key}: {reason}"
-    return text
+        return no_such_choice(group, full[len(group) + 1 :], keys_of(config_name), valid)
+    if match := re.search(r"Cannot find primary config '([^']*)'", text):
+        return f"--config-name={match[1]}: no such configuration, expected one of {', '.join(COMMANDS)}"
+    if match := re.search(r"Primary config (?:module|directory) '?([^']*?)'? not found", text):
+        return f"--config-path: {match[1]} is not there; files of your own are told by --config-dir FOLDER"
+    return None
+
+
+def _of_value(cause: Exception) -> str | None:
+    """What is said of a value that its key can't have; None if no key is known."""
+    key = getattr(cause, "full_key", None)
+    if not isinstance(cause, OmegaConfBaseException) or not key:
+        return None
+    reason = str(getattr(cause, "msg", None) or cause).splitlines()[0]
+    if "is not a ListConfig" in reason:
+        return f"{key}: expected a list, as {key}=[…,…]"
+    if "is not Optional" in reason:
+        return f"{key}=null: expected a value"
+    return f"{key}: {reason}"
+
+
+def _without_hydra(text: str) -> str:
+    """What no rule is for, without the places in Hydra's documentation and in its own files."""
+    return re.sub(
+        r" ?(See https?://\S+.*|Config search path: .*|Set the environment variable HYDRA_FULL_ERROR.*)", "", text
+    )
 
 
 def of_launcher(error: Exception) -> bool:
@@ -85,34 +100,3 @@ def _launcher_says(text: str) -> str:
     last = parts[1].strip().splitlines()[-1:] if len(parts) > 1 else []
     what = " ".join([*parts[0].split(), *last])
     return one_line(f"a job of the sweep could not be started or was lost, the same command goes on: {what}")
-
-
-def _unknown_key(key: str, config_name: str) -> str:
-    names = _known_keys(config_name)
-    if key in names:
-        return f"{key}: not a key of the chosen {key.split('.')[0]}; it belongs to another choice of that group"
-    near = get_close_matches(key, names, n=3, cutoff=0.6) or [n for n in names if n.rsplit(".", 1)[-1] == key]
-    hint = f"; did you mean {' or '.join(near)}?" if near else f"; {_command(config_name)} --help lists the keys"
-    return f"{key}: no such key{hint}"
-
-
-def _command(config_name: str) -> str:
-    return f"{program('extract')} --config-name composer" if config_name == "composer" else program(config_name)
-
-
-def _known_keys(config_name: str) -> list[str]:
-    """Dotted names of all keys of all choices of a command."""
-
-    def walk(node: dict[str, Any], prefix: str) -> list[str]:
-        found = []
-        for name, child in node.items():
-            found.append(f"{prefix}{name}")
-            if isinstance(child, dict):
-                found += walk(child, f"{prefix}{name}.")
-        return found
-
-    every = asdict(COMMANDS[config_name]())
-    if "data" not in every:
-        return walk(every, "")
-    layouts = dict.fromkeys(f"data.{f.name}" for layout, _ in LAYOUTS.values() for f in fields(layout))
-    return walk(every | {"data": {}}, "") + list(layouts)

@@ -4,10 +4,11 @@ Nothing is imported but the command that is asked for, so that ``clipfeat --help
 """
 
 import io
+import os
 import re
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 
 SUBCOMMANDS = {
@@ -40,9 +41,42 @@ Commands
 
 Try it: clipfeat extract experiment=demo"""
 
+EXIT_PIPE = 141
+"""As a shell tells of a program that wrote to one that had ended: 128 and the number of SIGPIPE."""
+
 _one_command = False
 
 
+@contextmanager
+def pipe_may_close() -> Iterator[None]:
+    """Lets a command end without a word where nobody reads on, as in ``clipfeat --help | head``.
+
+    Processes talk by pipes among themselves, too: an end of one of those stays an error.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        # Python writes out what is left when it ends, and would tell of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(EXIT_PIPE)
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output or standard error is a pipe whose other end has gone."""
+    from select import POLLERR, poll
+
+    asked = poll()
+    for number in (1, 2):
+        asked.register(number, 0)
+    return any(what & POLLERR for _, what in asked.poll(0))
+
+
+@pipe_may_close()
 def main() -> None:
     """Entry point of ``clipfeat``: hands over to the command that its first argument names."""
     name, *arguments = sys.argv[1:] or [""]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -22,9 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from clipfeat.cli.explain import explain, of_launcher
-from clipfeat.cli.main import own_version, program
+from clipfeat.cli.flags import FlagError
+from clipfeat.cli.main import EXIT_USAGE, own_version, program
 from clipfeat.cli.schemas import COMMANDS, register_schemas
+from clipfeat.cli.typed import for_hydra
 from clipfeat.config.folder import config_dir
+from clipfeat.config.paths import expand_home
 from clipfeat.errors import CannotTellError, ClipfeatError, ConfigError
 
 if TYPE_CHECKING:
@@ -53,6 +57,7 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
     def task(cfg: DictConfig) -> None:
         if not issubclass(OmegaConf.get_type(cfg) or dict, COMMANDS[config_name]):
             raise ConfigError(f"--config-name={HydraConfig.get().job.config_name}: is not for {program(config_name)}")
+        expand_home(cfg)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             cfg.output_dir = str(Path(cfg.output_dir) / sweep_folder(HydraConfig.get().overrides.task))
         work(OmegaConf.to_object(cfg))
@@ -61,9 +66,13 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
         if wants_traceback:
             raise error
         print(f"clipfeat: {explain(error, _asked_for(config_name))}", file=sys.stderr)
-        sys.exit(EXIT_CANNOT_TELL if isinstance(error, CannotTellError) else EXIT_ERROR)
+        sys.exit(_exit_code(error))
+
+    began = False
 
     def run_task(cfg: DictConfig) -> None:
+        nonlocal began
+        began = True
         _show_own_messages()  # a launcher may have brought the task to another process
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             task(cfg)  # Hydra names the failed job of a sweep
@@ -74,6 +83,7 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
             report(error)
 
     try:
+        sys.argv = [sys.argv[0], *for_hydra(sys.argv[1:], config_name)]
         with _store_shared():
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run_task)()
     except KeyboardInterrupt as stop:
@@ -82,8 +92,9 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
         sys.exit(EXIT_INTERRUPTED)
     except (ClipfeatError, HydraException, OmegaConfBaseException) as error:
         report(error)
-    except RuntimeError as error:
-        if not of_launcher(error):
+    except (RuntimeError, TypeError, ValueError, yaml.YAMLError) as error:
+        # Hydra's and YAML's own, of what it can't compose; what the work raises is a fault of ours.
+        if began and not of_launcher(error):
             raise
         report(error)
 
@@ -153,6 +164,12 @@ def _answer_version() -> None:
 def add_version(parser: argparse.ArgumentParser) -> None:
     """Lets a command line ask for the version of clipfeat."""
     parser.add_argument("--version", action="version", version=f"clipfeat {own_version()}")
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, FlagError):
+        return EXIT_USAGE
+    return EXIT_CANNOT_TELL if isinstance(error, CannotTellError) else EXIT_ERROR
 
 
 def _asked_for(config_name: str) -> str:

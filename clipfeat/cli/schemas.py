@@ -38,6 +38,11 @@ def _schemas() -> Iterator[tuple[str | None, str, type[Any]]]:
     yield "sampling", "mesh_schema", MeshSamplingConfig
 
 
+def schemas_of() -> Iterator[tuple[str, type[Any]]]:
+    """Group and node of the choices that have keys of their own."""
+    yield from ((group, schema) for group, _, schema in _schemas() if group is not None)
+
+
 def register_schemas() -> None:
     """Tells Hydra the schema, so that a misspelt key or a wrong type fails while composing."""
     store = ConfigStore.instance()

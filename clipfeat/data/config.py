@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from clipfeat.config.checks import at_least, check_size, must_say, one_of
+from clipfeat.config.paths import path_key
 from clipfeat.errors import ConfigError
 from clipfeat.system.patterns import check_pattern
 
@@ -28,8 +29,8 @@ class DataConfig:
     """
 
     name: str = MISSING
-    root: str = MISSING
-    masks: str | None = None
+    root: str = path_key()
+    masks: str | None = path_key(None)
 
 
 def _check_rotate(degrees: int | None) -> None:
@@ -161,23 +162,23 @@ class PosedRgbdConfig(DataConfig):
 
     name: str = "posed_rgbd"
     root_is_scene: bool = False
-    color: str | None = None
-    color_list: str | None = None
-    depth: str | None = None
-    depth_list: str | None = None
+    color: str | None = path_key(None)
+    color_list: str | None = path_key(None)
+    depth: str | None = path_key(None)
+    depth_list: str | None = path_key(None)
     depth_scale: float = 1000.0
     depth_invalid: list[int] = field(default_factory=lambda: [0, 65535])
-    pose: str | None = None
+    pose: str | None = path_key(None)
     pose_format: str | None = None
     pose_direction: str | None = None
     pose_rows: str = "frame_number"
     pose_first: int | None = None
     max_dt: float = 0.02
     intrinsics: list[float] | None = None
-    intrinsics_file: str | None = None
+    intrinsics_file: str | None = path_key(None)
     intrinsics_size: list[int] | None = None
     depth_intrinsics: list[float] | None = None
-    depth_intrinsics_file: str | None = None
+    depth_intrinsics_file: str | None = path_key(None)
     depth_intrinsics_size: list[int] | None = None
     rotate: int | None = None
     color_from_depth: list[Any] | None = None
@@ -258,7 +259,7 @@ class ScanNet200MvConfig(DataConfig):
 
     name: str = "scannet200_mv"
     depth_scale: float = 1000.0
-    intrinsics: str | None = None
+    intrinsics: str | None = path_key(None)
     intrinsics_size: list[int] | None = None
 
     def __post_init__(self) -> None:
@@ -318,7 +319,7 @@ class FramesConfig:
     """
 
     data: DataConfig = MISSING
-    scenes_file: str | None = None
+    scenes_file: str | None = path_key(None)
     frames_per_scene: int | None = None
     frame_stride: int = 1
     frame_selection: str = "first"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from clipfeat.config.checks import at_least, one_of
+from clipfeat.config.paths import path_key
 from clipfeat.data.config import check_label_ids
 from clipfeat.errors import ConfigError
 from clipfeat.model.config import TEMPLATES, ModelConfig
@@ -65,10 +66,10 @@ class EvaluateConfig(PointsConfig):
 
     model: ModelConfig = field(default_factory=ModelConfig)
     candidates: list[str] = field(default_factory=lambda: list(CANDIDATES))
-    labels: str | None = "${data.root}/{scene}/label-filt/{frame}.png"
-    labels_ids: str | None = None
+    labels: str | None = path_key("${data.root}/{scene}/label-filt/{frame}.png")
+    labels_ids: str | None = path_key(None)
     templates: str = "plain"
-    test_scenes_file: str | None = None
+    test_scenes_file: str | None = path_key(None)
     folds: int = 3
     frame_selection: str = "uniform"
     points_per_frame: int = 300
@@ -76,7 +77,7 @@ class EvaluateConfig(PointsConfig):
     neighbours: int = 20
     edge_px: float = 16.0
     resamples: int = 1000
-    output_dir: str = "outputs/evaluation"
+    output_dir: str = path_key("outputs/evaluation")
     device: str = "auto"
     batch_size: int | None = None
 

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from clipfeat.config.checks import at_least, one_of, resume_word
+from clipfeat.config.paths import literal, path_key
 from clipfeat.data.config import LAYOUTS
 from clipfeat.errors import ConfigError
 from clipfeat.model.config import CacheConfig, ModelConfig
@@ -100,8 +101,8 @@ class ExtractConfig(PointsConfig):
     output: OutputConfig = field(default_factory=OutputConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     vis: VisConfig = field(default_factory=VisConfig)
-    output_dir: str = "outputs/clip_feat"
-    uv_index: str | None = None
+    output_dir: str = path_key("outputs/clip_feat")
+    uv_index: str | None = path_key(None)
     device: str = "auto"
     devices: str | None = None
     batch_size: int | None = None
@@ -140,7 +141,7 @@ def _check_devices(devices: str | None, device: str) -> None:
 
 
 def extract_config(plain: dict[str, Any]) -> ExtractConfig:
-    """The configuration of ``clipfeat-extract`` that a ``config.yaml`` holds.
+    """The configuration of ``clipfeat-extract`` that a ``config.yaml`` holds, in which nothing is left to interpolate.
 
     Raises:
         ConfigError: If it holds unknown keys or values.
@@ -150,7 +151,7 @@ def extract_config(plain: dict[str, Any]) -> ExtractConfig:
         schema.data = LAYOUTS[plain["data"]["name"]][0]
         if plain["sampling"]["name"] == MeshSamplingConfig.name:
             schema.sampling = MeshSamplingConfig
-        config = OmegaConf.to_object(OmegaConf.merge(schema, plain))
+        config = OmegaConf.to_object(OmegaConf.merge(schema, literal(plain)))
     except (KeyError, TypeError, OmegaConfBaseException) as error:
         raise ConfigError(f"no configuration of clipfeat-extract ({str(error).splitlines()[0]})") from error
     if not isinstance(config, ExtractConfig):

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
-
 from clipfeat.config.checks import at_least, one_of, resume_word
+from clipfeat.config.paths import path_key
 from clipfeat.data.config import check_label_ids
 from clipfeat.errors import ConfigError
 from clipfeat.model.config import ModelConfig
@@ -42,13 +41,13 @@ class TrainConfig:
         resume: true goes on from the checkpoint, and refuses a folder of another configuration; overwrite begins anew.
     """
 
-    store: str = MISSING
-    output_dir: str = "outputs/train"
+    store: str = path_key()
+    output_dir: str = path_key("outputs/train")
     label: str = "label"
-    classes_file: str | None = None
-    labels_ids: str | None = None
-    train_scenes_file: str | None = None
-    val_scenes_file: str | None = None
+    classes_file: str | None = path_key(None)
+    labels_ids: str | None = path_key(None)
+    train_scenes_file: str | None = path_key(None)
+    val_scenes_file: str | None = path_key(None)
     branches: str = "both"
     use_tiny_sa_2d: bool = False
     num_points: int = 2048
@@ -113,7 +112,7 @@ class FitHeadConfig(PointsConfig):
     steps: int = TRAINING_STEPS
     frames_per_scene: int | None = 5
     frame_selection: str = "uniform"
-    output_file: str = "outputs/head_pca128.safetensors"
+    output_file: str = path_key("outputs/head_pca128.safetensors")
     device: str = "auto"
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from clipfeat.config.checks import at_least, one_of
+from clipfeat.config.paths import path_key
 from clipfeat.errors import ConfigError
 
 
@@ -17,7 +18,7 @@ class HeadConfig:
     """
 
     name: str = "none"
-    weights: str | None = None
+    weights: str | None = path_key(None)
 
     def __post_init__(self) -> None:
         one_of("model.head.name", self.name, HEADS)
@@ -80,8 +81,8 @@ class ModelConfig:
         head: see HeadConfig.
     """
 
-    arch: str = "ViT-B-16"
-    pretrained: str | None = "laion2b_s34b_b88k"
+    arch: str = path_key("ViT-B-16")
+    pretrained: str | None = path_key("laion2b_s34b_b88k")
     allow_random: bool = False
     precision: str = "auto"
     attention: str = "vanilla"
@@ -147,7 +148,7 @@ class CacheConfig:
     """
 
     name: str = "none"
-    path: str = "outputs/clipfeat_cache.lmdb"
+    path: str = path_key("outputs/clipfeat_cache.lmdb")
 
     def __post_init__(self) -> None:
         one_of("cache.name", self.name, CACHES)

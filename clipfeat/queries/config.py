@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
-
 from clipfeat.config.checks import at_least, listed, one_of
+from clipfeat.config.paths import path_key
 from clipfeat.errors import ConfigError
 from clipfeat.model.config import TEMPLATES
 
@@ -76,7 +75,7 @@ class QueryConfig:
         on_bad_frame: skip (count and list it) or fail (stop).
     """
 
-    store: str = MISSING
+    store: str = path_key()
     text: Any = None
     example: ExampleConfig = field(default_factory=ExampleConfig)
     templates: str = "plain"
@@ -86,9 +85,9 @@ class QueryConfig:
     top: int = 6
     heatmaps: str = "top"
     dpi: int = 110
-    output_dir: str | None = None
-    run: str | None = None
-    data_root: str | None = None
+    output_dir: str | None = path_key(None)
+    run: str | None = path_key(None)
+    data_root: str | None = path_key(None)
     num_workers: int | None = None
     on_bad_frame: str = "skip"
 

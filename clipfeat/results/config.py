@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from clipfeat.config.checks import at_least, check_points_file, listed, one_of, resume_word
+from clipfeat.config.paths import path_key
 from clipfeat.errors import ConfigError
 from clipfeat.output.config import DTYPES
 from clipfeat.vis.config import VisConfig
@@ -30,11 +31,11 @@ class ExportConfig:
         resume: true writes what is missing; overwrite writes every file again.
     """
 
-    store: str = MISSING
+    store: str = path_key()
     format: str = MISSING
-    output_dir: str = "outputs/export"
+    output_dir: str = path_key("outputs/export")
     dtype: str | None = None
-    points_file: str | None = None
+    points_file: str | None = path_key(None)
     num_workers: int | None = None
     resume: str = "true"
 
@@ -85,17 +86,17 @@ class FuseConfig:
         on_bad_frame: skip (count and list it; also a scene that can't be fused) or fail (stop the run).
     """
 
-    store: str = MISSING
-    output_dir: str | None = None
+    store: str = path_key()
+    output_dir: str | None = path_key(None)
     points: str = "auto"
-    points_file: str | None = None
-    labels_file: str | None = None
+    points_file: str | None = path_key(None)
+    labels_file: str | None = path_key(None)
     voxel_size: float = 0.05
     best_views: int | None = None
     dtype: str = "float32"
     formats: list[str] = field(default_factory=lambda: ["ply"])
-    data_root: str | None = None
-    scenes_file: str | None = None
+    data_root: str | None = path_key(None)
+    scenes_file: str | None = path_key(None)
     num_workers: int | None = None
     resume: str = "true"
     on_bad_frame: str = "skip"
@@ -134,12 +135,12 @@ class PicturesConfig:
         on_bad_frame: skip (count and list it) or fail (stop).
     """
 
-    store: str = MISSING
+    store: str = path_key()
     vis: VisConfig = field(default_factory=VisConfig)
     scenes: Any = None
     frames: Any = None
-    output_dir: str | None = None
-    data_root: str | None = None
+    output_dir: str | None = path_key(None)
+    data_root: str | None = path_key(None)
     num_workers: int | None = None
     resume: str = "true"
     on_bad_frame: str = "skip"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from clipfeat.camera.config import CameraConfig
 from clipfeat.config.checks import at_least, check_points_file
+from clipfeat.config.paths import path_key
 from clipfeat.data.config import FramesConfig
 
 
@@ -34,8 +35,8 @@ class MeshSamplingConfig(SamplingConfig):
 
     name: str = "mesh"
     num_points: int | None = None
-    points_file: str = "${data.root}/{scene}/{scene}_vh_clean_2.ply"
-    labels_file: str | None = None
+    points_file: str = path_key("${data.root}/{scene}/{scene}_vh_clean_2.ply")
+    labels_file: str | None = path_key(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
