@@ -62,6 +62,8 @@ def _of_composing(text: str, config_name: str) -> str | None:
         return no_such_choice(group, full[len(group) + 1 :], keys_of(config_name), valid)
     if match := re.search(r"Cannot find primary config '([^']*)'", text):
         return f"--config-name={match[1]}: no such configuration, expected one of {', '.join(COMMANDS)}"
+    if match := re.search(r"Additional config directory '(.*)' not found", text):
+        return f"--config-dir={match[1]}: no such folder"
     if match := re.search(r"Primary config (?:module|directory) '?([^']*?)'? not found", text):
         return f"--config-path: {match[1]} is not there; files of your own are told by --config-dir FOLDER"
     return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from clipfeat.cli.keys import Keys, keys_of
 from clipfeat.cli.schemas import COMMANDS
+from clipfeat.config.paths import with_home
 from clipfeat.errors import ConfigError
 
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -120,7 +121,7 @@ def _checked(flag: str, value: str) -> str:
         raise FlagError(f"{flag} {value}".strip() + f": expected one of {', '.join(takes)}")
     if not value:
         raise FlagError(f"{flag}: a value is missing, expected {takes}")
-    return value
+    return with_home(value) if flag in ("--config-dir", "--config-path") else value
 
 
 def _is_value(word: str) -> bool:

@@ -23,6 +23,7 @@ class Keys:
         names: dotted names of all keys of all choices, nodes too: data, data.root, …
         paths: those that are paths, or may be.
         lists: those that may be lists.
+        only_lists: those that can be nothing else.
         groups: by name (model/head) the choices that come with clipfeat.
     """
 
@@ -30,6 +31,7 @@ class Keys:
     names: tuple[str, ...]
     paths: frozenset[str]
     lists: frozenset[str]
+    only_lists: frozenset[str]
     groups: dict[str, list[str]]
 
     def near(self, key: str) -> list[str]:
@@ -62,20 +64,22 @@ def keys_of(config_name: str) -> Keys:
         config_name=config_name,
         names=tuple(dict.fromkeys(name for name, _, _ in found)),
         paths=frozenset(name for name, path, _ in found if path),
-        lists=frozenset(name for name, _, several in found if several),
+        lists=frozenset(name for name, _, kind in found if kind != "one"),
+        only_lists=frozenset(name for name, _, kind in found if kind == "several")
+        - {name for name, _, kind in found if kind != "several"},
         groups=_groups(config_name),
     )
 
 
-_Found = tuple[str, bool, bool]
-"""Dotted name of a key, whether it is a path, and whether it may be a list."""
+_Found = tuple[str, bool, str]
+"""Dotted name of a key, whether it is a path, and whether it is one value, several in a list, or any."""
 
 
 def _walk(schema: type[Any], prefix: str) -> Iterator[_Found]:
     hints = get_type_hints(schema)
     for one in fields(schema):
         name, kind = f"{prefix}{one.name}", hints[one.name]
-        yield name, is_path(one), kind is Any or "list[" in str(kind)
+        yield name, is_path(one), "any" if kind is Any else "several" if "list[" in str(kind) else "one"
         if is_dataclass(kind) and isinstance(kind, type):
             yield from _walk(kind, f"{name}.")
 

@@ -71,6 +71,8 @@ def _override(word: str, keys: Keys, sweeps: bool, own: bool, around: Sequence[s
         raise ConfigError(f"cannot read the override '{word}': expected key=value{_hint(word, keys, around)}")
     sign, key, value = match["sign"], match["key"], match["value"]
     if _HYDRA.match(key):
+        if key in ("hydra.launcher", "hydra.sweeper"):
+            raise ConfigError(f"{word}: a choice is written with a slash: {key.replace('.', '/')}={value}")
         return word if value is None or _read(value) is not _UNREAD else f"{sign}{key}={_quoted(value)}"
     if "@" in key:
         raise ConfigError(f"{word}: each group has its own place here, leave out the @ and what follows it")
@@ -191,8 +193,13 @@ def _is_there(value: str) -> bool:
 def _other(key: str, value: str, keys: Keys, sweeps: bool) -> str:
     """The value of a key that is no path: a number, a word, a text, a list."""
     read = _read(value)
+    below = [name for name in keys.names if name.startswith(f"{key}.")]
+    if below and not isinstance(read, dict):
+        raise ConfigError(f"{key}={value}: is no key itself, expected one of {', '.join(below)}")
     if _is_sweep(read) and not sweeps:
         raise ConfigError(f"{key}={value}: {_needs_m(key, value, keys)}")
+    if key in keys.only_lists and value and not value.startswith(("[", "${")) and not (read is None or sweeps):
+        return f"[{_quoted(value) if read is _UNREAD else value}]"  # a list of one
     if read is not _UNREAD:
         return value
     if key not in keys.lists or not value.startswith("["):
@@ -206,12 +213,10 @@ def _other(key: str, value: str, keys: Keys, sweeps: bool) -> str:
 def _needs_m(key: str, value: str, keys: Keys) -> str:
     """What to say of several values that were given to a command that runs once."""
     sweep = f"several values, each a run of its own, need -m: {keys.command} -m {shlex.quote(f'{key}={value}')} …"
-    if key in keys.paths:
-        return f"{sweep}; one path with a comma is written {in_bash(key, value)}"
     if key in keys.lists:
         as_list = shlex.quote(f"{key}=[{value}]")
         return f"a list is written {as_list}, and one text with a comma {in_bash(key, value)}; {sweep}"
-    return sweep
+    return f"{sweep}; one path with a comma is written {in_bash(key, value)}" if key in keys.paths else sweep
 
 
 def unknown_key(key: str, keys: Keys) -> str:
@@ -225,14 +230,19 @@ def unknown_key(key: str, keys: Keys) -> str:
 
 def _hint(word: str, keys: Keys, around: Sequence[str]) -> str:
     """What to add where a word is no key=value."""
-    if word.endswith("=") or "=" in around or any(one.endswith("=") for one in around if one != word):
+    before = around[0].partition("=") if around[0] is not word else ("", "", "")
+    if word.endswith("=") or "=" in around or (before[1] and not before[2]):
         return ", without spaces around the ="
     if word in keys.names or word in keys.groups:
         return f", such as {word}=…"
-    if "=" in word:
-        return f"; a path that begins with a word and = is told by its key, as {in_bash(_first_path(keys), word)}"
-    if "/" in word or (word and Path(word).exists()):
-        return f"; a folder is told by its key, as {in_bash(_first_path(keys), word)}"
+    if word.startswith(("–", "—")):
+        return "; a flag begins with two hyphens"
+    if (colon := re.match(r"([\w.]+):(.+)", word)) and colon[1] in keys.names:
+        return f"; it is written {shlex.quote(f'{colon[1]}={colon[2]}')}"
+    if "/" in word or "=" in word or (word and Path(word).exists()):
+        return f"; a folder is told by its key, as {shlex.quote(f'{_first_path(keys)}={word}')}"
+    if before[0] in keys.paths | keys.lists:
+        return f"; several words are one value in quotes, as {shlex.quote(f'{around[0]} {word}')}"
     return ""
 
 

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
 from clipfeat.cli.schemas import register_schemas
+from clipfeat.cli.typed import as_meant
 from clipfeat.config.folder import config_dir
 from clipfeat.errors import ClipfeatError, ConfigError
 
@@ -61,7 +62,7 @@ def composed(config: str, overrides: list[str] | tuple[str, ...]) -> Any:
     given = [] if "experiment=demo" in overrides or "data=demo" in overrides else _GIVEN.get(config, ["store=x"])
     missing = [one for one in given if one.split("=")[0] not in named]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return OmegaConf.to_object(compose(config, [*missing, *overrides]))
+        return OmegaConf.to_object(compose(config, as_meant([*missing, *overrides], config)))
 
 
 def swept(override: str) -> list[str]:
