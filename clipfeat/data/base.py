@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,11 +100,14 @@ def where_scenes_are(root: Path, inner: str) -> str:
         inner: name of a folder that every scene holds.
     """
     if (root / inner).is_dir():
-        return f"; this is a scene itself, say data.root={root.absolute().parent} and give the scene in scenes_file"
+        above = shlex.quote(f"data.root={root.absolute().parent}")
+        return f"; this is a scene itself, say {above} and give the scene in scenes_file"
     below: dict[Path, int] = {}
     for path in root.glob(f"*/*/{inner}"):
         below[path.parents[1]] = below.get(path.parents[1], 0) + 1
-    return "".join(f"; {folder} holds {count} scenes" for folder, count in sorted(below.items())[:3])
+    return "".join(
+        f"; {folder} holds {count} scene{'' if count == 1 else 's'}" for folder, count in sorted(below.items())[:3]
+    )
 
 
 def frame_number(digits: str, where: object) -> int:
