@@ -10,9 +10,14 @@ import subprocess
 import sys
 import types
 from contextlib import contextmanager
+from multiprocessing import util
 from pathlib import Path
 
-PRELOADED = ("open_clip", "clipfeat.cli.commands", "clipfeat.extraction.extract", "clipfeat.output.store", "mutations")
+PRELOADED = (
+    "open_clip", "clipfeat.cli.commands", "clipfeat.extraction.extract", "clipfeat.extraction.launch",
+    "clipfeat.extraction.uv_index", "clipfeat.output.store", "clipfeat.vis.painters", "matplotlib.figure",
+    "matplotlib.backends.backend_agg", "sklearn.decomposition", "sklearn.manifold", "mutations",
+)  # fmt: skip
 
 
 def warm_context():
@@ -83,8 +88,40 @@ def start(context, program, arguments, cwd, environment, outputs):
     return Started(process, outputs)
 
 
+_spawn = util.spawnv_passfds
+
+
+def _serve_or_spawn(path, arguments, descriptors):
+    """Lets the server that a program starts in its turn be a copy of the program, which has imported all it wants."""
+    command = arguments[-1]
+    if "forkserver" not in command:
+        return _spawn(path, arguments, descriptors)
+    process = os.fork()
+    if process:
+        return process
+    try:
+        alive = descriptors[-1]  # ends when all who hold the other end have ended, of whom a copy must not be one
+        for other in map(int, os.listdir("/proc/self/fd")):
+            if other != alive and _same_pipe(other, alive):
+                os.close(other)
+        sys.modules["__main__"] = types.ModuleType("__main__")  # or its children took the program for imported
+        exec(command, {})  # noqa: S102
+    except SystemExit:
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def _same_pipe(one, other):
+    try:
+        return os.path.samestat(os.fstat(one), os.fstat(other))
+    except OSError:
+        return False
+
+
 def _run(program, arguments, cwd, environment, outputs):
     os.chdir(cwd)
+    util.spawnv_passfds = _serve_or_spawn
     os.environ.clear()
     os.environ.update(environment)
     for number, path in enumerate(outputs, 1):

@@ -41,6 +41,14 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 _TRACKER_FILTER = "ignore:resource_tracker"
 
+_START = "forkserver" if sys.platform == "linux" else "spawn"  # what macOS loads may not outlive a fork
+
+_PRELOADED = ["open_clip", "clipfeat.extraction.extract"]
+"""What takes a process seconds to import: a server has it once, and each process begins as its copy.
+
+The server computes nothing and touches no GPU, so that a copy may. Processes that are started again begin at once.
+"""
+
 _TORCH_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing.spawn")
 
 
@@ -109,7 +117,9 @@ def _run(count: int, work: Callable[[ExtractConfig], None], cfg: ExtractConfig, 
     # started by the first queue, as a process, and hears of this only so.
     filters = [entry for entry in os.environ.get("PYTHONWARNINGS", "").split(",") if entry and entry != _TRACKER_FILTER]
     os.environ["PYTHONWARNINGS"] = ",".join([*filters, _TRACKER_FILTER])
-    errors: SimpleQueue[str | None] = multiprocessing.get_context("spawn").SimpleQueue()
+    context = multiprocessing.get_context(_START)
+    context.set_forkserver_preload(_PRELOADED)
+    errors: SimpleQueue[str | None] = context.SimpleQueue()
     told: list[str] = []
     watcher = threading.Thread(target=_stop_at_the_first, args=(errors, told), name="clipfeat-launch", daemon=True)
     watcher.start()
@@ -136,6 +146,7 @@ def _launch_config(count: int, folder: str) -> LaunchConfig:
         "rdzv_endpoint": "localhost:0",
         "local_addr": "localhost",
         "max_restarts": MAX_RESTARTS,
+        "start_method": _START,
         "logs_specs": DefaultLogsSpecs(log_dir=folder),  # or it leaves a folder of its own behind
         "signals_to_handle": ",".join(number.name for number in _STOPS),  # and not SIGHUP, which nohup ignores
     }

@@ -168,10 +168,11 @@ def test_a_run_its_processes_and_a_sweep_work_under_the_common_name(
     small += [f"data.root={demo_root}", "frames_per_scene=1"]
     assert run_cli(*small, "output_dir=plain", tiny=False, small=False)[0] == 0
 
-    program = [sys.executable, "clipfeat", "extract", *small, "output_dir=two", "devices=2"]
-    done = subprocess.run(program, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^\[1\] ", done.stderr, re.MULTILINE)
+    two = ["extract", *small, "output_dir=two", "devices=2"]
+    program = start_warm(tmp_path / "clipfeat", two, dict(os.environ))
+    _, err = program.communicate(timeout=240)
+    assert program.returncode == 0, err
+    assert re.search(r"^\[1\] ", err, re.MULTILINE)
     assert_same_arrays(tmp_path / "two", arrays(tmp_path / "plain"))
     sweep = ["extract", "-m", *small, "output_dir=sweep", "seed=0,1"]
     program = start_warm(tmp_path / "clipfeat", sweep, dict(os.environ))

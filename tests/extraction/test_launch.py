@@ -30,6 +30,8 @@ if __name__ != "__main__" or "RANK" in os.environ:  # the one that starts them n
         return call(*arguments)
     lane.Lane.__call__ = slow
 if __name__ == "__main__":
+    if "LEADS" in os.environ:
+        os.setsid()
     clipfeat.cli.commands.extract_main()
 """
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
@@ -44,8 +46,11 @@ def plain(run_cli, demo_root, tmp_path):
 
 
 @pytest.fixture
-def start(demo_root, tiny_arch, tmp_path):
-    """Starts clipfeat-extract in a group of its own; nothing of the group may be left when the test ends."""
+def start(demo_root, tiny_arch, tmp_path, start_warm):
+    """Starts clipfeat-extract in a group of its own; nothing of the group may be left when the test ends.
+
+    It begins warm, and so do its processes, but where a launcher starts it or it is asked for ``true`` processes.
+    """
     from open_clip.factory import _MODEL_CONFIG_PATHS
 
     arch = next(path for path in _MODEL_CONFIG_PATHS if (path / f"{tiny_arch}.json").is_file())
@@ -53,19 +58,23 @@ def start(demo_root, tiny_arch, tmp_path):
     (tmp_path / "tmp").mkdir()
     started = []
 
-    def start(*overrides, launcher=(), root=demo_root):
-        command = [sys.executable, *launcher, "program.py", f"data.root={root}", "output_dir=out", "report=false"]
-        command += [f"model.arch={tiny_arch}", "model.pretrained=null", "vis=none", "sampling.num_points=200"]
-        command += ["batch_size=1", "num_workers=1", *overrides]
+    def start(*overrides, launcher=(), root=demo_root, true=False):
+        arguments = [f"data.root={root}", "output_dir=out", "report=false", f"model.arch={tiny_arch}"]
+        arguments += ["model.pretrained=null", "vis=none", "sampling.num_points=200", "batch_size=1", "num_workers=1"]
+        arguments += overrides
         environment = {
             **os.environ,
             "PYTHONPATH": str(CHECKOUT),
             "OMP_NUM_THREADS": "1",
             "TMPDIR": str(tmp_path / "tmp"),
         }
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+        if launcher or true:
+            command = [sys.executable, *launcher, "program.py", *arguments]
+            process = subprocess.Popen(
+                command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+            )
+        else:
+            process = start_warm(tmp_path / "program.py", arguments, environment | {"LEADS": "1"})
         started.append(process.pid)
         return process
 
@@ -96,11 +105,18 @@ def wait_for_frames(folder, scenes=2):
     return {path: path.stat().st_mtime_ns for path in files}
 
 
-def workers(process):
-    """The shards among a process's children, which has others too, such as multiprocessing's own."""
-    children = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
-    commands = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
-    return [child for child, command in commands.items() if b"spawn_main" in command or b"program.py" in command]
+def children(process):
+    """Process id and command line of each."""
+    found = map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())
+    return {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in found}
+
+
+def workers(run):
+    """The shards: children of the server that multiprocessing copies them from, or torchrun's own."""
+    of_run = children(run.pid)
+    servers = [child for child, command in of_run.items() if b"forkserver" in command]
+    torchruns = [child for child, command in of_run.items() if b"program.py" in command]
+    return torchruns or [child for server in servers for child in children(server)]
 
 
 def assert_all_done_once(out, plain, times):
@@ -127,6 +143,7 @@ def test_a_process_that_is_killed_is_started_again_and_nothing_is_done_twice(sta
     assert list((tmp_path / "tmp").glob("*")) == []
 
 
+@pytest.mark.slow
 def test_torchrun_starts_a_process_that_is_killed_again_and_nothing_is_done_twice(start, plain, tmp_path):
     run = start("resume=overwrite", launcher=TORCHRUN)
     times = wait_for_frames(tmp_path / "out")
@@ -157,7 +174,7 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(start, plain, tm
 
 def test_an_error_is_told_once_and_ends_all(start, scans):
     (scans / "demo0001_00" / "pose" / "20.txt").write_text("nonsense")
-    run = start("devices=2", "on_bad_frame=fail", root=scans)
+    run = start("devices=2", "on_bad_frame=fail", root=scans, true=True)
     _, err = run.communicate(timeout=240)
     assert run.returncode == 1, err
     assert err.count("clipfeat: ") == 1

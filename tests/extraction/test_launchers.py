@@ -85,6 +85,7 @@ def test_two_jobs_on_this_machine_give_the_arrays_of_one_process(run, demo_root,
     assert "No pretrained weights loaded" not in logs  # other packages are as silent in a job
 
 
+@pytest.mark.slow
 def test_two_jobs_on_slurm_give_the_arrays_of_one_process_on_real_frames(run, office, tmp_path, slurm):
     some = ["frames_per_scene=2", "model/head=none"]
     assert run(f"data.root={office}", "output_dir=plain", *some)[0] == 0

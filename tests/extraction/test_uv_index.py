@@ -80,6 +80,7 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.usefixtures("warm_pools")
 def test_a_process_that_is_killed_is_told_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr(uv_index, "_start_worker", die)
     cfg, frames = SimpleNamespace(num_workers=2), [("scene", number) for number in range(9)]

@@ -141,15 +141,15 @@ def test_collate_joins_uneven_items(folder):
         torch.testing.assert_close(batch[name], torch.cat([item[name] for item in items]), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_deliver_what_is_stored_in_one_block_of_memory(folder, context):
+@pytest.mark.parametrize("context", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_deliver_what_is_stored_in_one_block_of_memory(folder, warm, context):
     dataset = FeatureDataset(FeatureStore(folder), scenes=["s2"], dtype=torch.float16)
     loader = DataLoader(
         dataset,
         batch_size=2,
         num_workers=2,
         collate_fn=collate_points,
-        multiprocessing_context=context,
+        multiprocessing_context=warm if context == "forkserver" else context,
         persistent_workers=True,
     )
     for _ in range(2):

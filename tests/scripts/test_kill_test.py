@@ -7,19 +7,18 @@ from conftest import CHECKOUT
 
 FEW = [
     "data.num_scenes=2", "data.num_frames=3", "data.color_size=[216,162]", "data.depth_size=[128,96]",
-    "sampling.num_points=500", "vis=heatmap", "vis.max_frames=2",
+    "sampling.num_points=500", "vis.max_frames=2",
 ]  # fmt: skip
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(
-    ("how", "kills"),
-    [("kill", 3)],
+    ("how", "kills", "vis"), [("kill", 3, "none"), pytest.param("kill", 3, "heatmap", marks=pytest.mark.slow)]
 )
-def test_a_run_that_is_killed_and_resumed_ends_as_one_in_peace(tmp_path, start_warm, how, kills):
+def test_a_run_that_is_killed_and_resumed_ends_as_one_in_peace(tmp_path, start_warm, how, kills, vis):
     work = tmp_path / "work"
     work.mkdir()
-    arguments = ["--how", how, "--kills", kills, *FEW, "--true-every", "0", "--seed", "4", "--work", work]
+    arguments = ["--how", how, "--kills", kills, *FEW, f"vis={vis}", "--true-every", "0", "--seed", "4", "--work", work]
     hunt = start_warm(CHECKOUT / "scripts" / "kill_test.py", arguments, {**os.environ, "PYTHONPATH": str(CHECKOUT)})
     out, err = hunt.communicate(timeout=550)
     assert hunt.returncode == 0, out + err
