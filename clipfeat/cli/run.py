@@ -78,13 +78,14 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
             task(cfg)  # Hydra names the failed job of a sweep
             return
         try:
-            task(cfg)
+            with _interrupt_kept():
+                task(cfg)
         except (ClipfeatError, OmegaConfBaseException) as error:
             report(error)
 
     try:
         sys.argv = [sys.argv[0], *for_hydra(sys.argv[1:], config_name)]
-        with _store_shared():
+        with _interrupt_kept(), _store_shared():
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run_task)()
     except KeyboardInterrupt as stop:
         how_far = str(stop) or "what was finished is kept, the same command goes on from there"
@@ -97,6 +98,22 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
         if began and not of_launcher(error):
             raise
         report(error)
+
+
+@contextmanager
+def _interrupt_kept() -> Iterator[None]:
+    """Ctrl-C stays what it is where it comes in the middle of a thing that then can't be put back, as in OmegaConf."""
+    try:
+        yield
+    except ClipfeatError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while not isinstance(cause, KeyboardInterrupt | None):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        raise cause from None
 
 
 @contextmanager

@@ -3,8 +3,10 @@ import os
 import signal
 import time
 
+import pytest
 from conftest import CHECKOUT
 from hydra.core.config_store import ConfigStore
+from omegaconf.errors import ConfigKeyError
 
 from clipfeat.cli.run import sweep_folder
 
@@ -45,6 +47,25 @@ def test_a_sweep_writes_to_folders_of_its_own_and_runs_again_without_work(run_cl
     code, err = run_cli(*sweep)
     assert code == 0
     assert err.count("all 2 frames are done already in") == 4
+
+
+@pytest.mark.parametrize("place", ["clipfeat.cli.run.hydra.main", "clipfeat.cli.commands._extract"])
+def test_an_interrupt_that_others_trip_over_is_one(run_cli, monkeypatch, place):
+    """As in OmegaConf: what it puts back fails, in the middle of what was stopped, and this is what it raises."""
+
+    def tripping(*_args, **_options):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            try:
+                None.flags  # noqa: B018
+            except AttributeError as error:
+                raise ConfigKeyError(str(error)) from None
+
+    monkeypatch.setattr(place, tripping)
+    code, err = run_cli("data=demo", "data.root=x")
+    assert code == 130
+    assert err == "clipfeat: interrupted; what was finished is kept, the same command goes on from there\n"
 
 
 def test_sigterm_ends_a_run_like_ctrl_c(demo_root, tmp_path, start_warm):
