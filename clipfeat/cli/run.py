@@ -134,8 +134,9 @@ def _show_own_messages(begin: str = "") -> None:
     if begin:
         logging.getLogger().handlers[0].setFormatter(_Beginning(begin))
     logging.getLogger("clipfeat").setLevel(logging.INFO)
-    # Pillow's own opinion of large pictures: those that are too large are told by an error.
-    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
+    # Pillow's own opinion of pictures that are large or cut off: an error tells it, in a line.
+    for words in ("Image size .* could be decompression bomb", "Corrupt EXIF data"):
+        warnings.filterwarnings("ignore", message=words)
 
 
 def terminate(_signum: int, _frame: "FrameType | None") -> None:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from clipfeat.data.frame_paths import frame_paths
-from clipfeat.data.images import read_labels
+from clipfeat.data.rasters import read_labels
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Frame
 

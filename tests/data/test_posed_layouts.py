@@ -239,7 +239,7 @@ def test_frames_without_depth_in_time_have_none(layout, own_k):
         ("groundtruth.txt", lambda t: t.replace("\n1305", "\nx305"), DataError, "could not convert string to float"),
         ("rgb.txt", lambda t: t.replace("rgb/", "../rgb/"), DataError, "leaves the folder of the list"),
         ("rgb.txt", lambda t: t.replace("rgb/", "rbg/"), FrameError, "no such file, a JPEG or PNG"),
-        ("depth.txt", lambda t: t.replace("depth/", "detph/"), FrameError, "no such file, a 16-bit depth PNG"),
+        ("depth.txt", lambda t: t.replace("depth/", "detph/"), FrameError, "no such file, a 16-bit depth picture"),
         ("depth.txt", lambda t: "", DataError, "depth.txt: is empty, expected 'timestamp filename' a line"),
     ],
 )
