@@ -152,6 +152,14 @@ def visible_share(counts: Mapping[str, int]) -> float:
     return counts.get("visible", 0) / total if total else 0.0
 
 
+def points_said(counts: Mapping[str, int], sampling: str) -> str:
+    """How many points there are and what share is visible: of those that a frame itself measured, all are."""
+    total = sum(counts.values())
+    if sampling == "depth" and counts.get("visible", 0) == total:
+        return f"{total:,} points"
+    return f"{visible_share(counts):.0%} of {total:,} points visible"
+
+
 def peak_memory() -> dict[str, int]:
     """Peak resident bytes of this process, and allocated bytes of the GPU where there is one."""
     unit = 1 if sys.platform == "darwin" else 1024
@@ -196,6 +204,7 @@ def _before(run: Mapping[str, Any]) -> str:
 def summary_table(summary: dict[str, Any]) -> str:
     """The few lines that end a run."""
     run, points, model = summary["run"], summary["points"], summary["model"]
+    of_frames = summary["sampling"] == "depth" and points.get("visible", 0) == sum(points.values())
     total = max(sum(points.values()), 1)
     # Visible, occluded and out of view always; what else there is, if there is any.
     shown = [name for name in points if points[name]]
@@ -212,7 +221,7 @@ def summary_table(summary: dict[str, Any]) -> str:
         ("seconds a stage", stages),
         ("peak memory", memory),
         ("size", f"{summary['bytes_per_frame'] / 1e6:.2f} MB a frame, {summary['bytes'] / 1e6:.1f} MB in all"),
-        ("points", shares),
+        ("points", f"{sum(points.values()):,}, of the frames' own depth" if of_frames else shares),
         ("weights", f"{model['weights']} ({model['weights_sha256']}), head {model['head']}"),
     ]  # fmt: skip
     return "\n".join(f"  {name:<16} {value}" for name, value in rows)
