@@ -156,7 +156,7 @@ def test_more_poses_than_pictures_warn_once(layout, caplog):
         for frame_id in (0, 1, 2):
             dataset.load(SCENE, frame_id)
         dataset.load("demo0001_00", 2)
-        dataset._poses.cache_clear()
+        dataset.dataset._poses.cache_clear()
         dataset.load(SCENE, 3)
     assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [
         "holds 5 poses for 4 pictures; pose k goes with the picture of number k (data.pose_rows=frame_number)"
