@@ -152,10 +152,15 @@ def visible_share(counts: Mapping[str, int]) -> float:
     return counts.get("visible", 0) / total if total else 0.0
 
 
+def own_points(counts: Mapping[str, int], sampling: str) -> bool:
+    """Whether all points are such as frames measured themselves: that each is visible in its own says nothing."""
+    return sampling == "depth" and counts.get("visible", 0) == sum(counts.values())
+
+
 def points_said(counts: Mapping[str, int], sampling: str) -> str:
-    """How many points there are and what share is visible: of those that a frame itself measured, all are."""
+    """How many points there are, and what share is visible if that can be another than all."""
     total = sum(counts.values())
-    if sampling == "depth" and counts.get("visible", 0) == total:
+    if own_points(counts, sampling):
         return f"{total:,} points"
     return f"{visible_share(counts):.0%} of {total:,} points visible"
 
@@ -204,7 +209,6 @@ def _before(run: Mapping[str, Any]) -> str:
 def summary_table(summary: dict[str, Any]) -> str:
     """The few lines that end a run."""
     run, points, model = summary["run"], summary["points"], summary["model"]
-    of_frames = summary["sampling"] == "depth" and points.get("visible", 0) == sum(points.values())
     total = max(sum(points.values()), 1)
     # Visible, occluded and out of view always; what else there is, if there is any.
     shown = [name for name in points if points[name]]
@@ -215,13 +219,15 @@ def summary_table(summary: dict[str, Any]) -> str:
     memory = f"{run['peak_memory_bytes'] / 2**30:.2f} GiB"
     if "peak_gpu_memory_bytes" in run:
         memory += f", GPU {run['peak_gpu_memory_bytes'] / 2**30:.2f} GiB"
+    if own_points(points, summary["sampling"]):
+        shares = f"{sum(points.values()):,}, of the frames' own depth"
     rows = [
         ("frames", f"{summary['frames']} done ({run['frames']} now), {summary['failed']} failed{left_out}"),
         ("speed", f"{run['frames_per_second']:.2f} frames/s, {run['seconds']:.1f} s in all{_before(run)}"),
         ("seconds a stage", stages),
         ("peak memory", memory),
         ("size", f"{summary['bytes_per_frame'] / 1e6:.2f} MB a frame, {summary['bytes'] / 1e6:.1f} MB in all"),
-        ("points", f"{sum(points.values()):,}, of the frames' own depth" if of_frames else shares),
+        ("points", shares),
         ("weights", f"{model['weights']} ({model['weights_sha256']}), head {model['head']}"),
     ]  # fmt: skip
     return "\n".join(f"  {name:<16} {value}" for name, value in rows)

@@ -106,7 +106,7 @@ def test_the_picture_stays_grey_in_a_hole():
 
 
 def test_a_gap_that_no_point_happened_to_fall_into_is_no_grey_disc():
-    """Points that lack in a lattice leave a pixel or two out of reach; where more of them lack is a hole and stays one."""
+    """A few points that lack in a lattice leave a speck out of reach; where many lack is a hole, and stays one."""
     picture = np.random.default_rng(0).integers(0, 256, (120, 180, 3), dtype=np.uint8)
     uv = np.mgrid[0:180:4, 0:120:4].reshape(2, -1).T
     reach = reach_px(len(uv), 120, 180)
