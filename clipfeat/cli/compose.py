@@ -16,7 +16,7 @@ from clipfeat.extraction.uv_index import write_uv_index
 from clipfeat.output.report import open_run, write_report
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.store import FeatureStore
-from clipfeat.output.summary import visible_share
+from clipfeat.output.summary import points_said
 from clipfeat.results.config import PicturesConfig
 from clipfeat.results.draw import draw
 from clipfeat.results.fuse import fuse, remove_fused
@@ -128,9 +128,9 @@ def _extract(extraction: ExtractConfig, frames: Sequence[FrameKey]) -> str:
     before = len(RunFolder(Path(extraction.output_dir), extraction.output.name, extraction.output.dtype).done(frames))
     summary = extract(extraction)
     failed = summary["failed"] + summary["scenes_left_out"]
-    share, model = visible_share(summary["points"]), summary["model"]
+    points, model = points_said(summary["points"], extraction.sampling.name), summary["model"]
     counted = _counted("frame", summary["frames"] - before, summary["frames"], failed)
-    return f"{counted}; {share:.1%} of the points visible, head {model['head']}, weights={model['weights']}"
+    return f"{counted}; {points}, head {model['head']}, weights={model['weights']}"
 
 
 def _fuse(cfg: ComposerConfig, scenes: Sequence[str]) -> str:

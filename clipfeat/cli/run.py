@@ -38,6 +38,9 @@ EXIT_ERROR = 1
 EXIT_CANNOT_TELL = 2
 EXIT_INTERRUPTED = 130
 
+_READABLE, _OVERRIDE = 130, 48
+"""Characters of the readable part of a sweep's folder, and of each override in it: some disks take 143 a name."""
+
 
 def options(group: str) -> str:
     """The choices of a group, as ``--help`` lists them: the names of its YAML files."""
@@ -162,8 +165,9 @@ def _show_own_messages(begin: str = "") -> None:
     if begin:
         logging.getLogger().handlers[0].setFormatter(_Beginning(begin))
     logging.getLogger("clipfeat").setLevel(logging.INFO)
-    # Pillow's own opinion of large pictures: those that are too large are told by an error.
-    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
+    # Pillow's own opinion of pictures that are large or cut off: an error tells it, in a line.
+    for words in ("Image size .* could be decompression bomb", "Corrupt EXIF data"):
+        warnings.filterwarnings("ignore", message=words)
 
 
 def terminate(_signum: int, _frame: "FrameType | None") -> None:
@@ -202,10 +206,17 @@ def sweep_folder(overrides: list[str]) -> str:
 
     It follows from the job's overrides alone, so jobs of one sweep never collide and a repeated sweep resumes. Shards
     of one run share a folder.
-    The readable part may be cut and its odd characters replaced; the hash of the exact overrides keeps it unique.
+    The readable part may be cut and its odd characters replaced; the hash of the exact overrides keeps it unique. Of
+    paths it has the last name alone, after all else: they are long, mostly the same in each job, and would leave no
+    room for what is swept.
     """
     overrides = [o for o in overrides if not o.lstrip("+").startswith("shard.")]
     own = [o for o in overrides if not o.lstrip("+").startswith("output_dir=")]
-    readable = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", ",".join(own)).strip("-.")[:80]
+    short = [
+        f"{key.replace('/', '.')}={Path(value).name}"[:_OVERRIDE] for key, _, value in (o.partition("=") for o in own)
+    ]
+    of_paths = ["/" in override.partition("=")[2] for override in own]
+    shown = [s for last in (False, True) for s, of_path in zip(short, of_paths, strict=True) if of_path == last]
+    readable = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", ",".join(shown)).strip("-.")[:_READABLE]
     digest = sha256("\n".join(overrides).encode()).hexdigest()[:8]
     return f"{readable or 'default'}-{digest}"

@@ -11,9 +11,12 @@ from typing import Protocol
 import numpy as np
 
 from clipfeat.data.frame_paths import frame_paths
-from clipfeat.data.images import read_labels
+from clipfeat.data.rasters import read_labels
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Frame
+
+_LARGEST = (1 << 63) - 1
+"""Number of a frame that any array can hold."""
 
 _SCENE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
@@ -117,9 +120,20 @@ def frame_number(digits: str, where: object) -> int:
         DataError: If it is larger than 64 bits can hold, as times of day down to microseconds are.
     """
     number = int(digits)
-    if number >= 1 << 63:
+    if number > _LARGEST:
         raise DataError(f"{where}: a frame's number has 18 digits at most, this has {len(digits)}; rename the files")
     return number
+
+
+def check_frame_numbers(frame_ids: Sequence[int], where: str) -> None:
+    """The same of numbers that a layout of somebody else's gives; nor may they be negative.
+
+    Raises:
+        DataError: If one is not from 0 to 2⁶³ - 1.
+    """
+    for number in (min(frame_ids, default=0), max(frame_ids, default=0)):
+        if not 0 <= number <= _LARGEST:
+            raise DataError(f"{where}: frame {number}, but a frame's number is 0 or more and has 18 digits at most")
 
 
 def read_scenes_file(path: Path) -> list[str]:

@@ -23,9 +23,9 @@ class DataConfig:
     Attributes:
         name: layout of the data set.
         root: folder that holds one folder a scene.
-        masks: path of external instance masks (PNG of 8 or 16 bits and the colour picture's size, 0 for none), with
-            {scene} and {frame} in it (padded or not) and perhaps {sequence}; null for none. The camera.mask_* keys say
-            what they do.
+        masks: path of external instance masks (8 or 16 bits, PNG, PGM, TIFF or NPY, of the colour picture's size, 0 for
+            none), with {scene} and {frame} in it (padded or not) and perhaps {sequence}; null for none. The
+            camera.mask_* keys say what they do.
     """
 
     name: str = MISSING
@@ -136,8 +136,10 @@ class PosedRgbdConfig(DataConfig):
         color_list: pattern of a file of ``timestamp filename`` lines instead, one a scene; for ``pose_format=tum``.
         depth: pattern of the depth pictures; null for a data set without depth.
         depth_list: pattern of a file of ``timestamp filename`` lines instead.
-        depth_scale: units of the depth files in a metre.
-        depth_invalid: raw depth values that mean: nothing was measured.
+        depth_scale: units of the depth files in a metre, where they hold whole numbers (PNG, PGM, TIFF or NPY).
+        depth_float_scale: the same where they hold floats (TIFF or NPY): 1 for metres, 1000 for millimetres. Null:
+            nobody said it, and floats are refused.
+        depth_invalid: raw depth values that mean: nothing was measured. Of floats, 0, NaN and inf mean it, too.
         pose: pattern of the poses: with ``{frame}`` for matrix_per_frame, else of one trajectory file a scene.
         pose_format: matrix_per_frame (4×4 text), trajectory_matrices (16 or 12 numbers a line), trajectory_log
             (Open3D, Redwood: ``i i i+1`` and 4×4) or tum (``timestamp tx ty tz qx qy qz qw`` a line).
@@ -167,6 +169,7 @@ class PosedRgbdConfig(DataConfig):
     depth: str | None = path_key(None)
     depth_list: str | None = path_key(None)
     depth_scale: float = 1000.0
+    depth_float_scale: float | None = None
     depth_invalid: list[int] = field(default_factory=lambda: [0, 65535])
     pose: str | None = path_key(None)
     pose_format: str | None = None
@@ -192,6 +195,7 @@ class PosedRgbdConfig(DataConfig):
         one_of("data.pose_rows", self.pose_rows, POSE_ROWS)
         at_least("data.pose_first", self.pose_first, 0)
         at_least("data.depth_scale", self.depth_scale, 0, above=True)
+        at_least("data.depth_float_scale", self.depth_float_scale, 0, above=True)
         at_least("data.max_dt", self.max_dt, 0)
         if any(not 0 <= value <= 65535 for value in self.depth_invalid):
             raise ConfigError(f"data.depth_invalid={self.depth_invalid}: expected raw values from 0 to 65535")

@@ -1,8 +1,10 @@
-"""Reading pictures, from files and from memory: every way one can be bad ends in a FrameError that names it."""
+"""Reading pictures, from files and from memory: every way one can be bad ends in a FrameError that names it.
+
+Those of one number a pixel, as depth and labels are, stand in rasters.py.
+"""
 
 import struct
 import zlib
-from collections.abc import Collection
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -12,19 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from simplejpeg import decode_jpeg, decode_jpeg_header
 
-from clipfeat.data.png import decode_grey16, png_damage
+from clipfeat.data.png import png_damage
 from clipfeat.errors import FrameError
 from clipfeat.types import Picture
-
-INVALID_DEPTH = (0, 65535)
-"""Raw depth values that mean: nothing was measured."""
 
 MAX_PIXELS = 1 << 26
 """Of one picture: 8192×8192, far above any real recording. Nothing is allocated for a header that says more."""
 
 # What Pillow raises on damaged files: OSError (truncated), SyntaxError and ValueError (broken PNG chunks),
 # DecompressionBombError (a header that lies about its size), and now and then struct.error or an EOFError.
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, IndexError, KeyError, TypeError,
     OverflowError, struct.error, zlib.error,
 )  # fmt: skip
@@ -56,7 +55,7 @@ def read_picture(path: Path, rotate: int = 0) -> Picture:
     Raises:
         FrameError: If the file is missing or no picture. That it is damaged is found when it is decoded.
     """
-    return picture_of(_read_bytes(path, _PICTURE), str(path), rotate)
+    return picture_of(read_bytes(path, _PICTURE), str(path), rotate)
 
 
 def picture_of(encoded: bytes, name: str, rotate: int = 0) -> Picture:
@@ -102,13 +101,13 @@ def decode_color(encoded: bytes, name: str) -> NDArray[np.uint8]:
     with suppress(ValueError):
         if encoded.startswith(_JPEG_START) and decode_jpeg_header(encoded)[2] in ("YCbCr", "Gray"):
             return decode_jpeg(encoded, "RGB", strict=True)
-    image = _open(encoded, name, _PICTURE)
+    image = open_picture(encoded, name, _PICTURE)
     if image.mode not in ("RGB", "RGBA", "L", "P"):
         raise FrameError(f"{name}: a colour picture with 8 bits a channel was expected, got mode {image.mode}")
     try:
         # Pillow's convert copies even where nothing is to be converted: a tenth of the time of a frame.
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise FrameError(f"{name}: damaged picture ({error}); copy or export the file again") from error
 
 
@@ -118,7 +117,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except _DECODE_ERRORS:  # of EXIF alone; the picture may be whole
+    except DECODE_ERRORS:  # of EXIF alone; the picture may be whole
         return 1
 
 
@@ -131,98 +130,30 @@ def picture_size(source: Path | BytesIO, name: str) -> tuple[int, int]:
     return _identify(source, name, _PICTURE).size
 
 
-def read_depth(path: Path, depth_scale: float, invalid: Collection[int] = INVALID_DEPTH) -> NDArray[np.float32]:
-    """Reads a 16-bit PNG as (h, w) float32 metres, with 0 where nothing was measured.
-
-    Args:
-        path: the file.
-        depth_scale: units of the file in a metre.
-        invalid: raw values that mean: nothing was measured.
+def read_bytes(path: Path, expected: str) -> bytes:
+    """The content of a file.
 
     Raises:
-        FrameError: If the file is missing, damaged, or has not 16 bits in one channel.
+        FrameError: If it can't be read; ``expected`` says what should have been there.
     """
-    return depth_in_metres(read_uint16(path, "depth"), depth_scale, invalid)
-
-
-def depth_in_metres(
-    raw: NDArray[np.uint16], depth_scale: float, invalid: Collection[int] = INVALID_DEPTH
-) -> NDArray[np.float32]:
-    """Raw (h, w) depth in float32 metres, with 0 where nothing was measured.
-
-    Args:
-        raw: as stored.
-        depth_scale: units in a metre.
-        invalid: raw values that mean: nothing was measured.
-    """
-    depth_m = raw.astype(np.float32) / np.float32(depth_scale)
-    for value in invalid:
-        if value != 0:  # 0 is 0 m already, and there are many: to write them again would take ten times as long
-            depth_m[raw == value] = 0
-    return depth_m
-
-
-def read_uint16(path: Path, what: str) -> NDArray[np.uint16]:
-    """Reads a 16-bit single-channel PNG as (h, w) uint16. What ``decode_grey16`` refuses goes to Pillow.
-
-    Raises:
-        FrameError: If the file is missing, damaged, or has not 16 bits in one channel.
-    """
-    expected = f"a 16-bit {what} PNG"
-    encoded = _read_bytes(path, expected)
-    decoded = decode_grey16(encoded, MAX_PIXELS)
-    if decoded is not None:
-        return decoded
-    image = _open(encoded, str(path), expected)
-    if not image.mode.startswith("I"):
-        bits = "8-bit" if image.mode in ("L", "P", "RGB", "RGBA") else f"mode {image.mode}"
-        raise FrameError(f"{path}: {bits} {what}, but 16 bits in one channel were expected; export it without scaling")
-    try:
-        values = np.asarray(image)
-    except _DECODE_ERRORS as error:
-        raise FrameError(f"{path}: damaged {what} ({error}); copy or export the file again") from error
-    return values.astype(np.uint16)
-
-
-def read_labels(path: Path, what: str = "label") -> NDArray[np.uint16]:
-    """Reads a PNG of whole numbers with 8 or 16 bits in one channel, or a palette's indices, as (h, w) uint16.
-
-    Raises:
-        FrameError: If the file is missing, damaged, or has several channels.
-    """
-    if bits_of_picture(path, what) == 16:
-        return read_uint16(path, what)
-    expected = f"an 8- or 16-bit {what} PNG"
-    image = _open(_read_bytes(path, expected), str(path), expected)
-    if image.mode not in ("L", "P") or image.format != "PNG":
-        raise FrameError(f"{path}: {image.format} of mode {image.mode}, expected {expected} with one channel")
-    return np.asarray(image).astype(np.uint16)
-
-
-def bits_of_picture(path: Path, what: str) -> int:
-    """Bits of a channel of a picture, 8 or 16; decodes nothing.
-
-    Raises:
-        FrameError: If the file is missing or no picture.
-    """
-    return 16 if _identify(path, str(path), f"an 8- or 16-bit {what} PNG").mode.startswith("I") else 8
-
-
-def _read_bytes(path: Path, expected: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         raise _unreadable(str(path), expected, error) from error
 
 
-def _open(encoded: bytes, name: str, expected: str) -> Image.Image:
-    """Opens and decodes: Pillow alone would put off the decoding until the pixels are asked for."""
+def open_picture(encoded: bytes, name: str, expected: str) -> Image.Image:
+    """Opens and decodes a JPEG or PNG: Pillow alone would put off the decoding until the pixels are asked for.
+
+    Raises:
+        FrameError: If it is damaged or no such picture.
+    """
     image = _identify(BytesIO(encoded), name, expected)
     if (damage := png_damage(encoded)) is not None:
         raise FrameError(f"{name}: damaged file ({damage}), {expected} was expected; copy or export it again")
     try:
         image.load()
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise _unreadable(name, expected, error) from error
     return image
 
@@ -231,7 +162,7 @@ def _identify(source: Path | BytesIO, name: str, expected: str) -> Image.Image:
     """Opens without decoding: format, mode and size are known, the pixels are not."""
     try:
         image = Image.open(source, formats=("JPEG", "PNG"))  # of others, some start programs
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise _unreadable(name, expected, error, _kind_of(source)) from error
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:

@@ -1,11 +1,14 @@
 """Opens what ``data=…`` names."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pkgutil import resolve_name
 
 from clipfeat.config.checks import one_of
 from clipfeat.data.base import Dataset, MaskedDataset
 from clipfeat.data.config import LAYOUTS, DataConfig
-from clipfeat.errors import ConfigError
+from clipfeat.errors import ClipfeatError, ConfigError, DataError, FrameError
+from clipfeat.types import Frame
 
 
 def build_dataset(cfg: DataConfig) -> Dataset:
@@ -19,5 +22,51 @@ def build_dataset(cfg: DataConfig) -> Dataset:
     if cfg.masks is not None and "{frame}" not in cfg.masks:
         raise ConfigError(f"data.masks={cfg.masks}: expected a path with {{scene}} and {{frame}} in it")
     _, place = LAYOUTS[cfg.name]
-    dataset: Dataset = resolve_name(place)(cfg)
+    dataset: Dataset = GuardedDataset(resolve_name(place)(cfg), f"data={cfg.name}")
     return dataset if cfg.masks is None else MaskedDataset(dataset, cfg.masks, cfg.root)
+
+
+class GuardedDataset:
+    """A data set that keeps the contract of ``Dataset``, whatever a layout of somebody else's raises.
+
+    Args:
+        dataset: where the frames come from.
+        where: what it is called, for messages.
+    """
+
+    def __init__(self, dataset: Dataset, where: str):
+        self.dataset = dataset
+        self.where = where
+        self.names_of = getattr(dataset, "names_of", None)
+
+    def scenes(self) -> list[str]:
+        """See ``Dataset``.
+
+        Raises:
+            DataError: Also if there is none: a run of nothing is no success.
+        """
+        with self._told(DataError, self.where):
+            found = self.dataset.scenes()
+        if not found:
+            raise DataError(f"{self.where}: holds no scene; is data.root the folder that it expects?")
+        return found
+
+    def frame_ids(self, scene_id: str) -> list[int]:
+        """See ``Dataset``."""
+        with self._told(DataError, f"{self.where}, scene {scene_id}"):
+            return self.dataset.frame_ids(scene_id)
+
+    def load(self, scene_id: str, frame_id: int) -> Frame:
+        """See ``Dataset``."""
+        with self._told(FrameError, f"{self.where}, scene {scene_id}, frame {frame_id}"):
+            return self.dataset.load(scene_id, frame_id)
+
+    @contextmanager
+    def _told(self, kind: type[ClipfeatError], where: str) -> Iterator[None]:
+        """Makes any error but ours one of ``kind``, so that ``on_bad_frame`` holds for it as well."""
+        try:
+            yield
+        except (ClipfeatError, MemoryError):
+            raise
+        except Exception as error:
+            raise kind(f"{where}: {type(error).__name__} in the layout's own code ({error})") from error

@@ -4,8 +4,9 @@ Paths are patterns below ``data.root`` (``clipfeat.system.patterns``): ``{scene}
 scene's id, ``{frame}`` is the frame's number. A new layout is one YAML file. What it has to say::
 
     color: "{scene}/color/{frame}.jpg"      # 8-bit pictures; or color_list
-    depth: "{scene}/depth/{frame}.png"      # 16-bit PNG registered to colour; or depth_list; or null
+    depth: "{scene}/depth/{frame}.png"      # 16 bits, registered to colour; or depth_list; or null
     depth_scale: 1000                       # units a metre
+    depth_float_scale: 1                    # the same where files hold floats, which are refused without it
     depth_invalid: [0, 65535]               # raw values that mean: nothing measured
     pose: "{scene}/pose/{frame}.txt"        # a file a frame, or one trajectory file a scene
     pose_format: matrix_per_frame           # or trajectory_matrices, trajectory_log, tum
@@ -28,9 +29,10 @@ from numpy.typing import NDArray
 
 from clipfeat.data.base import check_scene_name, frame_number
 from clipfeat.data.config import PosedRgbdConfig
-from clipfeat.data.images import read_depth, read_picture
+from clipfeat.data.images import read_picture
 from clipfeat.data.matrices import Calibration, camera_for, check_pose, pinhole, read_calibration, read_pose
 from clipfeat.data.pose_rows import PoseRowsError, rows_of_pictures
+from clipfeat.data.rasters import read_depth
 from clipfeat.data.trajectories import (
     NumberedPoses,
     TimedFiles,
@@ -146,7 +148,8 @@ class PosedRgbdDataset:
         picture = read_picture(listing.color[frame_id], self.cfg.rotate or 0)
         depth_m = None
         if frame_id in listing.depth:
-            depth_m = read_depth(listing.depth[frame_id], self.cfg.depth_scale, self.cfg.depth_invalid)
+            cfg = self.cfg
+            depth_m = read_depth(listing.depth[frame_id], cfg.depth_scale, cfg.depth_invalid, cfg.depth_float_scale)
         color_size = (picture.width, picture.height)
         color_camera = self._color_camera(scene_id, color_size)
         self._check_turn(scene_id, listing.color[frame_id], picture, color_camera, depth_m)

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from clipfeat.data.base import check_scene_name, frame_number, where_scenes_are
 from clipfeat.data.config import ScanNetConfig, as_size
-from clipfeat.data.images import read_depth, read_picture
+from clipfeat.data.images import read_picture
 from clipfeat.data.matrices import belongs_to, camera_for, is_inside, read_intrinsics, read_pose
+from clipfeat.data.rasters import read_depth
 from clipfeat.data.scene_info import intrinsics_of, read_scene_info, size_of
 from clipfeat.data.turned import check_turn
 from clipfeat.errors import DataError, FrameError

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clipfeat.data.base import Dataset, check_scene_name, read_scenes_file, select_frames
+from clipfeat.data.base import Dataset, check_frame_numbers, check_scene_name, read_scenes_file, select_frames
 from clipfeat.data.config import FramesConfig
 from clipfeat.errors import DataError
 from clipfeat.system.shards import WHOLE, Shard, share_scenes
@@ -49,13 +49,14 @@ def list_scenes(cfg: FramesConfig, dataset: Dataset, bad_scenes: dict[str, str] 
 
     Raises:
         DataError: If a scene is not there, or its name is a path; if a scene can't be read and ``bad_scenes`` doesn't
-            take it, or if none can.
+            take it, or if none can, or none has a frame.
     """
     scenes: Sequence[str] = read_scenes_file(Path(cfg.scenes_file)) if cfg.scenes_file else dataset.scenes()
     frames: dict[str, list[int]] = {}
     for scene_id in scenes:
         try:
             frame_ids = dataset.frame_ids(check_scene_name(scene_id, "scene"))
+            check_frame_numbers(frame_ids, scene_id)
         except DataError as error:
             if scene_id not in dataset.scenes():
                 raise DataError(f"scenes_file={cfg.scenes_file}: {error}" if cfg.scenes_file else str(error)) from error
@@ -74,4 +75,6 @@ def list_scenes(cfg: FramesConfig, dataset: Dataset, bad_scenes: dict[str, str] 
     if bad_scenes and not any(frames.values()):
         why = next(iter(bad_scenes.values()))
         raise DataError(f"none of the {len(bad_scenes)} scenes can be read; the first: {why}")
+    if not any(frames.values()):
+        raise DataError(f"none of the {len(frames)} scenes has a frame; expected one at least")
     return frames

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from clipfeat.data.base import check_scene_name
 from clipfeat.data.config import SensConfig
-from clipfeat.data.images import depth_in_metres
 from clipfeat.data.matrices import check_pose
+from clipfeat.data.rasters import depth_in_metres
 from clipfeat.data.sens_file import SensFile
 from clipfeat.errors import DataError
 from clipfeat.types import Frame

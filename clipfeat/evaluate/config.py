@@ -45,7 +45,7 @@ class EvaluateConfig(PointsConfig):
         candidates: what is compared, each in words with + between them: a head (none, pixelshuffle, quarter,
             bilinear2x, bilinear4x, proj128, pca128, cons128, conv256, tinysa256, text), an attention variant, squash or
             letterbox, input<pixels>, window<pixels>, nearest. The others are told with their difference to the first.
-        labels: pattern of PNG pictures of label ids (8 or 16 bits), with {scene} and {frame} in it, of the colour
+        labels: pattern of pictures of label ids (8 or 16 bits), with {scene} and {frame} in it, of the colour
             pictures' aspect ratio; null takes the labels that the points bear (``sampling=mesh`` with
             ``sampling.labels_file``, or ``sampling=frame_points``), and then nothing is told of edges.
         labels_ids: whose ids the labels are: scannet (raw ids, judged as ScanNet200's classes; scannet200 is the same),

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.data.base import Dataset, seeded_rng
 from clipfeat.data.frame_paths import FramePaths
-from clipfeat.data.images import read_labels
 from clipfeat.data.label_ids import check_ids
+from clipfeat.data.rasters import read_labels
 from clipfeat.data.scannet200 import UNLABELLED, LabelSet
 from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError, FrameError
@@ -31,7 +31,7 @@ class LabelPictures:
     """Labels of pixels.
 
     Attributes:
-        path: of a frame's PNG picture of 8 or 16 bits.
+        path: of a frame's picture of 8 or 16 bits.
     """
 
     path: FramePaths

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from clipfeat.data.base import Dataset
 from clipfeat.data.frame_paths import FramePaths, frame_paths
-from clipfeat.data.images import bits_of_picture
 from clipfeat.data.label_ids import choose_ids, ids_by_place, ids_of_picture, ids_of_vertices, label_set
+from clipfeat.data.rasters import bits_of_picture
 from clipfeat.data.scannet200 import LabelSet
 from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError, FrameError

@@ -6,6 +6,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
 from clipfeat.data.scannet200 import GROUPS
 from clipfeat.vis.figure import FAINT_INK, FONT, INK, RULE
 
@@ -159,6 +163,10 @@ def _named(row: Row) -> str:
     return f"{row['candidate']} (mIoU {_miou(row):.3f})"
 
 
+_NAMES_AT = 1.04
+"""Where names begin at the right of a panel, in widths of it."""
+
+
 def plot(rows: Sequence[Row], title: str) -> bytes:
     """Linear mIoU with its interval over the bytes of a map, and over the seconds a frame takes; a PNG."""
     from matplotlib.figure import Figure
@@ -180,14 +188,17 @@ def plot(rows: Sequence[Row], title: str) -> bytes:
     labels = _apart(heights, 1 / max(len(judged), 18))
     for axes, along, name in panels:
         axes.set_xscale("log")
-        for x, row, estimate, label in zip(along, judged, estimates, labels, strict=True):
+        for x, estimate in zip(along, estimates, strict=True):
             axes.plot([x, x], [estimate["low"], estimate["high"]], color=RULE, linewidth=1.5, zorder=1)
             axes.plot([x], [estimate["value"]], "o", color=INK, markersize=5, zorder=2)
+        ends = np.log(axes.get_xlim())
+        places = np.column_stack([(np.log(along) - ends[0]) / (ends[1] - ends[0]), heights])
+        for x, row, estimate, label in zip(along, judged, estimates, uncrossed(places, labels), strict=True):
             # Points lie on each other, so all names stand beside the panel.
             axes.annotate(
                 row["candidate"],
                 (x, estimate["value"]),
-                xytext=(1.04, label),
+                xytext=(_NAMES_AT, label),
                 textcoords="axes fraction",
                 va="center",
                 fontsize=9,
@@ -215,6 +226,19 @@ def plot(rows: Sequence[Row], title: str) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
+
+
+def uncrossed(places: NDArray[np.float64], heights: Sequence[float]) -> list[float]:
+    """Gives each point one of the heights at the right of the panel, so that no line to a name crosses another.
+
+    Of two lines that cross, the ends could be exchanged for two shorter ones: the shortest of all have no crossing.
+
+    Args:
+        places: (N, 2) of the points, in shares of the panel.
+        heights: N, in shares of the panel.
+    """
+    lengths = np.hypot(places[:, :1] - _NAMES_AT, places[:, 1:] - np.asarray(heights))
+    return [heights[i] for i in linear_sum_assignment(lengths)[1]]
 
 
 def _apart(heights: Sequence[float], gap: float) -> list[float]:

@@ -23,7 +23,7 @@ from clipfeat.model.base import Model
 from clipfeat.output.report import try_report
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.space import DiskSpace
-from clipfeat.output.summary import Stopwatch, merge_runs, summarize, summary_table, visible_share, warnings_of
+from clipfeat.output.summary import Stopwatch, merge_runs, points_said, summarize, summary_table, warnings_of
 from clipfeat.sampling.config import MeshSamplingConfig
 from clipfeat.system.atomic import locked
 from clipfeat.system.progress import progress_bar
@@ -72,7 +72,7 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         about = {"model": card.description, "sampling": cfg.sampling.name}
         todo, total = len(plan.todo), len(plan.frames)
         log.info("%d frames to do, %d done already, into %s", todo, total - todo, folder.path)
-        progress = Progress(plan, space)
+        progress = Progress(plan, space, cfg.sampling.name)
         stopwatch.begin()
         try:
             with (
@@ -130,12 +130,14 @@ class Progress:
     Args:
         plan: of the run.
         space: is told what was written.
+        sampling: name of the source of the points.
     """
 
-    def __init__(self, plan: Plan, space: DiskSpace):
+    def __init__(self, plan: Plan, space: DiskSpace, sampling: str):
         self.finished = 0
         self._done_before = plan.done_before
         self._space = space
+        self._sampling = sampling
         self._left = Counter(scene_id for scene_id, _ in plan.todo)
         self._points: dict[str, Counter[str]] = {}
 
@@ -148,13 +150,14 @@ class Progress:
             if outcome.key not in self._done_before:  # or its file took the place of another
                 self._space.wrote(outcome.size)
             points.update(outcome.counts)
-        bar.set_description(f"{scene_id}, {visible_share(points):.0%} visible", refresh=False)
+        said = points_said(points, self._sampling)
+        bar.set_description(f"{scene_id}, {said}", refresh=False)
         bar.update()
         self._left[scene_id] -= 1
         if not self._left[scene_id]:
             del self._points[scene_id]
             if bar.disable:
-                log.info("%s: %.0f %% of the points visible", scene_id, 100 * visible_share(points))
+                log.info("%s: %s", scene_id, said)
 
 
 def _record_bad_scenes(folder: RunFolder, plan: Plan) -> None:

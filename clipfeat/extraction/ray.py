@@ -28,6 +28,7 @@ from clipfeat.extraction.ray_cluster import find_room, join_cluster
 from clipfeat.extraction.worker import Job, Outcome
 from clipfeat.model.base import ModelCard
 from clipfeat.output.folders import different_keys
+from clipfeat.system.messages import WarningsOnce
 from clipfeat.system.shards import this_shard
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class RayEngine:
         self._card: ModelCard | None = None
         self._machine: dict[str, Any] = {}
         self._memory: dict[str, int] = {}
-        self._warned: set[str] = set()
+        self._warnings = WarningsOnce()
         self._died = self._died_loading = 0
         self._given_up: list[str] = []
         self._told_of_room = False
@@ -150,6 +151,7 @@ class RayEngine:
 
     def close(self) -> None:
         """See ``Engine``."""
+        self._warnings.close()
         actors, self._actors = self._actors, []
         self._waiting = {}
         try:
@@ -215,7 +217,7 @@ class RayEngine:
         del self._waiting[loading]
         actor.loaded = True
         self._died_loading = 0
-        self._warn(started.warnings)
+        self._warnings.pass_on(started.warnings)
         if self._card is None:
             self._card, self._machine = started.card, started.machine
         elif differing := different_keys(self._card.description, started.card.description):
@@ -223,18 +225,11 @@ class RayEngine:
 
     def _take(self, actor: _Actor, told: Told) -> Iterator[Outcome]:
         self._job.stopwatch.add(told.seconds)
-        self._warn(told.warnings)
+        self._warnings.pass_on(told.warnings)
         for name, size in told.memory.items():
             self._memory[name] = max(size, self._memory.get(name, 0))
         if actor.scene is not None:
             yield from _news(actor.scene, told.outcomes)
-
-    def _warn(self, warnings: list[str]) -> None:
-        """Passes warnings on; what several actors say is said once."""
-        for warning in dict.fromkeys(warnings):
-            if warning not in self._warned:
-                self._warned.add(warning)
-                log.warning("%s", warning)
 
     def _lose(self, actor: _Actor, why: str) -> Iterator[Outcome]:
         """Takes note that an actor has died, and puts its scene back, unless that has cost too many.

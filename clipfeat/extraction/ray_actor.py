@@ -3,11 +3,10 @@
 It never takes the record of another: its number is its own.
 """
 
-import logging
+import dataclasses
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from clipfeat.model.build import build_model
 from clipfeat.model.cache import build_cache
 from clipfeat.model.load import resolve_device
 from clipfeat.output.summary import machine, peak_memory
+from clipfeat.system.messages import KeptWarnings
 from clipfeat.system.shards import Shard
 
 _TELL_EVERY_S = 0.5
@@ -83,8 +83,7 @@ class SceneActor:
         self._working_dir = working_dir
         self._stopping = threading.Event()
         self._busy = threading.Lock()
-        self._warnings = _Warnings()
-        logging.getLogger("clipfeat").addHandler(self._warnings)
+        self._warnings = KeptWarnings()
 
     def load(self) -> Started:
         """Loads the model.
@@ -105,6 +104,7 @@ class SceneActor:
         # A share of several: frames.jsonl itself is the driver's.
         self._job = open_job(cfg, Shard(self._number, self._number + 2))
         model = build_model(cfg.model, resolve_device(self._device), cfg.seed, build_cache(cfg.cache))
+        self._job.folder.expect(dataclasses.asdict(cfg))  # which the driver claims it for, before there is work
         self._worker = Worker(self._job, model, self._cores)
         return Started(ModelCard.of(model), machine(), node, self._warnings.take())
 
@@ -135,19 +135,3 @@ class SceneActor:
         self._stopping.set()
         with self._busy:
             self._worker.close()
-
-
-class _Warnings(logging.Handler):
-    """Keeps warnings until somebody takes them: an actor has no terminal."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._kept: deque[str] = deque()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keeps one."""
-        self._kept.append(record.getMessage())
-
-    def take(self) -> list[str]:
-        """Those since the last time."""
-        return [self._kept.popleft() for _ in range(len(self._kept))]

@@ -31,10 +31,11 @@ from clipfeat.output.folders import (
     scene_files,
     write_config,
 )
-from clipfeat.output.summary import status_counts, visible_share
+from clipfeat.output.summary import points_said, status_counts
 from clipfeat.sampling.config import PointsConfig
 from clipfeat.sampling.locate import Located, Locator, build_locator
 from clipfeat.system.atomic import locked, remove_leftovers, sync_to_disk
+from clipfeat.system.messages import KeptWarnings, WarningsOnce
 from clipfeat.system.processes import FreshContext
 from clipfeat.system.shards import this_shard, usable_cores
 from clipfeat.system.streaming import end_with_parent, in_order
@@ -137,6 +138,10 @@ def open_uv_index(cfg: PointsConfig, folder: Path) -> Locator:
     return read
 
 
+_Result = tuple[FrameKey, dict[str, int], str]
+"""A frame, its points by status, and why it failed or ''."""
+
+
 @dataclass
 class _Worker:
     """What a process needs; made once in each."""
@@ -144,31 +149,45 @@ class _Worker:
     dataset: Dataset
     locate: Locator
     folder: Path
+    config: dict[str, Any]
+    claimed: bool = False
 
-    def __call__(self, key: FrameKey) -> tuple[FrameKey, dict[str, int], str]:
-        """The frame, its points by status, and why it failed or ''."""
+    def __call__(self, key: FrameKey) -> _Result:
+        """Does a frame."""
         try:
             located = self.locate(self.dataset.load(*key))
         except (FrameError, DataError) as error:
             return key, {}, str(error)
-        write_located(self.folder, key, located)
+        self._write(key, located)
         return key, status_counts(located.status), ""
+
+    def _write(self, key: FrameKey, located: Located) -> None:
+        if self.claimed:
+            write_located(self.folder, key, located)
+            return
+        with locked(self.folder):  # another run may have claimed a folder in which nothing was finished yet
+            check_config(self.folder, self.config)
+            write_located(self.folder, key, located)
+        self.claimed = True
 
 
 _worker: _Worker | None = None
+_warnings: KeptWarnings | None = None
 
 
 def _start_worker(cfg: PointsConfig, folder: Path) -> None:
-    global _worker
+    global _worker, _warnings
+    _warnings = KeptWarnings()
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
-    _worker = _Worker(build_dataset(cfg.data), build_locator(cfg), folder)
+    _worker = _Worker(build_dataset(cfg.data), build_locator(cfg), folder, index_config(cfg))
 
 
-def _work(key: FrameKey) -> tuple[FrameKey, dict[str, int], str]:
-    if _worker is None:
+def _work(key: FrameKey) -> tuple[_Result, list[str]]:
+    """What became of a frame, and the warnings that were given on the way."""
+    if _worker is None or _warnings is None:
         raise RuntimeError("a worker that was not started")
-    return _worker(key)
+    return _worker(key), _warnings.take()
 
 
 def write_uv_index(cfg: ExtractConfig) -> dict[str, Any]:
@@ -186,6 +205,7 @@ def write_uv_index(cfg: ExtractConfig) -> dict[str, Any]:
     """
     folder = Path(cfg.uv_index or Path(cfg.output_dir) / "uv_index")
     make_writable(folder, "uv_index")
+    warnings = WarningsOnce()
     build_locator(cfg)  # a wrong key is to be told before any process starts
     bad_scenes: dict[str, str] = {}
     frames = list_frames(cfg, build_dataset(cfg.data), bad_scenes, this_shard(cfg.shard.index, cfg.shard.count))
@@ -198,23 +218,25 @@ def write_uv_index(cfg: ExtractConfig) -> dict[str, Any]:
     failures = [f"{scene_id}: {why}" for scene_id, why in bad_scenes.items()]
     try:
         with tqdm(total=len(todo), unit="frame", desc="uv index", disable=None) as bar:
-            for key, counts, why in _results(cfg, folder, todo):
+            for key, counts, why in _results(cfg, folder, todo, warnings):
                 if why:
                     failures.append(f"{key[0]} frame {key[1]}: {why}")
                     if cfg.on_bad_frame == "fail":
                         raise DataError(why)
                 points.update(counts)
-                bar.set_description(f"{key[0]}, {visible_share(points):.0%} visible", refresh=False)
+                bar.set_description(f"{key[0]}, {points_said(points, cfg.sampling.name)}", refresh=False)
                 bar.update()
     except BaseException as error:
         done = sum(index_path(folder, key).is_file() for key in frames)
         tell_how_far(error, done, len(frames), folder, overwrite=overwrite)
         raise
+    finally:
+        warnings.close()
     for scene_id in {scene_id for scene_id, _ in todo}:
         sync_to_disk(folder / scene_id)
     failed = len(failures) - len(bad_scenes)
-    share = 100 * visible_share(points)
-    log.info("%d frames indexed, %d failed, %.1f %% of the points visible", len(todo) - failed, failed, share)
+    said = points_said(points, cfg.sampling.name)
+    log.info("%d frames indexed, %d failed, %s", len(todo) - failed, failed, said)
     for failure in failures[:5]:
         log.warning("WARNING failed: %s", failure)
     if failed == len(frames):  # those that failed before are tried again, and in most cases fail again
@@ -238,15 +260,17 @@ def _claim(folder: Path, config: dict[str, Any], frames: list[FrameKey], *, over
         write_config(folder, config)
 
 
-def _results(cfg: ExtractConfig, folder: Path, todo: list[FrameKey]) -> Iterator[tuple[FrameKey, dict[str, int], str]]:
+def _results(cfg: ExtractConfig, folder: Path, todo: list[FrameKey], warnings: WarningsOnce) -> Iterator[_Result]:
     """Works through the frames in ``num_workers`` processes, a bounded number of them in waiting."""
     workers = cfg.num_workers or usable_cores()
     if workers == 1 or len(todo) < 2 * workers:
-        worker = _Worker(build_dataset(cfg.data), build_locator(cfg), folder)
+        worker = _Worker(build_dataset(cfg.data), build_locator(cfg), folder, index_config(cfg))
         yield from map(worker, todo)
         return
     try:
         with ProcessPoolExecutor(workers, FreshContext(), _start_worker, (cfg, folder)) as pool:
-            yield from in_order(pool, _work, todo, ahead=8 * workers)
+            for result, given in in_order(pool, _work, todo, ahead=8 * workers):
+                warnings.pass_on(given)
+                yield result
     except BrokenProcessPool as error:
         raise process_died(f"{folder}: a process of the uv index", "num_workers=1 does without processes") from error

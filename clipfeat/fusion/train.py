@@ -23,7 +23,7 @@ from clipfeat.fusion.training import Training
 from clipfeat.model.load import resolve_device
 from clipfeat.output.folders import check_config, make_writable, remove_files, write_config
 from clipfeat.output.store import FeatureStore
-from clipfeat.system.atomic import atomic_file, remove_leftovers
+from clipfeat.system.atomic import atomic_file, locked, remove_leftovers
 from clipfeat.system.direct import reuse_memory
 from clipfeat.vis.curve import draw_curve
 
@@ -59,7 +59,7 @@ def train(cfg: TrainConfig) -> dict[str, Any]:
             len(val_scenes), len(training.classes), folder,
         )  # fmt: skip
     try:
-        _go_on(training, path)
+        _go_on(training, path, how)
     except BaseException as error:
         # The step that was under way is not lost with Ctrl-C: signals wait for its end.
         done = read_about(path)["step"] if path.is_file() else 0
@@ -74,7 +74,7 @@ def train(cfg: TrainConfig) -> dict[str, Any]:
     return metrics
 
 
-def _go_on(training: Training, path: Path) -> None:
+def _go_on(training: Training, path: Path, how: dict[str, Any]) -> None:
     """Does the steps that are left, with a checkpoint every so often, and at the end."""
     cfg = training.cfg
     board = _open_board(path.parent) if cfg.tensorboard else None
@@ -94,7 +94,11 @@ def _go_on(training: Training, path: Path) -> None:
                         continue
                     board.add_scalar(name, value, training.step)
             if last or asked_to_stop() or training.step % cfg.checkpoint_every == 0:
-                training.save(path)
+                with locked(path.parent):
+                    check_config(
+                        path.parent, how
+                    )  # another training may have claimed the folder before anything was saved
+                    training.save(path)
             if asked_to_stop() and not last:
                 raise KeyboardInterrupt
     if board is not None:

@@ -83,9 +83,9 @@ class FeatureDataset(Dataset[Item]):
         self.attributes = attributes
         self.dtype = dtype
         with ThreadPoolExecutor(_LISTERS) as pool:
-            frames = list(pool.map(self.store.frames, self.scenes))
+            frames = list(pool.map(self.store.frame_numbers, self.scenes))
         # Arrays and not lists of tuples: a forked worker would copy the memory of every object that it looks at.
-        self._frame_ids = np.array([frame_id for of_scene in frames for frame_id in of_scene], np.int64)
+        self._frame_ids = np.concatenate([np.zeros(0, np.int64), *frames])
         self._ends = np.cumsum([len(of_scene) for of_scene in frames], dtype=np.int64)
 
     def __len__(self) -> int:

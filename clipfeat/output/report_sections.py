@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipfeat.output.report_run import Run, as_dict, value_at
-from clipfeat.output.summary import least_share, low_shares, name_of, reason_of, visible_share, warnings_of
+from clipfeat.output.summary import least_share, low_shares, name_of, own_points, reason_of, visible_share, warnings_of
 from clipfeat.vis.page import Bar, Markup, bar_chart, folded, histogram, joined, pairs, table, tag
 
 _MAX_BARS = 30
@@ -30,6 +30,13 @@ def heading(title: str, run: Run) -> Markup:
     return tag("header", joined(parts))
 
 
+def _points(summary: dict[str, Any]) -> tuple[str, str]:
+    points = summary["points"]
+    if points and own_points(points, summary["sampling"]):
+        return "points, of the frames' depth", f"{sum(points.values()):,}"
+    return "points visible", f"{visible_share(points):.1%}" if points else ""
+
+
 def summary_tiles(run: Run) -> Markup:
     """The few numbers that one looks for first."""
     summary, now = run.summary, run.summary["run"]
@@ -38,7 +45,7 @@ def summary_tiles(run: Run) -> Markup:
         ("frames failed", f"{summary['failed']:,}"),
         ("scenes", f"{len(summary['visible_share']):,}"),
         ("scenes left out", f"{summary['scenes_left_out']:,}" if summary["scenes_left_out"] else ""),
-        ("points visible", f"{visible_share(summary['points']):.1%}" if summary["points"] else ""),
+        _points(summary),
         ("all features", size_of(summary["bytes"])),
         ("features of a frame", size_of(summary["bytes_per_frame"])),
         ("seconds before the first frame", _number(now.get("seconds_before_frames"), 1)),
@@ -149,10 +156,10 @@ def seconds_a_stage(run: Run) -> Markup:
 
 
 def visible_points(run: Run) -> Markup:
-    """Points by what became of them, and the share that is visible by scene."""
+    """Points by what became of them, and the share that is visible by scene; nothing where it is all by itself."""
     summary = run.summary
     total = sum(summary["points"].values())
-    if not total:
+    if not total or own_points(summary["points"], summary["sampling"]):
         return Markup()
     by_status = [
         Bar(name.replace("_", " "), count, f"{count / total:.1%}") for name, count in summary["points"].items() if count

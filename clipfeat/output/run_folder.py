@@ -227,6 +227,14 @@ class RunFolder:
             write_config(self.path, config)
             with atomic_file(self.path / "model.json") as file:
                 file.write(json.dumps(model, indent=2, allow_nan=False).encode())
+        self.expect(config)
+
+    def expect(self, config: dict[str, Any]) -> None:
+        """Lets the first write look once more whether the folder is of this configuration: somebody may come between.
+
+        Args:
+            config: that the folder is claimed for, by this process or by the one that leads it.
+        """
         self._claimed = config
 
     def replaced(

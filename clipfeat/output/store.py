@@ -89,6 +89,20 @@ class FeatureStore:
             raise DataError(f"{self.folder}: holds no frame of a scene {scene_id}, but of {some or 'none'}")
         return found
 
+    def frame_numbers(self, scene_id: str) -> NDArray[np.int64]:
+        """As ``frames``, in an array.
+
+        Raises:
+            DataError: Also if a number is larger than arrays can hold, as in stores of early versions.
+        """
+        found = self.frames(scene_id)
+        if found[-1] >= 1 << 63:
+            raise DataError(
+                f"{self.path(scene_id, found[-1])}: a number above 64 bits, which no array of frames holds; extract "
+                f"again, from files whose numbers have 18 digits at most"
+            )
+        return np.array(found, np.int64)
+
     def path(self, scene_id: str, frame_id: int) -> Path:
         """The file that holds a frame."""
         return self._files.path(scene_id, frame_id)

@@ -152,6 +152,19 @@ def visible_share(counts: Mapping[str, int]) -> float:
     return counts.get("visible", 0) / total if total else 0.0
 
 
+def own_points(counts: Mapping[str, int], sampling: str) -> bool:
+    """Whether all points are such as frames measured themselves: that each is visible in its own says nothing."""
+    return sampling == "depth" and counts.get("visible", 0) == sum(counts.values())
+
+
+def points_said(counts: Mapping[str, int], sampling: str) -> str:
+    """How many points there are, and what share is visible if that can be another than all."""
+    total = sum(counts.values())
+    if own_points(counts, sampling):
+        return f"{total:,} points"
+    return f"{visible_share(counts):.0%} of {total:,} points visible"
+
+
 def peak_memory() -> dict[str, int]:
     """Peak resident bytes of this process, and allocated bytes of the GPU where there is one."""
     unit = 1 if sys.platform == "darwin" else 1024
@@ -206,6 +219,8 @@ def summary_table(summary: dict[str, Any]) -> str:
     memory = f"{run['peak_memory_bytes'] / 2**30:.2f} GiB"
     if "peak_gpu_memory_bytes" in run:
         memory += f", GPU {run['peak_gpu_memory_bytes'] / 2**30:.2f} GiB"
+    if own_points(points, summary["sampling"]):
+        shares = f"{sum(points.values()):,}, of the frames' own depth"
     rows = [
         ("frames", f"{summary['frames']} done ({run['frames']} now), {summary['failed']} failed{left_out}"),
         ("speed", f"{run['frames_per_second']:.2f} frames/s, {run['seconds']:.1f} s in all{_before(run)}"),

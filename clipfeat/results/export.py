@@ -196,7 +196,7 @@ class SceneExporter:
         return [(path, partial(self._write, path, scene_id)) for scene_id, path in paths.items()]
 
     def _write(self, path: Path, scene_id: str) -> int:
-        frame_ids = self._store.frames(scene_id)
+        frame_ids = self._store.frame_numbers(scene_id).tolist()
         meta = {"schema_version": SCHEMA_VERSION, "scene_id": scene_id, "model": self._store.model}
         with atomic_file(path) as file, Columns(path.parent) as points, Columns(path.parent) as frames:
             end = 0

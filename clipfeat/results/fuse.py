@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 LOW_SEEN_SHARE = 0.5
 
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} frames [{elapsed}<{remaining}, {rate_fmt}]"
+_BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} frames [{elapsed}<{remaining}, {rate_fmt}]"
 
 
 def fuse(cfg: FuseConfig, scenes: Sequence[str] | None = None) -> dict[str, Any]:
@@ -103,6 +103,7 @@ def _fuse_scenes(
                 failed[scene_id] = str(error)
                 continue
             fused.meta.update(how)
+            bar.set_description(f"{scene_id}, writing")
             check_config(folder, how)  # another run may have claimed a folder in which nothing was finished yet
             written += write_scene(folder, fused, fuser.cfg.formats)
             done[scene_id] = fused.meta

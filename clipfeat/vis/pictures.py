@@ -6,7 +6,6 @@ The colours and the t-SNE are fitted to all frames of a scene together, so nothi
 import os
 import signal
 import zlib
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +22,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from clipfeat.errors import process_died
 from clipfeat.system.atomic import atomic_file, sync_to_disk
 from clipfeat.system.processes import FreshContext
+from clipfeat.system.progress import progress_bar
+from clipfeat.system.shards import local_count
 from clipfeat.system.streaming import end_with_parent
 from clipfeat.types import PointFeatures, resize_affine
 from clipfeat.vis.directions import unit_directions
@@ -152,7 +153,7 @@ class ScenePictures:
         self._processes = processes
         self._keep = keep
         self._pool: ProcessPoolExecutor | None = None
-        self._drawing: deque[Future[None]] = deque()
+        self._drawing: dict[Future[None], int] = {}  # and how many pictures, in the order of their beginning
         self.expect(frames_of)
 
     def expect(self, frames_of: Mapping[str, Sequence[int]]) -> None:
@@ -221,16 +222,20 @@ class ScenePictures:
             self._pool = ProcessPoolExecutor(self._processes, FreshContext(), _start_process)
         while len(self._drawing) >= 2 * self._processes:
             self._wait()
-        self._drawing.append(self._pool.submit(draw_scene, self._painter, scene_id, frames, keep=self._keep))
+        drawing = self._pool.submit(draw_scene, self._painter, scene_id, frames, keep=self._keep)
+        self._drawing[drawing] = len(frames)
 
     def wait(self) -> None:
-        """Returns when all pictures are there.
+        """Returns when all pictures are there; on a terminal it shows a bar, for t-SNE takes longer than a model.
 
         Raises:
             OutputError: If one can't be written.
         """
-        while self._drawing:
-            self._wait()
+        if not self._drawing:
+            return
+        with progress_bar(sum(self._drawing.values()), "picture", "drawing", shown=local_count() == 1) as bar:
+            while self._drawing:
+                bar.update(self._wait())
 
     def close(self) -> None:
         """Returns when all pictures are there, and ends the processes.
@@ -243,11 +248,15 @@ class ScenePictures:
         finally:
             self.cancel()
 
-    def _wait(self) -> None:
+    def _wait(self) -> int:
+        """Waits for the pictures of the scene that was begun first; returns how many they are."""
+        drawing = next(iter(self._drawing))
+        count = self._drawing.pop(drawing)
         try:
-            self._drawing.popleft().result()
+            drawing.result()
         except BrokenProcessPool as error:
             raise process_died("a process that draws the pictures", "vis=none does without pictures") from error
+        return count
 
     def cancel(self) -> None:
         """Drops what has not begun, and ends the processes."""

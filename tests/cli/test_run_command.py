@@ -30,7 +30,9 @@ def test_sweep_folders_are_readable_and_can_not_collide():
     for name in names:
         assert "/" not in name
         assert not name.startswith(".")
-        assert len(name) < 120
+        assert len(name) < 143
+    swept = sweep_folder(["data.root=/a/very/long/way/to/my scans", "scenes_file=/b/" + "x" * 90, "model/head=proj128"])
+    assert swept.startswith("model.head=proj128-data.root=my-scans-scenes_file=xxx")
     assert sweep_folder(["a=1"]) == sweep_folder(["a=1"])
     assert sweep_folder(["a=1", "shard.index=0"]) == sweep_folder(["a=1", "shard.index=1"]) == sweep_folder(["a=1"])
 

@@ -5,10 +5,9 @@ from PIL import Image
 from clipfeat.data.base import MaskedDataset, where_scenes_are
 from clipfeat.data.config import PosedRgbdConfig, ScanNetConfig
 from clipfeat.data.frame_paths import FramePaths, frame_paths
-from clipfeat.data.images import read_depth
 from clipfeat.data.posed_rgbd import PosedRgbdDataset
 from clipfeat.data.scannet import open_scannet
-from clipfeat.errors import DataError, FrameError
+from clipfeat.errors import DataError
 
 
 def touch(path):
@@ -71,13 +70,3 @@ def test_a_root_one_level_off_is_told_what_it_is(tmp_path):
     with pytest.raises(DataError, match=r"; this is a scene itself, say data.root=.*/scans and give the scene"):
         open_scannet(ScanNetConfig(root=str(tmp_path / "scans/a"))).scenes()
     assert where_scenes_are(tmp_path / "scans/a/color", "color") == ""
-
-
-@pytest.mark.parametrize(
-    ("begin", "kind"), [(b"P5\n4 4\n65535\n", "PGM"), (b"II*\0", "TIFF"), (b"\x93NUMPY\1", "NumPy")]
-)
-def test_depth_of_another_format_is_not_called_damaged(tmp_path, begin, kind):
-    path = tmp_path / "0.png"
-    path.write_bytes(begin + bytes(64))
-    with pytest.raises(FrameError, match=rf"0.png: a {kind} file, which is not read; convert it to a 16-bit depth PNG"):
-        read_depth(path, 1000)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfeat.data.images import read_depth, read_picture
+from clipfeat.data.images import read_picture
+from clipfeat.data.rasters import read_depth
 from clipfeat.errors import FrameError
 from clipfeat.types import Picture
 
@@ -58,7 +59,9 @@ def test_other_bad_pictures_are_named(tmp_path, picture):
     Image.fromarray(picture[..., 0]).save(tmp_path / "8bit.png")
     with pytest.raises(FrameError, match="8bit.png: 8-bit depth, but 16 bits in one channel were expected"):
         read_depth(tmp_path / "8bit.png", 1000.0)
-    with pytest.raises(FrameError, match="no such file, a 16-bit depth PNG was expected"):
+    with pytest.raises(
+        FrameError, match=r"no such file, a 16-bit depth picture \(PNG, PGM, TIFF or NPY\) was expected"
+    ):
         read_depth(tmp_path / "none.png", 1000.0)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfeat.data.images import read_labels, read_picture, read_uint16
+from clipfeat.data.images import read_picture
 from clipfeat.data.png import SIGNATURE, decode_grey16, png_damage, unfilter
+from clipfeat.data.rasters import read_depth, read_labels
 from clipfeat.errors import FrameError
 
 PIXELS = 1 << 20
@@ -105,7 +106,7 @@ def test_no_flipped_bit_changes_a_value(tmp_path, kind):
         "colour": np.repeat((smooth // 20).astype(np.uint8)[..., None], 3, 2),
     }[kind]
     read = {
-        "depth": lambda path: read_uint16(path, "depth"),
+        "depth": lambda path: read_depth(path, 1000),
         "label": read_labels,
         "colour": lambda path: read_picture(path).decode(),
     }[kind]
@@ -122,8 +123,8 @@ def test_the_chunk_whose_checksum_is_wrong_is_named(tmp_path):
     data[data.index(b"IDAT") + 40] ^= 1
     path.write_bytes(data)
     with pytest.raises(
-        FrameError, match=r"damaged file \(the checksum of its chunk IDAT is wrong\), a 16-bit depth PNG"
+        FrameError, match=r"damaged file \(the checksum of its chunk IDAT is wrong\), a 16-bit depth picture"
     ):
-        read_uint16(path, "depth")
+        read_depth(path, 1000)
     assert png_damage(b"no PNG at all") is None
     assert png_damage(bytes(data)[:-3]) == "the checksum of its chunk IDAT is wrong"

@@ -156,7 +156,7 @@ def test_more_poses_than_pictures_warn_once(layout, caplog):
         for frame_id in (0, 1, 2):
             dataset.load(SCENE, frame_id)
         dataset.load("demo0001_00", 2)
-        dataset._poses.cache_clear()
+        dataset.dataset._poses.cache_clear()
         dataset.load(SCENE, 3)
     assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [
         "holds 5 poses for 4 pictures; pose k goes with the picture of number k (data.pose_rows=frame_number)"
@@ -239,7 +239,7 @@ def test_frames_without_depth_in_time_have_none(layout, own_k):
         ("groundtruth.txt", lambda t: t.replace("\n1305", "\nx305"), DataError, "could not convert string to float"),
         ("rgb.txt", lambda t: t.replace("rgb/", "../rgb/"), DataError, "leaves the folder of the list"),
         ("rgb.txt", lambda t: t.replace("rgb/", "rbg/"), FrameError, "no such file, a JPEG or PNG"),
-        ("depth.txt", lambda t: t.replace("depth/", "detph/"), FrameError, "no such file, a 16-bit depth PNG"),
+        ("depth.txt", lambda t: t.replace("depth/", "detph/"), FrameError, "no such file, a 16-bit depth picture"),
         ("depth.txt", lambda t: "", DataError, "depth.txt: is empty, expected 'timestamp filename' a line"),
     ],
 )

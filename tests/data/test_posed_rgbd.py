@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from twins import random_pose
 
 from clipfeat.cli.explain import explain
@@ -55,6 +56,24 @@ def test_depth_scale_and_invalid_values(scans):
     value = int(np.rint(plain.max() * 1000))
     without = dataset_of(scans, depth_invalid=[0, value]).load(SCENE, 0).depth_m
     np.testing.assert_array_equal(without == 0, (plain == 0) | (plain == plain.max()))
+
+
+@pytest.mark.parametrize("suffix", ["pgm", "tiff", "npy"])
+def test_depth_in_another_format_is_the_same_depth(scans, suffix):
+    folder = scans / SCENE / "depth"
+    plain = dataset_of(scans).load(SCENE, 0)
+    raw = np.rint(plain.depth_m * 1000).astype(np.uint16)
+    path = folder / f"000.{suffix}"
+    np.save(path, raw) if suffix == "npy" else Image.fromarray(raw).save(path, "PPM" if suffix == "pgm" else None)
+    pattern = "{scene}/depth/{frame}." + suffix
+    np.testing.assert_array_equal(dataset_of(scans, depth=pattern).load(SCENE, 0).depth_m, plain.depth_m)
+    if suffix == "pgm":
+        return
+    np.save(path, plain.depth_m) if suffix == "npy" else Image.fromarray(plain.depth_m).save(path)
+    with pytest.raises(FrameError, match=f"000.{suffix}: depth in floats, whose unit is not said"):
+        dataset_of(scans, depth=pattern).load(SCENE, 0)
+    frame = dataset_of(scans, depth=pattern, depth_float_scale=1).load(SCENE, 0)
+    np.testing.assert_array_equal(frame.depth_m, plain.depth_m)
 
 
 def test_names_are_sorted_as_numbers_and_paddings_may_differ(scans):

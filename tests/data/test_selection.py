@@ -64,3 +64,20 @@ def test_own_scenes_drop_the_bad_ones_of_others():
     bad = {"a": "why", "c": "why"}
     own = own_scenes({"a": [], "b": [0], "c": []}, Shard(0, 2), bad)
     assert bad == {scene_id: "why" for scene_id in own if scene_id != "b"}
+
+
+def test_a_run_of_no_frame_is_refused():
+    with pytest.raises(DataError, match="none of the 2 scenes has a frame; expected one at least"):
+        list_scenes(FramesConfig(), Recordings(a=0, b=0))
+
+
+@pytest.mark.parametrize("number", [1 << 63, -1])
+def test_a_number_that_no_array_can_hold_is_refused(number):
+    class Stamped(Recordings):
+        def frame_ids(self, scene_id):
+            return [5, number]
+
+    with pytest.raises(
+        DataError, match=f"a: frame {number}, but a frame's number is 0 or more and has 18 digits at most"
+    ):
+        list_scenes(FramesConfig(), Stamped(a=2))

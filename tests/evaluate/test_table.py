@@ -1,6 +1,9 @@
+from itertools import combinations
+
+import numpy as np
 import pytest
 
-from clipfeat.evaluate.table import _apart, advice, brief
+from clipfeat.evaluate.table import _apart, advice, brief, uncrossed
 
 
 def test_names_beside_the_plot_keep_apart_and_move_no_more_than_they_must():
@@ -9,6 +12,25 @@ def test_names_beside_the_plot_keep_apart_and_move_no_more_than_they_must():
     assert _apart([0.2, 0.97, 0.98, 1.0], 0.1) == pytest.approx([0.2, 0.8, 0.9, 1.0])
     assert _apart([1.0] * 5, 0.25) == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])
     assert _apart([], 0.1) == []
+
+
+def cross(one, other):
+    (a, b), (c, d) = one, other
+
+    def side(p, q, r):
+        return np.sign((q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0]))
+
+    return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_line_to_a_name_crosses_another(seed):
+    places = np.random.default_rng(seed).random((20, 2))
+    heights = np.linspace(0, 1, 20).tolist()
+    found = uncrossed(places, heights)
+    assert sorted(found) == heights
+    lines = [(place, (1.04, height)) for place, height in zip(places, found, strict=True)]
+    assert not any(cross(one, other) for one, other in combinations(lines, 2))
 
 
 def row(name, miou, *, megabytes=0.3, rate=2.0, zero_shot=None, offered=True, ahead=None):

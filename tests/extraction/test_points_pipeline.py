@@ -134,8 +134,8 @@ def test_a_bad_mask_is_a_bad_frame(run_cli, scans, damage):
     assert code == 0
     message = {
         "size": "20.png: mask of 216×160 pixels, but the colour picture has 216×162",
-        "missing": "20.png: no such file, an 8- or 16-bit mask PNG was expected",
-        "channels": "20.png: PNG of mode RGB, expected an 8- or 16-bit mask PNG with one channel",
+        "missing": "20.png: no such file, an 8- or 16-bit mask picture (PNG, PGM, TIFF or NPY) was expected",
+        "channels": "20.png: PNG of mode RGB, expected an 8- or 16-bit mask picture",
     }[damage]
     assert message in err
     assert "7 done (7 now), 1 failed" in err

@@ -11,17 +11,22 @@ from clipfeat.extraction import uv_index
 from clipfeat.extraction.uv_index import index_path, read_located, write_located
 from clipfeat.output.folders import read_config
 from clipfeat.sampling.locate import Located
+from clipfeat.system.messages import WarningsOnce
 from clipfeat.types import Points, PointStatus
 
 KEY = ("scene0000_00", 40)
 
 
 @pytest.fixture
-def path(tmp_path):
+def located():
     """A frame of four points, three of them visible."""
     points = Points(np.ones((3, 3)), np.array([0, 2, 3]), {"rgb": np.zeros((3, 3), np.uint8)})
     status = np.array([PointStatus.VISIBLE, PointStatus.BEHIND, PointStatus.VISIBLE, PointStatus.VISIBLE], np.uint8)
-    located = Located(points, np.ones((3, 2), np.float32), np.ones(3, np.float32), status)
+    return Located(points, np.ones((3, 2), np.float32), np.ones(3, np.float32), status)
+
+
+@pytest.fixture
+def path(tmp_path, located):
     write_located(tmp_path, KEY, located)
     return index_path(tmp_path, KEY)
 
@@ -85,4 +90,17 @@ def test_a_process_that_is_killed_is_told_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr(uv_index, "_start_worker", die)
     cfg, frames = SimpleNamespace(num_workers=2), [("scene", number) for number in range(9)]
     with pytest.raises(OutputError, match=f"{tmp_path}: a process .* died, perhaps for want of memory.* num_workers=1"):
-        list(uv_index._results(cfg, tmp_path, frames))
+        list(uv_index._results(cfg, tmp_path, frames, WarningsOnce()))
+
+
+def test_a_process_stops_before_its_first_file_if_another_run_has_taken_the_folder(tmp_path, located):
+    uv_index._claim(tmp_path, {"camera": 1}, [KEY], overwrite=False)
+    dataset = SimpleNamespace(load=lambda *_: None)
+    first = uv_index._Worker(dataset, lambda _: located, tmp_path, {"camera": 1})
+    uv_index._claim(tmp_path, {"camera": 2}, [KEY], overwrite=False)
+    with pytest.raises(OutputError, match="another configuration, which differs in camera: 2 there, 1 now"):
+        first(KEY)
+    assert not uv_index.index_path(tmp_path, KEY).exists()
+    second = uv_index._Worker(dataset, lambda _: located, tmp_path, {"camera": 2})
+    assert second(KEY)[2] == ""
+    assert second.claimed

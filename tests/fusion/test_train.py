@@ -26,6 +26,7 @@ from clipfeat.fusion.frames import NO_CLASS, Classes, LabelledFrames, read_class
 from clipfeat.fusion.segmentation import load_segmenter
 from clipfeat.fusion.train import split_scenes, train
 from clipfeat.fusion.training import Training, augment, batch_frames, schedule
+from clipfeat.output.folders import read_config, write_config
 from clipfeat.output.store import FeatureStore
 
 LABELS = "sampling.labels_file='${data.root}/{scene}/{scene}_vh_clean_2.labels.ply'"
@@ -110,6 +111,20 @@ def test_what_is_written_and_read_back(store, tmp_path, caplog):
         trained(store, tmp_path, eval_every=2, seed=1)
     again = trained(store, tmp_path, eval_every=2, seed=1, resume="overwrite")
     assert again["history"][0]["loss"] != metrics["history"][0]["loss"]
+
+
+def test_a_training_stops_before_its_first_checkpoint_if_another_has_taken_the_folder(store, tmp_path, monkeypatch):
+    do_step = Training.do_step
+
+    def claimed_by_another(self):
+        config = read_config(tmp_path / "both")
+        write_config(tmp_path / "both", config | {"seed": 5})
+        return do_step(self)
+
+    monkeypatch.setattr(Training, "do_step", claimed_by_another)
+    with pytest.raises(OutputError, match="another configuration, which differs in seed: 5 there, 0 now"):
+        trained(store, tmp_path / "both")
+    assert not (tmp_path / "both" / NAME).exists()
 
 
 def test_the_loss_falls(store, tmp_path):

@@ -172,6 +172,18 @@ def test_a_run_stops_before_its_first_file_if_another_has_taken_the_folder(folde
         folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
 
 
+def test_a_process_that_others_claimed_the_folder_for_looks_too(folder):
+    """An actor of a cluster: the process that leads has claimed the folder, and this one writes."""
+    folder.claim(OTHER, MODEL, FRAMES, overwrite=False)
+    actor = RunFolder(folder.path, folder.format_name, folder.dtype)
+    actor.expect(CONFIG)
+    with pytest.raises(OutputError, match="holds results of another configuration"):
+        write(actor, "a", 0)
+    actor.expect(OTHER)
+    write(actor, "a", 0)
+    assert actor.done(FRAMES) == {("a", 0)}
+
+
 def test_features_of_another_model_are_refused(folder):
     folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
     write(folder, "elsewhere", 0)

@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from stores import some_features, write_store
 
 import clipfeat
 from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.errors import DataError
 from clipfeat.model.heads import build_head
 from clipfeat.model.pretrained import state_hash
+from clipfeat.output.dataset import FeatureDataset
 from clipfeat.output.files import FORMATS
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.run_folder import RunFolder
@@ -392,3 +394,14 @@ def test_a_head_whose_weights_are_missing_or_others_is_named(tmp_path, damage, m
     assert store.map("s2", 0).feature_map.values.shape == (256, 4, 5)
     with pytest.raises(DataError, match=message):
         store.load("s2", 0)
+
+
+def test_numbers_that_no_array_can_hold_are_told_in_a_line(tmp_path):
+    stamps = [20240501102231012345, 20240501102231045345]
+    store = FeatureStore(write_store(tmp_path / "stamps", {("s", stamp): some_features(0) for stamp in stamps}).path)
+    assert store.frames("s") == stamps
+    line = rf"frame_{stamps[1]}.npz: a number above 64 bits, which no array of frames holds; extract again, from files"
+    with pytest.raises(DataError, match=line):
+        FeatureDataset(store)
+    with pytest.raises(DataError, match=line):
+        store.frame_numbers("s")

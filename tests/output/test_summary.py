@@ -4,7 +4,15 @@ import time
 import numpy as np
 import pytest
 
-from clipfeat.output.summary import Stopwatch, reason_of, status_counts, summarize, summary_table, warnings_of
+from clipfeat.output.summary import (
+    Stopwatch,
+    points_said,
+    reason_of,
+    status_counts,
+    summarize,
+    summary_table,
+    warnings_of,
+)
 
 ABOUT = {"model": {"weights": "random", "weights_sha256": "0", "head": "none"}, "sampling": "depth"}
 
@@ -40,6 +48,14 @@ def test_the_summary_adds_up_and_is_json():
     assert "3 done (3 now), 1 failed" in table
     assert "56.7 % visible, 43.3 % occluded" in table
     assert "random" in table
+
+
+def test_points_that_frames_measured_themselves_are_not_called_visible():
+    summary = summarize([record("a", 0, 1234, 0)], Stopwatch(), 1, ABOUT, interrupted=False)
+    assert "1,234, of the frames' own depth" in summary_table(summary)
+    assert points_said({"visible": 1234}, "depth") == "1,234 points"
+    assert points_said({"visible": 900, "masked": 100}, "depth") == "90% of 1,000 points visible"
+    assert points_said({"visible": 1234}, "mesh") == "100% of 1,234 points visible"
 
 
 def test_a_run_without_frames_has_a_summary_too():

@@ -207,6 +207,13 @@ def load_scene(path):
     return {name: tensor.numpy() for name, tensor in found.items()}, meta
 
 
+def test_frame_numbers_above_64_bits_are_told_in_a_line(tmp_path):
+    stamp = 20240501102231012345
+    folder = write_store(tmp_path / "stamps", {("s", stamp): some_features(0)})
+    with pytest.raises(DataError, match=rf"frame_{stamp}.npz: a number above 64 bits, which no array of frames holds"):
+        export(config(folder.path, "scene_npz", tmp_path))
+
+
 def slow_scene(store, scene_id, dtype=None):
     """All that a scene's file holds, in memory at once."""
     frames = [store.load(scene_id, i) for i in store.frames(scene_id)]

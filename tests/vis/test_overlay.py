@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from clipfeat.vis.overlay import coverage, fill_nearest, grey_of, paint, reach_px, soften
+from clipfeat.vis.overlay import close_gaps, coverage, fill_nearest, grey_of, paint, reach_px, soften
 
 
 def fill_slowly(uv, colors, height, width, reach):
@@ -103,6 +103,23 @@ def test_the_picture_stays_grey_in_a_hole():
     grey = np.rint(255 * grey_of(picture)).repeat(3, axis=2)
     np.testing.assert_array_equal(painted[from_centre < 26], grey[from_centre < 26])
     assert (painted[from_centre > 33][:, 0] > painted[from_centre > 33][:, 1]).all()
+
+
+def test_a_gap_that_no_point_happened_to_fall_into_is_no_grey_disc():
+    """A few points that lack in a lattice leave a speck out of reach; where many lack is a hole, and stays one."""
+    picture = np.random.default_rng(0).integers(0, 256, (120, 180, 3), dtype=np.uint8)
+    uv = np.mgrid[0:180:4, 0:120:4].reshape(2, -1).T
+    reach = reach_px(len(uv), 120, 180)
+    from_centre = np.hypot(uv[:, 0] - 90, uv[:, 1] - 60)
+    v, u = np.mgrid[:120, :180]
+    for radius, is_grey in ((reach, False), (3 * reach, True)):
+        there = uv[from_centre > radius]
+        painted = paint(picture, there, np.tile((1.0, 0.0, 0.0), (len(there), 1)), opacity=1.0)
+        middle = painted[np.hypot(u - 90, v - 60) < 2]
+        assert (middle == (255, 0, 0)).all() != is_grey
+        distance = fill_nearest(there, there, 120, 180, 2 * reach)[1]
+        assert (distance > reach).any()
+        assert close_gaps(distance, reach).all() != is_grey
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

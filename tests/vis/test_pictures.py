@@ -2,6 +2,9 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import Future
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -341,3 +344,22 @@ def test_a_process_that_dies_is_told_in_one_line(tmp_path):
     pictures.draw("scene", [frame])
     with pytest.raises(OutputError, match="a process that draws the pictures died, perhaps for want of memory"):
         pictures.close()
+
+
+def test_a_bar_counts_the_pictures_that_are_waited_for(monkeypatch):
+    pictures = build_pictures(VisConfig(name="pca"), {"s": [0]}, seed=0)
+    assert pictures.wait() is None
+    told = []
+
+    @contextmanager
+    def bar(total, unit, doing, shown):
+        told.append((total, unit, doing))
+        yield SimpleNamespace(update=told.append)
+
+    monkeypatch.setattr("clipfeat.vis.pictures.progress_bar", bar)
+    for count in (3, 2):
+        drawn = Future()
+        drawn.set_result(None)
+        pictures._drawing[drawn] = count
+    pictures.wait()
+    assert told == [(5, "picture", "drawing"), 3, 2]

@@ -92,9 +92,11 @@ def render_scenes(root: Path, num_scenes: int, options: SceneOptions, *, progres
         DataError: As for ``render_scene``.
         OutputError: As for ``render_scene``.
     """
+    there = all((root / demo_scene_id(index)).exists() for index in range(num_scenes))  # which takes no time to see
     bar = tqdm(
-        range(num_scenes), "rendering demo scenes", unit="scene", leave=False, disable=None if progress else True
-    )
+        range(num_scenes), "rendering demo scenes", unit="scene", leave=False,
+        disable=None if progress and not there else True,
+    )  # fmt: skip
     return [render_scene(root, index, options) for index in bar]
 
 
