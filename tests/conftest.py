@@ -151,13 +151,13 @@ def start_warm(warm, tmp_path):
 
 @pytest.fixture
 def warm_pools(warm, monkeypatch):
-    """Processes that draw pictures or index points start in milliseconds, too: what is slow to import they all share."""
+    """Processes that draw pictures or index points start in milliseconds, too: all are copies of one that is warm."""
     for room in ("vis.pictures", "extraction.uv_index"):
         monkeypatch.setattr(f"clipfeat.{room}.FreshContext", lambda: warm)
 
 
 @pytest.fixture
-def run_main(monkeypatch, capsys, tmp_path, warm_pools):  # noqa: ARG001 - pytest's way to ask for one
+def run_main(monkeypatch, capsys, tmp_path, warm_pools):
     """Runs a command in this process, in an empty folder; returns (exit code, standard error)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

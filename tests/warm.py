@@ -101,7 +101,7 @@ def _serve_or_spawn(path, arguments, descriptors):
         return process
     try:
         alive = descriptors[-1]  # ends when all who hold the other end have ended, of whom a copy must not be one
-        for other in map(int, os.listdir("/proc/self/fd")):
+        for other in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
             if other != alive and _same_pipe(other, alive):
                 os.close(other)
         sys.modules["__main__"] = types.ModuleType("__main__")  # or its children took the program for imported

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import fields
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,13 +41,11 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 _TRACKER_FILTER = "ignore:resource_tracker"
 
-_START = "forkserver" if sys.platform == "linux" else "spawn"  # what macOS loads may not outlive a fork
-
 _PRELOADED = ["open_clip", "clipfeat.extraction.extract"]
-"""What takes a process seconds to import: a server has it once, and each process begins as its copy.
+"""What takes a process seconds to import: see ``start_method``."""
 
-The server computes nothing and touches no GPU, so that a copy may. Processes that are started again begin at once.
-"""
+_LONGEST_FOLDER = 60
+"""Of temporary files, where the server of processes listens: a socket's whole path has 108 bytes."""
 
 _TORCH_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing.spawn")
 
@@ -112,12 +110,22 @@ def launch(
         ) from error
 
 
+def start_method() -> str:
+    """How the processes begin: as copies of a server that has imported all they need, where there can be one.
+
+    They begin at once then, also those that are started again, and share that memory. The server computes nothing and
+    touches no GPU, so that a copy of it may. What macOS loads may not outlive a fork.
+    """
+    fits = len(os.fsencode(gettempdir())) <= _LONGEST_FOLDER
+    return "forkserver" if sys.platform == "linux" and fits else "spawn"
+
+
 def _run(count: int, work: Callable[[ExtractConfig], None], cfg: ExtractConfig, set_up: Callable[[str], None]) -> None:
     # Semaphores of a process that was killed are cleared away by Python's own tracker, which need not tell of it. It is
     # started by the first queue, as a process, and hears of this only so.
     filters = [entry for entry in os.environ.get("PYTHONWARNINGS", "").split(",") if entry and entry != _TRACKER_FILTER]
     os.environ["PYTHONWARNINGS"] = ",".join([*filters, _TRACKER_FILTER])
-    context = multiprocessing.get_context(_START)
+    context = multiprocessing.get_context(start_method())
     context.set_forkserver_preload(_PRELOADED)
     errors: SimpleQueue[str | None] = context.SimpleQueue()
     told: list[str] = []
@@ -146,7 +154,7 @@ def _launch_config(count: int, folder: str) -> LaunchConfig:
         "rdzv_endpoint": "localhost:0",
         "local_addr": "localhost",
         "max_restarts": MAX_RESTARTS,
-        "start_method": _START,
+        "start_method": start_method(),
         "logs_specs": DefaultLogsSpecs(log_dir=folder),  # or it leaves a folder of its own behind
         "signals_to_handle": ",".join(number.name for number in _STOPS),  # and not SIGHUP, which nohup ignores
     }

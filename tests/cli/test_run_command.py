@@ -60,7 +60,7 @@ def test_an_interrupt_that_others_trip_over_is_one(run_cli, monkeypatch, place):
             raise KeyboardInterrupt
         finally:
             try:
-                None.flags  # noqa: B018
+                None.flags
             except AttributeError as error:
                 raise ConfigKeyError(str(error)) from None
 

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from clipfeat.cli.commands import extract_main
 from clipfeat.cli.config import ComposerConfig
+from clipfeat.cli.run import _store_shared
 from clipfeat.cli.schemas import register_schemas
 from clipfeat.config.folder import config_dir
 from clipfeat.data.config import LAYOUTS, DemoConfig, ScanNetConfig
@@ -35,7 +36,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 def composed_command(command, *overrides):
     register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with _store_shared(), initialize_config_dir(str(config_dir()), version_base="1.3"):
         return OmegaConf.to_object(compose(command, list(overrides)))
 
 

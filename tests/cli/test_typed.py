@@ -82,7 +82,9 @@ def test_a_path_is_taken_as_it_stands(name, key, tmp_path, monkeypatch):
         assert as_meant([word], "extract") == [word]
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if number % 7 == 0 else pytest.mark.slow) for number, name in enumerate(ODD)]
+)
 def test_scans_are_found_whatever_the_folder_is_called(name, run_cli, scans, tmp_path):
     """In bash: clipfeat-extract data.root='odd/<name>/scans' output_dir='out/<name>'."""
     root = tmp_path / "odd" / name / "scans"

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 import torch
 from conftest import CHECKOUT
 from stores import arrays, assert_same_arrays
 
-from clipfeat.extraction.launch import process_count
+from clipfeat.extraction.launch import process_count, start_method
 from clipfeat.system.shards import begun_file
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
@@ -55,8 +56,7 @@ def start(demo_root, tiny_arch, tmp_path, start_warm):
 
     arch = next(path for path in _MODEL_CONFIG_PATHS if (path / f"{tiny_arch}.json").is_file())
     (tmp_path / "program.py").write_text(PROGRAM.format(arch=str(arch)))
-    (tmp_path / "tmp").mkdir()
-    started = []
+    started, temporary = [], mkdtemp()  # of a short name: a socket's is limited
 
     def start(*overrides, launcher=(), root=demo_root, true=False):
         arguments = [f"data.root={root}", "output_dir=out", "report=false", f"model.arch={tiny_arch}"]
@@ -66,7 +66,7 @@ def start(demo_root, tiny_arch, tmp_path, start_warm):
             **os.environ,
             "PYTHONPATH": str(CHECKOUT),
             "OMP_NUM_THREADS": "1",
-            "TMPDIR": str(tmp_path / "tmp"),
+            "TMPDIR": temporary,
         }
         if launcher or true:
             command = [sys.executable, *launcher, "program.py", *arguments]
@@ -81,6 +81,7 @@ def start(demo_root, tiny_arch, tmp_path, start_warm):
     yield start
     for group in started:
         assert is_gone(group)
+    Path(temporary).rmdir()  # nothing is left in it
 
 
 def is_gone(group):
@@ -140,7 +141,6 @@ def test_a_process_that_is_killed_is_started_again_and_nothing_is_done_twice(sta
     assert err.count("[1] shard 1 of 2, counted from 0: 1 of 2 scenes, 4 of 8 frames\n") == 2
     assert all(line[:3] in ("[0]", "[1]", "WAR", "2 p") for line in err.splitlines()), err
     assert_all_done_once(tmp_path / "out", plain, times)
-    assert list((tmp_path / "tmp").glob("*")) == []
 
 
 @pytest.mark.slow
@@ -211,6 +211,15 @@ def test_what_devices_mean(monkeypatch, caplog):
         assert not caplog.text
     assert process_count("6", "cuda") == 6
     assert "WARNING devices=6: this machine shows 4 GPUs, which the processes share" in caplog.text
+
+
+def test_processes_are_copies_of_a_server_where_it_can_listen(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    for folder, method in {"/scratch/" + "x" * 90: "spawn", "/scratch": "forkserver"}.items():
+        monkeypatch.setattr("clipfeat.extraction.launch.gettempdir", lambda folder=folder: folder)
+        assert start_method() == method
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert start_method() == "spawn"
 
 
 def test_one_device_is_this_process_alone(run_cli, demo_root, tmp_path):

@@ -141,6 +141,7 @@ def test_without_the_plugin_it_says_how_to_get_it(run_main, monkeypatch):
         assert err == f'clipfeat: hydra/launcher={name}: needs packages of its own: pip install "clipfeat[slurm]"\n'
 
 
+@pytest.mark.slow
 def test_the_launcher_does_not_change_the_folder_of_a_job(run, demo_root, tmp_path):
     sweep = ["-m", "shard.index=0", "shard.count=1", f"data.root={demo_root}", "output_dir=out", "frames_per_scene=1"]
     assert run(*sweep)[0] == 0

@@ -335,7 +335,7 @@ def test_the_command_says_random_weights_wherever_it_shows_something(
 def test_the_command_line_explains_itself(run_query):
     code, err = run_query("store=x", "text=a chair, a table")
     assert code == 1
-    assert "clipfeat: text=a chair, a table: a list is written text=[…,…], and a text with a comma \"text='" in err
+    assert "clipfeat: text=a chair, a table: a list is written 'text=[a chair, a table]', and one text with a" in err
     code, err = run_query("store=x", "example.uv=[1,2]")
     assert code == 1
     assert "clipfeat: example.scene is not set: an example is a place in one frame of one scene" in err
