@@ -74,7 +74,7 @@ class Judge:
         failures = self._failures(case.kind)
         messages = [message for message in (*messages, stop, *failures.values()) if message]
         for message in messages:
-            if "in the layout's own code" in message:  # what GuardedDataset makes of an error that nobody foresaw
+            if "the layout's own code raised" in message:  # what GuardedDataset makes of an error that nobody foresaw
                 return "TRACEBACK", message
             if why := unclear(message, (path.name, *kind.names), case.file):
                 return "UNCLEAR", f"{why}: {message[:3000]}"

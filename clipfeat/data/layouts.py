@@ -69,4 +69,4 @@ class GuardedDataset:
         except (ClipfeatError, MemoryError):
             raise
         except Exception as error:
-            raise kind(f"{where}: {type(error).__name__} in the layout's own code ({error})") from error
+            raise kind(f"{where}: the layout's own code raised {type(error).__name__}: {error}") from error
