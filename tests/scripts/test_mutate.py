@@ -86,7 +86,7 @@ def raises(error):
 def test_the_judge_finds_what_it_looks_for(judge, monkeypatch, read, outcome, detail):
     monkeypatch.setattr(clipfeat.data.scannet, "read_pose", read)
     if outcome != "WRONG":  # all other frames would differ too
-        judge.expected = {"pose": {}}
+        judge.expected = {"pose": {("demo0000_00", "frame_20"): None}}
     found, said = judge(WHOLE)
     assert found == outcome
     assert detail in said
