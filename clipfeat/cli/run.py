@@ -88,7 +88,7 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
 
     try:
         sys.argv = [sys.argv[0], *for_hydra(sys.argv[1:], config_name)]
-        with _interrupt_kept(), _store_shared():
+        with _interrupt_kept(), _store_shared(), late_help_accepted():
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run_task)()
     except KeyboardInterrupt as stop:
         how_far = str(stop) or "what was finished is kept, the same command goes on from there"
@@ -127,6 +127,26 @@ def _store_shared() -> Iterator[None]:
         yield
     finally:
         del ConfigStore.__deepcopy__  # type: ignore[attr-defined]
+
+
+@contextmanager
+def late_help_accepted() -> Iterator[None]:
+    """Lets Hydra's parser have a help that becomes text only when it is shown; argparse of Python 3.14 wants text."""
+    owner = next((c for c in argparse.ArgumentParser.__mro__ if "_check_help" in vars(c)), None)
+    if owner is None:  # before Python 3.14 nothing is checked
+        yield
+        return
+    check = vars(owner)["_check_help"]
+
+    def check_texts(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
+        if isinstance(action.help, str):
+            check(parser, action)
+
+    owner._check_help = check_texts  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        owner._check_help = check  # type: ignore[attr-defined]
 
 
 @contextmanager

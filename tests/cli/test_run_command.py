@@ -1,3 +1,4 @@
+import argparse
 import copy
 import os
 import signal
@@ -8,7 +9,7 @@ from conftest import CHECKOUT
 from hydra.core.config_store import ConfigStore
 from omegaconf.errors import ConfigKeyError
 
-from clipfeat.cli.run import sweep_folder
+from clipfeat.cli.run import late_help_accepted, sweep_folder
 
 
 def test_sweep_folders_are_readable_and_can_not_collide():
@@ -108,3 +109,49 @@ def test_hydra_s_store_is_shared_for_a_command_and_left_as_it_was(run_cli):
         run_cli(*arguments)
     assert "__deepcopy__" not in vars(ConfigStore)
     assert store.repo == before
+
+
+class LateHelp:
+    """As Hydra's of ``--shell-completion``."""
+
+    def __repr__(self):
+        return "written when it is shown"
+
+
+@pytest.fixture
+def help_checked(monkeypatch):
+    """argparse as of Python 3.14, which looks at each help text as soon as it is given (Lib/argparse.py)."""
+    if hasattr(argparse.ArgumentParser, "_check_help"):
+        return
+
+    def check(self, action):
+        try:
+            if action.help and "%" in action.help:
+                self._get_formatter()._expand_help(action)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError("badly formed help string") from error
+
+    def add_and_check(self, *args, **options):
+        action = add(self, *args, **options)
+        self._check_help(action)
+        return action
+
+    add = argparse.ArgumentParser.add_argument
+    monkeypatch.setattr(argparse.ArgumentParser, "_check_help", check, raising=False)
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", add_and_check)
+
+
+@pytest.mark.usefixtures("help_checked")
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg=job", "data=demo"]])
+def test_hydra_s_parser_passes_argparse_of_python_3_14(run_cli, arguments):
+    assert run_cli(*arguments) == (0, "")
+
+
+@pytest.mark.usefixtures("help_checked")
+def test_only_a_late_help_is_accepted_and_only_meanwhile():
+    with late_help_accepted():
+        argparse.ArgumentParser().add_argument("--late", help=LateHelp())
+        with pytest.raises(ValueError, match="badly formed help string"):
+            argparse.ArgumentParser().add_argument("--wrong", help="100 %")
+    with pytest.raises(ValueError, match="badly formed help string"):
+        argparse.ArgumentParser().add_argument("--late", help=LateHelp())

@@ -16,6 +16,7 @@ import clipfeat
 from clipfeat.cli import commands
 from clipfeat.cli.flags import FLAGS
 from clipfeat.cli.keys import keys_of
+from clipfeat.cli.run import late_help_accepted
 from clipfeat.cli.schemas import COMMANDS, schemas_of
 from clipfeat.cli.typed import as_meant, for_hydra
 from clipfeat.config.paths import expand_home, is_path
@@ -309,7 +310,8 @@ def test_flags_may_stand_anywhere():
 
 
 def test_the_flags_are_hydra_s():
-    parser = {tuple(a.option_strings): a for a in get_args_parser()._actions if a.option_strings}
+    with late_help_accepted():
+        parser = {tuple(a.option_strings): a for a in get_args_parser()._actions if a.option_strings}
     assert set(parser) - {("--experimental-rerun",)} == set(FLAGS)
     for names, takes in FLAGS.items():
         action = parser[names]

@@ -60,3 +60,19 @@ def test_a_scene_that_is_not_there_is_said_in_a_line(run, tmp_path, monkeypatch)
     monkeypatch.setattr("clipfeat.extraction.scans.read_run_config", lambda _: SimpleNamespace(data=None, seed=0))
     monkeypatch.setattr("clipfeat.extraction.scans.Scans", lambda *_: None)
     assert run("vis_clip_feat.py", tmp_path, "rom", tmp_path / "out") == (1, "", f"vis_clip_feat: {said}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "usage: scripts/try_versions.sh lowest|newest PYTHON"),
+        (["oldest", sys.executable], "oldest: expected lowest or newest; usage: "),
+        (["lowest", "no-python"], "no-python: is no command; usage: "),
+    ],
+)
+def test_what_versions_to_try_has_to_be_said(arguments, said):
+    command = ["bash", str(CHECKOUT / "scripts" / "try_versions.sh"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert not done.stdout
