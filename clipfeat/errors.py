@@ -34,6 +34,10 @@ class DamagedFileError(DataError):
     """A feature file that is missing, cut off or changed."""
 
 
+class NoResultsError(DataError):
+    """A folder in which clipfeat has written nothing."""
+
+
 class FrameError(ClipfeatError):
     """One frame that cannot be used. ``on_bad_frame`` says whether it is skipped or stops the run."""
 

@@ -120,18 +120,25 @@ def inspect_main() -> None:
     """Entry point of ``clipfeat-inspect``, which has no configuration."""
     parser = _parser(
         "inspect",
-        "Tells what is in a folder: a run, scenes of clipfeat-fuse, a cache of maps, or a uv index.",
+        "Tells what is in a folder: a run, scenes of clipfeat-fuse, a cache of maps, or a uv index; or a recording, "
+        "and which layout reads it.",
         "Ends with code 1 if something is broken. Changes nothing.",
     )
     parser.add_argument("path", type=Path, help="the folder")
     parser.add_argument("--verify", action="store_true", help="read every file, and list those that are damaged")
     arguments = parser.parse_args()
+    from clipfeat.cli.api import layouts
+    from clipfeat.errors import NoResultsError
     from clipfeat.results.inspect import inspect_folder
+    from clipfeat.results.inspect_recording import inspect_recording
 
     with told_in_a_line():
-        found = inspect_folder(arguments.path, verify=arguments.verify)
-    print(found.text())
-    sys.exit(EXIT_ERROR if found.broken else 0)
+        try:
+            found = [inspect_folder(arguments.path, verify=arguments.verify)]
+        except NoResultsError:
+            found = inspect_recording(arguments.path, layouts())
+    print("\n\n".join(one.text() for one in found))
+    sys.exit(EXIT_ERROR if any(one.broken for one in found) else 0)
 
 
 @pipe_may_close()

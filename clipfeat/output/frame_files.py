@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clipfeat.errors import DataError
+from clipfeat.errors import DataError, NoResultsError
 from clipfeat.output.files import FORMATS, damage_named, read_arrays, read_checked
 from clipfeat.output.h5 import group_names, read_h5, write_scene
 from clipfeat.system.atomic import atomic_file, locked, sync_to_disk
@@ -213,14 +213,15 @@ def detect_format(folder: Path) -> str:
     """Name of the format that a folder is of, told by the first file that is found.
 
     Raises:
-        DataError: If there is no such folder, it can't be listed, or there is no feature file in it.
+        DataError: If there is no such folder, or it can't be listed.
+        NoResultsError: If there is no feature file in it.
     """
     if next(scene_files(folder), None) is not None:
         return "h5_scene"
     for scene_id in subfolders(folder):
         for _, suffix in feature_files(folder / scene_id):
             return _BY_SUFFIX[suffix]
-    raise DataError(
+    raise NoResultsError(
         f"{folder}: holds no features, expected <scene>/frame_<i> with one of {', '.join(_BY_SUFFIX)}; "
         f"give the output_dir of clipfeat-extract"
     )

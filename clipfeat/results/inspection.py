@@ -31,20 +31,20 @@ class Inspection:
         title: the folder, and what it is.
         facts: what is known of it, each under a word, in the order to be shown.
         broken: what is not as it should be.
-        verified: whether every file was read to find that.
+        verified: whether every file was read to find that; None if that was not the question.
     """
 
     title: str
     facts: dict[str, str] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
-    verified: bool = False
+    verified: bool | None = False
 
     def text(self) -> str:
         """All of it, to be read."""
         broken = self.broken[:_BROKEN_SHOWN]
         if len(self.broken) > len(broken):
             broken.append(f"… and {len(self.broken) - len(broken)} more")
-        if not broken:
+        if not broken and self.verified is not None:
             broken = ["nothing: all files were read" if self.verified else "nothing seen; --verify reads all files"]
         facts = {**self.facts, "broken": "\n".join(broken)}
         return "\n".join([self.title, *(f"  {name:<11} {_indented(fact)}" for name, fact in facts.items() if fact)])
