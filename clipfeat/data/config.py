@@ -123,6 +123,9 @@ POSE_FORMATS = ("matrix_per_frame", "trajectory_matrices", "trajectory_log", "tu
 POSE_DIRECTIONS = ("camera_to_world", "world_to_camera")
 
 
+POSE_AXES = ("opencv", "opengl")
+
+
 POSE_ROWS = ("frame_number", "picture_order")
 
 
@@ -144,6 +147,8 @@ class PosedRgbdConfig(DataConfig):
         pose_format: matrix_per_frame (4×4 text), trajectory_matrices (16 or 12 numbers a line), trajectory_log
             (Open3D, Redwood: ``i i i+1`` and 4×4) or tum (``timestamp tx ty tz qx qy qz qw`` a line).
         pose_direction: camera_to_world or world_to_camera. Has no default: a wrong one ruins everything silently.
+        pose_axes: the camera axes of the stored poses, opencv (x right, y down, z forward: ScanNet and most benchmarks)
+            or opengl (x right, y up, z back: ARKit's apps, Blender, NeRF). Has no default either.
         pose_rows: which pose of a trajectory goes with which picture: frame_number (pose k, from 0, or of that number
             in a log, with the picture of number k) or picture_order (the k-th with the k-th).
         pose_first: number of the picture that a trajectory's first pose is of, for pose_rows=frame_number; the others'
@@ -174,6 +179,7 @@ class PosedRgbdConfig(DataConfig):
     pose: str | None = path_key(None)
     pose_format: str | None = None
     pose_direction: str | None = None
+    pose_axes: str | None = None
     pose_rows: str = "frame_number"
     pose_first: int | None = None
     max_dt: float = 0.02
@@ -192,6 +198,7 @@ class PosedRgbdConfig(DataConfig):
         one_of("data.pose_camera", self.pose_camera, ("depth", "color"))
         must_say("data.pose_direction", self.pose_direction, POSE_DIRECTIONS)
         must_say("data.pose_format", self.pose_format, POSE_FORMATS)
+        must_say("data.pose_axes", self.pose_axes, POSE_AXES)
         one_of("data.pose_rows", self.pose_rows, POSE_ROWS)
         at_least("data.pose_first", self.pose_first, 0)
         at_least("data.depth_scale", self.depth_scale, 0, above=True)

@@ -11,6 +11,7 @@ scene's id, ``{frame}`` is the frame's number. A new layout is one YAML file. Wh
     pose: "{scene}/pose/{frame}.txt"        # a file a frame, or one trajectory file a scene
     pose_format: matrix_per_frame           # or trajectory_matrices, trajectory_log, tum
     pose_direction: camera_to_world         # or world_to_camera: nobody guesses this
+    pose_axes: opencv                       # or opengl: nor this
     intrinsics: [525, 525, 319.5, 239.5]    # fx, fy, cx, cy; or intrinsics_file
 
 ``conf/data/{sevenscenes,tum,replica,open3d}.yaml`` are examples, and all there is of these layouts.
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 from clipfeat.data.base import check_scene_name, frame_number
 from clipfeat.data.config import PosedRgbdConfig
+from clipfeat.data.conventions import cam_to_world_of
 from clipfeat.data.images import read_picture
 from clipfeat.data.matrices import Calibration, camera_for, check_pose, pinhole, read_calibration, read_pose
 from clipfeat.data.pose_rows import PoseRowsError, rows_of_pictures
@@ -285,10 +287,7 @@ class PosedRgbdDataset:
 
     def _cam_to_world(self, scene_id: str, frame_id: int) -> NDArray[np.float64]:
         pose = self._poses_of(scene_id)(frame_id)
-        if self.cfg.pose_direction == "camera_to_world":
-            return pose
-        # The full inverse: the rotations of real recordings are orthonormal to 1e-3 only.
-        return np.asarray(np.linalg.inv(pose), dtype=np.float64)
+        return cam_to_world_of(pose, self.cfg.pose_direction or "", self.cfg.pose_axes or "")
 
     def _open_poses(self, scene_id: str) -> _PoseOf:
         cfg, values = self.cfg, self._values(scene_id)

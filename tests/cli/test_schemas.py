@@ -50,7 +50,8 @@ READERS = {"sevenscenes": "posed_rgbd", "tum": "posed_rgbd", "replica": "posed_r
 NEEDS = {
     ("data", "posed_rgbd"): [
         "data.color='{scene}/{frame}.jpg'", "data.pose='{scene}/{frame}.txt'", "data.pose_format=matrix_per_frame",
-        "data.pose_direction=camera_to_world", "data.intrinsics=[500,500,320,240]",
+        "data.pose_direction=camera_to_world", "data.pose_axes=opencv",
+        "data.intrinsics=[500,500,320,240]",
     ],
     ("camera", "esam"): ["data=scannet200_mv"],
 }  # fmt: skip

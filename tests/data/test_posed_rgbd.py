@@ -18,6 +18,7 @@ SCANNET = {
     "pose": "{scene}/pose/{frame}.txt",
     "pose_format": "matrix_per_frame",
     "pose_direction": "camera_to_world",
+    "pose_axes": "opencv",
     "intrinsics_file": "{scene}/intrinsic/intrinsic_color.txt",
     "depth_intrinsics_file": "{scene}/intrinsic/intrinsic_depth.txt",
 }
@@ -48,6 +49,15 @@ def test_world_to_camera_is_inverted(scans):
     path.unlink()
     with pytest.raises(FrameError, match="20.txt: no such file, a 4×4 world-to-camera pose was expected"):
         dataset_of(scans, pose_direction="world_to_camera").load(SCENE, 20)
+
+
+@pytest.mark.parametrize("direction", ["camera_to_world", "world_to_camera"])
+def test_poses_of_opengl_axes_are_turned(scans, direction):
+    expected = dataset_of(scans).load(SCENE, 20).cam_to_world
+    stored = expected @ np.diag([1, -1, -1, 1])
+    np.savetxt(scans / SCENE / "pose" / "20.txt", np.linalg.inv(stored) if "world_to" in direction else stored)
+    frame = dataset_of(scans, pose_direction=direction, pose_axes="opengl").load(SCENE, 20)
+    np.testing.assert_allclose(frame.cam_to_world, expected, atol=1e-12)
 
 
 def test_depth_scale_and_invalid_values(scans):
@@ -141,6 +151,8 @@ def test_a_scene_may_share_its_name_with_the_frame(tmp_path):
     [
         ({"pose_direction": None}, "data.pose_direction is not set and has no default: say camera_to_world or world"),
         ({"pose_direction": "c2w"}, "data.pose_direction=c2w: expected one of camera_to_world, world_to_camera"),
+        ({"pose_axes": None}, "data.pose_axes is not set and has no default: say opencv or opengl"),
+        ({"pose_axes": "gl"}, "data.pose_axes=gl: expected one of opencv, opengl"),
         ({"pose_format": None}, "data.pose_format is not set and has no default: say matrix_per_frame or"),
         ({"pose_format": "kitti"}, "data.pose_format=kitti: expected one of matrix_per_frame"),
         ({"pose_rows": "time"}, "data.pose_rows=time: expected one of frame_number, picture_order"),
