@@ -45,7 +45,13 @@ def composed(*overrides):
 
 
 # Layouts that are YAML alone bear the name of the reader behind them.
-READERS = {"sevenscenes": "posed_rgbd", "tum": "posed_rgbd", "replica": "posed_rgbd", "open3d": "posed_rgbd"}
+READERS = {
+    "sevenscenes": "posed_rgbd",
+    "tum": "posed_rgbd",
+    "replica": "posed_rgbd",
+    "open3d": "posed_rgbd",
+    "polycam": "posed_rgbd",
+}
 # What an option needs beside itself: a template has to be filled in, and some go with one data set alone.
 NEEDS = {
     ("data", "posed_rgbd"): [

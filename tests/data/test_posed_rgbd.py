@@ -1,5 +1,7 @@
 """Folders told by patterns alone, in ScanNet's own layout."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -84,6 +86,100 @@ def test_depth_in_another_format_is_the_same_depth(scans, suffix):
         dataset_of(scans, depth=pattern).load(SCENE, 0)
     frame = dataset_of(scans, depth=pattern, depth_float_scale=1).load(SCENE, 0)
     np.testing.assert_array_equal(frame.depth_m, plain.depth_m)
+
+
+def test_k_that_counts_from_the_edge(scans):
+    plain, half = dataset_of(scans).load(SCENE, 0), dataset_of(scans, pixel_center=0.5).load(SCENE, 0)
+    for camera in ("color_camera", "depth_camera"):
+        off = getattr(plain, camera).intrinsics - getattr(half, camera).intrinsics
+        np.testing.assert_allclose(off, [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], atol=1e-12)
+    # Taken away before K is resized: a third of the size, a third of it.
+    size = [3 * plain.picture.width, 3 * plain.picture.height]
+    third = dataset_of(
+        scans, pixel_center=0.5, intrinsics_size=size, intrinsics_file=None, intrinsics=[700, 700, 324, 243]
+    )
+    k = third.load(SCENE, 0).color_camera.intrinsics
+    np.testing.assert_allclose(k[:2, 2], [324 / 3 - 0.5, 243 / 3 - 0.5])
+
+
+def test_depth_along_the_ray(scans):
+    plain = dataset_of(scans).load(SCENE, 0)
+    v, u = np.indices(plain.depth_m.shape)
+    rays = np.linalg.inv(plain.depth_camera.intrinsics) @ [u.ravel(), v.ravel(), np.ones(u.size)]
+    length = plain.depth_m * np.linalg.norm(rays, axis=0).reshape(u.shape)
+    np.save(scans / SCENE / "depth" / "0.npy", length.astype(np.float32))
+    changes = {"depth": "{scene}/depth/{frame}.npy", "depth_float_scale": 1, "depth_along": "ray"}
+    np.testing.assert_allclose(dataset_of(scans, **changes).load(SCENE, 0).depth_m, plain.depth_m, rtol=1e-5)
+
+
+def write_polycam(scans, scene):
+    """A JSON file a frame: K, which differs from frame to frame, and the pose; names are padded otherwise."""
+    folder = scans / scene / "cameras"
+    folder.mkdir()
+    expected = {}
+    for frame_id in (0, 20, 40, 60):
+        frame = dataset_of(scans).load(scene, frame_id)
+        k = frame.color_camera.intrinsics + np.diag([frame_id, 0.5 * frame_id, 0])
+        pose = frame.cam_to_world @ np.diag([1, -1, -1, 1])
+        camera = {f"t_{i}{j}": pose[i, j] for i in range(3) for j in range(4)}
+        camera |= {"fx": k[0, 0], "fy": k[1, 1], "cx": k[0, 2], "cy": k[1, 2], "blur_score": 3.5}
+        camera |= {"width": frame.picture.width, "height": frame.picture.height}
+        (folder / f"{frame_id:06d}.json").write_text(json.dumps(camera))
+        expected[frame_id] = k, frame.cam_to_world
+    return expected
+
+
+CAMERAS = {
+    "pose": "{scene}/cameras/{frame}.json", "pose_format": "json_per_frame", "pose_axes": "opengl",
+    "intrinsics_file": "{scene}/cameras/{frame}.json", "depth_intrinsics_file": None,
+}  # fmt: skip
+
+
+def test_a_k_and_a_pose_a_frame_in_json(scans):
+    expected = write_polycam(scans, SCENE)
+    dataset = dataset_of(scans, **CAMERAS)
+    for frame_id in dataset.frame_ids(SCENE):
+        frame, (k, pose) = dataset.load(SCENE, frame_id), expected[frame_id]
+        np.testing.assert_allclose(frame.color_camera.intrinsics, k, atol=1e-12)
+        np.testing.assert_allclose(frame.cam_to_world, pose, atol=1e-12)
+        height, width = frame.depth_m.shape
+        np.testing.assert_array_equal(
+            frame.depth_camera.intrinsics, frame.color_camera.resized(width, height).intrinsics
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "20.json: no such file, a camera-to-world pose was expected: t_00 to t_23, or transform_matrix"),
+        ("", r"000020.json: not JSON, or cut off \(.*; a camera-to-world pose was expected"),
+        ("[1, 2]", "000020.json: is a list and not an object; a camera-to-world pose"),
+        ('{"w": 640, "frames": []}', "000020.json: has no t_00, but w, frames; a camera-to-world pose was expected"),
+        ('{"t_00": "one"}', "000020.json: t_00 is 'one', a number was expected; a camera-to-world pose"),
+        ('{"transform_matrix": [[1, 2], [3]]}', "000020.json: not a matrix of numbers; a camera-to-world pose"),
+        ('{"transform_matrix": [[1, 2]]}', r"000020.json: of shape \(1, 2\), expected 4×4 or 3×4; a camera-to-world"),
+        ('{"transform_matrix": [[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0]]}', "the upper left 3×3 is no rotation"),
+        ('{"transform_matrix": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]}', "000020.json: has no 'fx', expected fx"),
+    ],
+)
+def test_a_damaged_camera_costs_its_frame_alone(scans, content, message):
+    write_polycam(scans, SCENE)
+    path = scans / SCENE / "cameras" / "000020.json"
+    path.unlink() if content is None else path.write_text(content)
+    dataset = dataset_of(scans, **CAMERAS)
+    with pytest.raises(FrameError, match=message):
+        dataset.load(SCENE, 20)
+    assert dataset.load(SCENE, 40).frame_id == 40
+
+
+def test_a_k_that_is_missing_costs_its_frame_alone(scans):
+    write_polycam(scans, SCENE)
+    dataset = dataset_of(scans, intrinsics_file=CAMERAS["intrinsics_file"])
+    (scans / SCENE / "cameras" / "000020.json").unlink()
+    with pytest.raises(
+        FrameError, match=r"cameras/20.json: no such file, a JSON file with fx, fy, cx, cy was expected"
+    ):
+        dataset.load(SCENE, 20)
 
 
 def test_names_are_sorted_as_numbers_and_paddings_may_differ(scans):
@@ -171,7 +267,9 @@ def test_a_scene_may_share_its_name_with_the_frame(tmp_path):
         ({"pose": "{scene}/pose.txt"}, r"data.pose=.*has no \{frame\}"),
         ({"pose_format": "trajectory_log"}, r"data.pose=.*\{frame\} has no meaning here"),
         ({"color": "{scene}/{sequence}/{frame}.jpg"}, r"data.depth=.*has no \{sequence\}"),
-        ({"intrinsics_file": "{scene}/{frame}.txt"}, r"data.intrinsics_file=.*\{frame\} has no meaning here"),
+        ({"intrinsics_file": "{scene}/{sequence}/k.txt"}, r"data.intrinsics_file=.*\{sequence\} has no meaning here"),
+        ({"pixel_center": 1}, "data.pixel_center=1: expected 0, or 0.5 if K counts from the first pixel's edge"),
+        ({"depth_along": "x"}, "data.depth_along=x: expected one of z, ray"),
         ({"intrinsics_file": "../k.txt"}, r"data.intrinsics_file=.*leaves data.root"),
         ({"intrinsics_file": None}, "data.intrinsics=None data.intrinsics_file=None: expected one of the two"),
         ({"intrinsics": [1, 1, 0, 0]}, "expected one of the two, and null for the other"),
