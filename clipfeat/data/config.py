@@ -117,7 +117,10 @@ class DemoConfig(ScanNetConfig):
                 raise ConfigError(f"data.{key}={size}: expected [width,height] of at least 16 pixels each")
 
 
-POSE_FORMATS = ("matrix_per_frame", "json_per_frame", "trajectory_matrices", "trajectory_log", "tum")
+POSE_FORMATS = (
+    "matrix_per_frame", "json_per_frame", "xyzw_per_frame", "wxyz_per_frame", "trajectory_matrices",
+    "trajectory_xyzw", "trajectory_wxyz", "trajectory_log", "tum",
+)  # fmt: skip
 
 
 POSE_DIRECTIONS = ("camera_to_world", "world_to_camera")
@@ -149,8 +152,9 @@ class PosedRgbdConfig(DataConfig):
             the camera itself: some renderers).
         depth_invalid: raw depth values that mean: nothing was measured. Of floats, 0, NaN and inf mean it, too.
         pose: pattern of the poses: with ``{frame}`` for …_per_frame, else of one trajectory file a scene.
-        pose_format: matrix_per_frame (4×4 text), json_per_frame (t_00 … t_23, or
-            transform_matrix), trajectory_matrices (16 or 12 numbers a line), trajectory_log
+        pose_format: matrix_per_frame (4×4 text), json_per_frame (t_00 … t_23, or transform_matrix), xyzw_per_frame
+            (``tx ty tz qx qy qz qw``) or wxyz_per_frame (``tx ty tz qw qx qy qz``); trajectory_matrices (16 or 12
+            numbers a line), trajectory_xyzw or trajectory_wxyz (those seven numbers a line), trajectory_log
             (Open3D, Redwood: ``i i i+1`` and 4×4) or tum (``timestamp tx ty tz qx qy qz qw`` a line).
         pose_direction: camera_to_world or world_to_camera. Has no default: a wrong one ruins everything silently.
         pose_axes: the camera axes of the stored poses, opencv (x right, y down, z forward: ScanNet and most benchmarks)
@@ -243,7 +247,7 @@ class PosedRgbdConfig(DataConfig):
                 check_pattern(f"data.{key}", pattern, required=[*per_scene, "frame"])
             if (pattern := getattr(self, f"{key}_list")) is not None:
                 check_pattern(f"data.{key}_list", pattern, required=per_scene, forbidden=["frame"])
-        if self.pose_format in ("matrix_per_frame", "json_per_frame"):
+        if (self.pose_format or "").endswith("_per_frame"):
             check_pattern("data.pose", self.pose, required=[*per_scene, "frame"])
         else:
             check_pattern("data.pose", self.pose, required=per_scene, forbidden=["frame"])

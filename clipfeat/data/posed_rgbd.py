@@ -9,7 +9,7 @@ scene's id, ``{frame}`` is the frame's number. A new layout is one YAML file. Wh
     depth_float_scale: 1                    # the same where files hold floats, which are refused without it
     depth_invalid: [0, 65535]               # raw values that mean: nothing measured
     pose: "{scene}/pose/{frame}.txt"        # a file a frame, or one trajectory file a scene
-    pose_format: matrix_per_frame           # or json_per_frame, trajectory_matrices, trajectory_log, tum
+    pose_format: matrix_per_frame           # or json_per_frame, xyzw_per_frame, trajectory_log, tum, …
     pose_direction: camera_to_world         # or world_to_camera: nobody guesses this
     pose_axes: opencv                       # or opengl: nor this
     intrinsics: [525, 525, 319.5, 239.5]    # fx, fy, cx, cy; or intrinsics_file
@@ -43,6 +43,8 @@ from clipfeat.data.trajectories import (
     nearest,
     read_log,
     read_matrix_lines,
+    read_quaternion_lines,
+    read_quaternion_pose,
     read_tum_list,
     read_tum_poses,
 )
@@ -53,6 +55,9 @@ from clipfeat.system.patterns import PathPattern
 from clipfeat.types import Camera, Frame, Picture
 
 log = logging.getLogger(__name__)
+
+_QUATERNIONS = {way: order for order in ("xyzw", "wxyz") for way in (f"{order}_per_frame", f"trajectory_{order}")}
+"""Pose formats of a translation and a quaternion, and the order of its numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +135,7 @@ class PosedRgbdDataset:
     def frame_ids(self, scene_id: str) -> list[int]:
         """See ``Dataset``. Poses that can't be these pictures' are told here, before anything runs."""
         frame_ids = list(self._listing_of(scene_id).color)
-        if self.cfg.pose_format in ("trajectory_matrices", "trajectory_log") and frame_ids:
+        if (self.cfg.pose_format or "").startswith("trajectory_") and frame_ids:
             try:
                 self._poses_of(scene_id)
             except PoseRowsError:
@@ -299,7 +304,7 @@ class PosedRgbdDataset:
         listing = self._listing(scene_id)
         path = self._path(cfg.pose or "", values)
         direction = (cfg.pose_direction or "").replace("_", "-")
-        if cfg.pose_format in ("matrix_per_frame", "json_per_frame"):
+        if (cfg.pose_format or "").endswith("_per_frame"):
             files = {number: file for number, (_, file) in self._numbered(cfg.pose or "", values).items()}
 
             def from_file(frame_id: int) -> NDArray[np.float64]:
@@ -307,13 +312,19 @@ class PosedRgbdDataset:
                 file = files.get(frame_id, Path(expected))
                 if cfg.pose_format == "json_per_frame":
                     return check_pose(read_json_pose(file, direction), str(file), direction)
+                if cfg.pose_format in _QUATERNIONS:
+                    pose = read_quaternion_pose(file, _QUATERNIONS[cfg.pose_format], direction)
+                    return check_pose(pose, str(file), direction)
                 return read_pose(file, direction)
 
             return from_file
         if cfg.pose_format == "tum":
             return self._timed_poses(path, listing, direction)
-        read = read_log if cfg.pose_format == "trajectory_log" else read_matrix_lines
-        return self._numbered_poses(path, read(path), scene_id, direction)
+        if cfg.pose_format in _QUATERNIONS:
+            poses = read_quaternion_lines(path, _QUATERNIONS[cfg.pose_format])
+        else:
+            poses = read_log(path) if cfg.pose_format == "trajectory_log" else read_matrix_lines(path)
+        return self._numbered_poses(path, poses, scene_id, direction)
 
     def _numbered_poses(self, path: Path, poses: NumberedPoses, scene_id: str, direction: str) -> _PoseOf:
         cfg, frame_ids = self.cfg, list(self._listing(scene_id).color)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial.transform import Rotation
 from twins import random_pose
 
 from clipfeat.cli.explain import explain
@@ -180,6 +181,73 @@ def test_a_k_that_is_missing_costs_its_frame_alone(scans):
         FrameError, match=r"cameras/20.json: no such file, a JSON file with fx, fy, cx, cy was expected"
     ):
         dataset.load(SCENE, 20)
+
+
+QUATERNIONS = [(f"{order}{ending}", order) for order in ("xyzw", "wxyz") for ending in ("_per_frame", "")]
+
+
+@pytest.mark.parametrize(("name", "order"), QUATERNIONS)
+def test_quaternions_in_either_order(scans, name, order):
+    """Each is read as what it says: the other order gives another pose, which nothing in the numbers tells."""
+    dataset = dataset_of(scans)
+    expected = {number: dataset.load(SCENE, number).cam_to_world for number in dataset.frame_ids(SCENE)}
+    rows = {}
+    for number, pose in expected.items():
+        x, y, z, w = Rotation.from_matrix(pose[:3, :3]).as_quat()
+        numbers = [*pose[:3, 3], *([x, y, z, w] if order == "xyzw" else [w, x, y, z])]
+        rows[number] = " ".join(f"{value:.15g}" for value in numbers)
+        (scans / SCENE / "pose" / f"{number}.txt").write_text(rows[number].replace(" ", "\t") + "\n")
+    (scans / SCENE / "poses.txt").write_text("# tx ty tz q\n" + "\n".join(rows.values()) + "\n")
+    lines = {"pose": "{scene}/poses.txt", "pose_rows": "picture_order"} if name == order else {}
+    style = f"trajectory_{order}" if name == order else name
+    ours = dataset_of(scans, pose_format=style, **lines)
+    for number, pose in expected.items():
+        np.testing.assert_allclose(ours.load(SCENE, number).cam_to_world, pose, atol=1e-9)
+    other = dataset_of(scans, pose_format=style.replace(order, "wxyz" if order == "xyzw" else "xyzw"), **lines)
+    assert np.abs(other.load(SCENE, 20).cam_to_world - expected[20]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1 2 3 0 0 0 0", "pose/20.txt: the quaternion is zero, so tracking was lost in this frame"),
+        ("1 2 3 nan 0 0 1", "pose/20.txt: the quaternion holds inf or NaN, so tracking was lost"),
+        ("1 2 3 0 0 0 2", r"20.txt: the quaternion has length 2, expected 1 \(columns: tx ty tz qw qx qy qz\)"),
+        ("1 0 0 0", "pose/20.txt: 4 values, expected the 'tx ty tz qw qx qy qz' of a camera-to-world pose"),
+        (
+            "1 2 3 0 0 0 one",
+            "pose/20.txt, line 1: could not convert string to float: 'one', a number was expected, a cam",
+        ),
+        ("", "pose/20.txt: is empty, expected 'tx ty tz qw qx qy qz', a camera-to-world pose"),
+        (None, "pose/20.txt: no such file, expected 'tx ty tz qw qx qy qz', a camera-to-world pose"),
+    ],
+)
+def test_a_bad_quaternion_costs_its_frame_alone(scans, content, message):
+    path = scans / SCENE / "pose" / "20.txt"
+    path.unlink() if content is None else path.write_text(content)
+    (scans / SCENE / "pose" / "40.txt").write_text("1 2 3 1 0 0 0")
+    dataset = dataset_of(scans, pose_format="wxyz_per_frame")
+    with pytest.raises(FrameError, match=message):
+        dataset.load(SCENE, 20)
+    np.testing.assert_array_equal(dataset.load(SCENE, 40).cam_to_world[:3], [[1, 0, 0, 1], [0, 1, 0, 2], [0, 0, 1, 3]])
+
+
+def test_a_bad_quaternion_in_a_trajectory(scans):
+    path = scans / SCENE / "poses.txt"
+    rows = ["0 0 0 1 0 0 0", "0 0 0 0 0 0 0", "0 0 0 1 0 0 0", "0 0 0 1 0 0 0"]
+    changes = {"pose": "{scene}/poses.txt", "pose_format": "trajectory_wxyz", "pose_rows": "picture_order"}
+    path.write_text("\n".join(rows))
+    dataset = dataset_of(scans, **changes)
+    assert dataset.load(SCENE, 0)
+    with pytest.raises(FrameError, match="poses.txt, pose 1: the pose holds inf or NaN, so tracking was lost"):
+        dataset.load(SCENE, 20)
+    for row, message in (
+        ("0 0 0 1 1 0 0", r"poses.txt, line 2: the quaternion has length 1.414, expected 1 \(columns: tx ty tz qw"),
+        ("0 0 0 1", "poses.txt, line 2: 4 values, expected 'tx ty tz qw qx qy qz'"),
+    ):
+        path.write_text("\n".join([rows[0], row, *rows[2:]]))
+        with pytest.raises(DataError, match=message):
+            dataset_of(scans, **changes).load(SCENE, 0)
 
 
 def test_names_are_sorted_as_numbers_and_paddings_may_differ(scans):

@@ -22,7 +22,14 @@ CASES = {
     "nerfstudio": ("write_nerfstudio", {}),
     "nerfstudio_per_frame_k": ("write_nerfstudio", {"per_frame": True}),
     "polycam": ("write_polycam", {}),
+    "habitat": ("write_replica", {}),
 }
+HABITAT = [
+    "data.color='{scene}/rgb/{frame}.png'", "data.depth='{scene}/depth/{frame}.npy'", "data.depth_float_scale=1",
+    "data.pose='{scene}/pose/{frame}.txt'", "data.pose_format=xyzw_per_frame", "data.pose_direction=camera_to_world",
+    "data.pose_axes=opengl", "data.intrinsics=[320,320,320,240]", "data.pixel_center=0.5",
+]  # fmt: skip
+"""Walks through Habitat, told by patterns: 90° across 640 pixels, and the middle of the picture is its half."""
 
 
 @pytest.fixture
@@ -41,14 +48,14 @@ def writers(monkeypatch):
 def test_each_point_lies_on_the_room_and_on_its_pixel(name, writers, tmp_path, monkeypatch):
     """All measured pixels: to 1 mm of where their rays meet the room, to 0.01 px of where that is seen."""
     module, options = CASES[name]
-    recording = writers("recording")
-    phone = recording.phone
-    monkeypatch.setattr(recording, "phone", lambda *sizes: phone(*sizes, count=3))
-    writers(module).write(tmp_path, **options)
+    path = writers("room").path
+    monkeypatch.setattr(writers("room"), "path", lambda count=3, *rest: path(3, *rest))
+    getattr(writers(module), "write_habitat" if name == "habitat" else "write")(tmp_path, **options)
     room = writers("room")
     truth = json.loads((tmp_path / "truth.json").read_text())
     colour, depth = (room.Pinhole(*truth[kind]) for kind in ("colour", "depth"))
-    dataset = open_layout(name.split("_per")[0], tmp_path)
+    given = ("posed_rgbd", tmp_path, *HABITAT) if name == "habitat" else (name.split("_per")[0], tmp_path)
+    dataset = open_layout(*given)
     (scene,) = dataset.scenes()
     assert [str(number) for number in dataset.frame_ids(scene)] == sorted(truth["cam_to_room"], key=int)
     for number in dataset.frame_ids(scene):
