@@ -150,3 +150,58 @@ def write_bin(root, folder, scene, frame_id, values):
     path.parent.mkdir(parents=True, exist_ok=True)
     values.tofile(path)
     return path
+
+
+OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+"""From OpenCV's axes of a camera to OpenGL's, and back."""
+
+APPLIED = np.array([[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]])
+"""What nerfstudio turns COLMAP's world by (colmap_utils.py)."""
+
+
+def write_nerfstudio(scans, root, k_of=None, **top):
+    """A transforms.json a scene, whose world is turned by ``APPLIED``.
+
+    Args:
+        scans: the demo scans.
+        root: folder for a folder a scene.
+        k_of: from a frame's place to the factor of its own focal lengths, which it then has; None: one K at the top.
+        top: more keys at the top.
+    """
+    for scene, frames in _frames(scans):
+        for name in ("images", "depth"):
+            (root / scene / name).mkdir(parents=True)
+        listed = []
+        for i, frame in enumerate(frames):
+            name = f"frame_{i + 1:05d}"
+            shutil.copy(scans / scene / "color" / f"{frame.frame_id}.jpg", root / scene / "images" / f"{name}.jpg")
+            _save_depth(root / scene / "depth" / f"{name}.png", frame.depth_m, 1000)
+            pose = np.vstack([APPLIED, [0, 0, 0, 1]]) @ frame.cam_to_world @ OPENGL
+            entry = {"file_path": f"./images/{name}.jpg", "depth_file_path": f"depth/{name}.png"}
+            listed.append(entry | {"transform_matrix": pose.tolist()} | (_nerf_k(frame, k_of(i)) if k_of else {}))
+        head = {"camera_model": "OPENCV", "k1": 0.0, "p1": 0} | ({} if k_of else _nerf_k(frames[0], 1))
+        head |= {"applied_transform": APPLIED.tolist()} | top
+        (root / scene / "transforms.json").write_text(json.dumps(head | {"frames": listed[::-1]}))
+
+
+def _nerf_k(frame, factor):
+    fx, fy, cx, cy = four_numbers(frame)
+    size = {"w": frame.picture.width, "h": frame.picture.height}
+    return {"fl_x": factor * fx, "fl_y": factor * fy, "cx": cx + 0.5, "cy": cy + 0.5} | size
+
+
+def write_polycam(scans, root):
+    """keyframes/ a capture; names are microseconds, each frame's focal lengths its own."""
+    for scene, frames in _frames(scans):
+        folder = root / scene / "keyframes"
+        for name in ("corrected_images", "corrected_cameras", "depth"):
+            (folder / name).mkdir(parents=True)
+        for i, frame in enumerate(frames):
+            name = str(1667344455000000 + 100_003 * i)
+            shutil.copy(scans / scene / "color" / f"{frame.frame_id}.jpg", folder / "corrected_images" / f"{name}.jpg")
+            _save_depth(folder / "depth" / f"{name}.png", frame.depth_m, 1000)
+            pose, (fx, fy, cx, cy) = frame.cam_to_world @ OPENGL, four_numbers(frame)
+            camera = {f"t_{row}{column}": pose[row, column] for row in range(3) for column in range(4)}
+            camera |= {"fx": fx + i, "fy": fy + i, "cx": cx, "cy": cy, "blur_score": 120.5}
+            camera |= {"width": frame.picture.width, "height": frame.picture.height}
+            (folder / "corrected_cameras" / f"{name}.json").write_text(json.dumps(camera))

@@ -117,10 +117,19 @@ class DemoConfig(ScanNetConfig):
                 raise ConfigError(f"data.{key}={size}: expected [width,height] of at least 16 pixels each")
 
 
-POSE_FORMATS = ("matrix_per_frame", "trajectory_matrices", "trajectory_log", "tum")
+POSE_FORMATS = (
+    "matrix_per_frame", "json_per_frame", "xyzw_per_frame", "wxyz_per_frame", "trajectory_matrices",
+    "trajectory_xyzw", "trajectory_wxyz", "trajectory_log", "tum",
+)  # fmt: skip
 
 
 POSE_DIRECTIONS = ("camera_to_world", "world_to_camera")
+
+
+POSE_AXES = ("opencv", "opengl")
+
+
+DEPTH_ALONG = ("z", "ray")
 
 
 POSE_ROWS = ("frame_number", "picture_order")
@@ -139,20 +148,29 @@ class PosedRgbdConfig(DataConfig):
         depth_scale: units of the depth files in a metre, where they hold whole numbers (PNG, PGM, TIFF or NPY).
         depth_float_scale: the same where they hold floats (TIFF or NPY): 1 for metres, 1000 for millimetres. Null:
             nobody said it, and floats are refused.
+        depth_along: what depth measures, z (the distance along the camera's axis: nearly all) or ray (the distance from
+            the camera itself: some renderers).
         depth_invalid: raw depth values that mean: nothing was measured. Of floats, 0, NaN and inf mean it, too.
-        pose: pattern of the poses: with ``{frame}`` for matrix_per_frame, else of one trajectory file a scene.
-        pose_format: matrix_per_frame (4×4 text), trajectory_matrices (16 or 12 numbers a line), trajectory_log
+        pose: pattern of the poses: with ``{frame}`` for …_per_frame, else of one trajectory file a scene.
+        pose_format: matrix_per_frame (4×4 text), json_per_frame (t_00 … t_23, or transform_matrix), xyzw_per_frame
+            (``tx ty tz qx qy qz qw``) or wxyz_per_frame (``tx ty tz qw qx qy qz``); trajectory_matrices (16 or 12
+            numbers a line), trajectory_xyzw or trajectory_wxyz (those seven numbers a line), trajectory_log
             (Open3D, Redwood: ``i i i+1`` and 4×4) or tum (``timestamp tx ty tz qx qy qz qw`` a line).
         pose_direction: camera_to_world or world_to_camera. Has no default: a wrong one ruins everything silently.
+        pose_axes: the camera axes of the stored poses, opencv (x right, y down, z forward: ScanNet and most benchmarks)
+            or opengl (x right, y up, z back: ARKit's apps, Blender, NeRF). Has no default either.
         pose_rows: which pose of a trajectory goes with which picture: frame_number (pose k, from 0, or of that number
             in a log, with the picture of number k) or picture_order (the k-th with the k-th).
         pose_first: number of the picture that a trajectory's first pose is of, for pose_rows=frame_number; the others'
             follow. Null: 0, or what the log says, and refused where that may be off by one.
         max_dt: how many seconds a depth picture or a pose may be away from the colour picture, in lists with times.
         intrinsics: [fx,fy,cx,cy] in pixels. It, or ``intrinsics_file``, must be set.
-        intrinsics_file: pattern of a calibration file: fx fy cx cy, a 3×3 or 4×4 matrix, or JSON.
+        intrinsics_file: pattern of a calibration file: fx fy cx cy, a 3×3 or 4×4 matrix, or JSON; with ``{frame}`` of
+            one a frame.
         intrinsics_size: [width,height] that K belongs to, where the pictures were resized since; null: to the pictures
             as they are stored, or what a JSON file says.
+        pixel_center: where the centre of the first pixel lies by the stored K, 0 (OpenCV, most data sets) or 0.5
+            (COLMAP, nerfstudio: half a pixel is then taken from cx and cy). Depth's own K is the same.
         depth_intrinsics: depth's own K, the same three ways; without one it has colour's, resized.
         depth_intrinsics_file: see depth_intrinsics.
         depth_intrinsics_size: see depth_intrinsics.
@@ -170,16 +188,19 @@ class PosedRgbdConfig(DataConfig):
     depth_list: str | None = path_key(None)
     depth_scale: float = 1000.0
     depth_float_scale: float | None = None
+    depth_along: str = "z"
     depth_invalid: list[int] = field(default_factory=lambda: [0, 65535])
     pose: str | None = path_key(None)
     pose_format: str | None = None
     pose_direction: str | None = None
+    pose_axes: str | None = None
     pose_rows: str = "frame_number"
     pose_first: int | None = None
     max_dt: float = 0.02
     intrinsics: list[float] | None = None
     intrinsics_file: str | None = path_key(None)
     intrinsics_size: list[int] | None = None
+    pixel_center: float = 0.0
     depth_intrinsics: list[float] | None = None
     depth_intrinsics_file: str | None = path_key(None)
     depth_intrinsics_size: list[int] | None = None
@@ -192,7 +213,13 @@ class PosedRgbdConfig(DataConfig):
         one_of("data.pose_camera", self.pose_camera, ("depth", "color"))
         must_say("data.pose_direction", self.pose_direction, POSE_DIRECTIONS)
         must_say("data.pose_format", self.pose_format, POSE_FORMATS)
+        must_say("data.pose_axes", self.pose_axes, POSE_AXES)
         one_of("data.pose_rows", self.pose_rows, POSE_ROWS)
+        one_of("data.depth_along", self.depth_along, DEPTH_ALONG)
+        if self.pixel_center not in (0, 0.5):
+            raise ConfigError(
+                f"data.pixel_center={self.pixel_center:g}: expected 0, or 0.5 if K counts from the first pixel's edge"
+            )
         at_least("data.pose_first", self.pose_first, 0)
         at_least("data.depth_scale", self.depth_scale, 0, above=True)
         at_least("data.depth_float_scale", self.depth_float_scale, 0, above=True)
@@ -220,7 +247,7 @@ class PosedRgbdConfig(DataConfig):
                 check_pattern(f"data.{key}", pattern, required=[*per_scene, "frame"])
             if (pattern := getattr(self, f"{key}_list")) is not None:
                 check_pattern(f"data.{key}_list", pattern, required=per_scene, forbidden=["frame"])
-        if self.pose_format == "matrix_per_frame":
+        if (self.pose_format or "").endswith("_per_frame"):
             check_pattern("data.pose", self.pose, required=[*per_scene, "frame"])
         else:
             check_pattern("data.pose", self.pose, required=per_scene, forbidden=["frame"])
@@ -239,7 +266,9 @@ class PosedRgbdConfig(DataConfig):
             raise ConfigError(
                 "data.depth_intrinsics and data.depth_intrinsics_file are both set: expected one of the two"
             )
-        unknown = [n for n in ("sequence", "frame") if n not in self._scene_placeholders()]
+        # A K a frame goes by the number in the picture's name, which lists with times have not.
+        known = [*self._scene_placeholders(), *([] if self.pose_format == "tum" else ["frame"])]
+        unknown = [n for n in ("sequence", "frame") if n not in known]
         for key in ("intrinsics", "depth_intrinsics"):
             numbers = getattr(self, key)
             if numbers is not None and (len(numbers) != 4 or min(numbers[:2]) <= 0):
@@ -247,6 +276,40 @@ class PosedRgbdConfig(DataConfig):
             if (file := getattr(self, f"{key}_file")) is not None:
                 check_pattern(f"data.{key}_file", file, forbidden=unknown)
             check_size(f"data.{key}_size", getattr(self, f"{key}_size"))
+
+
+@dataclass
+class NerfstudioConfig(DataConfig):
+    """nerfstudio's ``transforms.json`` and what it names: pictures, perhaps depth, K and poses.
+
+    Attributes:
+        root_is_scene: see PosedRgbdConfig.
+        transforms: pattern of the files, with ``{scene}``.
+        depth_scale: units of whole-numbered depth in a metre. Null: as the file says by ``depth_unit_scale_factor``,
+            else 1000, nerfstudio's own default.
+        depth_float_scale: the same of depth in floats (NPY, TIFF): 1 for metres. Null: as the file says, and refused
+            where it doesn't.
+        depth_along: see PosedRgbdConfig.
+        rotate: see ScanNetConfig.
+        undo_applied_transform: takes the file's ``applied_transform`` back, so that points lie in the world that the
+            capture had, COLMAP's for example, and not in that of the file's poses and its ``ply_file_path``.
+    """
+
+    name: str = "nerfstudio"
+    root_is_scene: bool = False
+    transforms: str = path_key("{scene}/transforms.json")
+    depth_scale: float | None = None
+    depth_float_scale: float | None = None
+    depth_along: str = "z"
+    rotate: int | None = None
+    undo_applied_transform: bool = False
+
+    def __post_init__(self) -> None:
+        _check_rotate(self.rotate)
+        check_pattern("data.transforms", self.transforms, required=["scene"], forbidden=["sequence", "frame"])
+        at_least("data.depth_scale", self.depth_scale, 0, above=True)
+        at_least("data.depth_float_scale", self.depth_float_scale, 0, above=True)
+        one_of("data.depth_along", self.depth_along, DEPTH_ALONG)
 
 
 @dataclass
@@ -286,6 +349,7 @@ LAYOUTS: dict[str, tuple[type[DataConfig], str]] = {
     "sens": (SensConfig, "clipfeat.data.sens:open_sens"),
     "demo": (DemoConfig, "clipfeat.data.demo.scans:open_demo"),
     "posed_rgbd": (PosedRgbdConfig, "clipfeat.data.posed_rgbd:PosedRgbdDataset"),
+    "nerfstudio": (NerfstudioConfig, "clipfeat.data.nerfstudio:NerfstudioDataset"),
     "scannet200_mv": (ScanNet200MvConfig, "clipfeat.data.scannet200_mv:open_scannet200_mv"),
 }
 """What ``data.name`` can be: the keys of each layout, and what makes its ``Dataset`` of them, imported when needed."""

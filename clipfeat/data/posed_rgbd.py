@@ -9,8 +9,9 @@ scene's id, ``{frame}`` is the frame's number. A new layout is one YAML file. Wh
     depth_float_scale: 1                    # the same where files hold floats, which are refused without it
     depth_invalid: [0, 65535]               # raw values that mean: nothing measured
     pose: "{scene}/pose/{frame}.txt"        # a file a frame, or one trajectory file a scene
-    pose_format: matrix_per_frame           # or trajectory_matrices, trajectory_log, tum
+    pose_format: matrix_per_frame           # or json_per_frame, xyzw_per_frame, trajectory_log, tum, …
     pose_direction: camera_to_world         # or world_to_camera: nobody guesses this
+    pose_axes: opencv                       # or opengl: nor this
     intrinsics: [525, 525, 319.5, 239.5]    # fx, fy, cx, cy; or intrinsics_file
 
 ``conf/data/{sevenscenes,tum,replica,open3d}.yaml`` are examples, and all there is of these layouts.
@@ -18,7 +19,8 @@ scene's id, ``{frame}`` is the frame's number. A new layout is one YAML file. Wh
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +31,9 @@ from numpy.typing import NDArray
 
 from clipfeat.data.base import check_scene_name, frame_number
 from clipfeat.data.config import PosedRgbdConfig
+from clipfeat.data.conventions import cam_to_world_of, centred_on_integers, z_of_ray_lengths
 from clipfeat.data.images import read_picture
+from clipfeat.data.json_files import read_json_pose
 from clipfeat.data.matrices import Calibration, camera_for, check_pose, pinhole, read_calibration, read_pose
 from clipfeat.data.pose_rows import PoseRowsError, rows_of_pictures
 from clipfeat.data.rasters import read_depth
@@ -39,6 +43,8 @@ from clipfeat.data.trajectories import (
     nearest,
     read_log,
     read_matrix_lines,
+    read_quaternion_lines,
+    read_quaternion_pose,
     read_tum_list,
     read_tum_poses,
 )
@@ -49,6 +55,9 @@ from clipfeat.system.patterns import PathPattern
 from clipfeat.types import Camera, Frame, Picture
 
 log = logging.getLogger(__name__)
+
+_QUATERNIONS = {way: order for order in ("xyzw", "wxyz") for way in (f"{order}_per_frame", f"trajectory_{order}")}
+"""Pose formats of a translation and a quaternion, and the order of its numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +117,7 @@ class PosedRgbdDataset:
         self._listing = lru_cache(maxsize=8)(self._list_frames)
         self._poses = lru_cache(maxsize=8)(self._open_poses)
         self._intrinsics = lru_cache(maxsize=64)(self._read_intrinsics)
+        self._k_files = lru_cache(maxsize=8)(self._list_k_files)
         self._warned: set[str] = set()
         self._told_turned: set[str] = set()
 
@@ -125,7 +135,7 @@ class PosedRgbdDataset:
     def frame_ids(self, scene_id: str) -> list[int]:
         """See ``Dataset``. Poses that can't be these pictures' are told here, before anything runs."""
         frame_ids = list(self._listing_of(scene_id).color)
-        if self.cfg.pose_format in ("trajectory_matrices", "trajectory_log") and frame_ids:
+        if (self.cfg.pose_format or "").startswith("trajectory_") and frame_ids:
             try:
                 self._poses_of(scene_id)
             except PoseRowsError:
@@ -151,9 +161,11 @@ class PosedRgbdDataset:
             cfg = self.cfg
             depth_m = read_depth(listing.depth[frame_id], cfg.depth_scale, cfg.depth_invalid, cfg.depth_float_scale)
         color_size = (picture.width, picture.height)
-        color_camera = self._color_camera(scene_id, color_size)
+        color_camera = self._color_camera(scene_id, frame_id, color_size)
         self._check_turn(scene_id, listing.color[frame_id], picture, color_camera, depth_m)
-        depth_camera = None if depth_m is None else self._depth_camera(scene_id, color_size, depth_m.shape)
+        depth_camera = None if depth_m is None else self._depth_camera(scene_id, frame_id, color_size, depth_m.shape)
+        if depth_m is not None and depth_camera is not None and self.cfg.depth_along == "ray":
+            depth_m = z_of_ray_lengths(depth_m, depth_camera)
         if self._color_from_depth is not None:
             if self.cfg.pose_camera == "depth":
                 cam_to_world = cam_to_world @ np.linalg.inv(self._color_from_depth)
@@ -285,28 +297,34 @@ class PosedRgbdDataset:
 
     def _cam_to_world(self, scene_id: str, frame_id: int) -> NDArray[np.float64]:
         pose = self._poses_of(scene_id)(frame_id)
-        if self.cfg.pose_direction == "camera_to_world":
-            return pose
-        # The full inverse: the rotations of real recordings are orthonormal to 1e-3 only.
-        return np.asarray(np.linalg.inv(pose), dtype=np.float64)
+        return cam_to_world_of(pose, self.cfg.pose_direction or "", self.cfg.pose_axes or "")
 
     def _open_poses(self, scene_id: str) -> _PoseOf:
         cfg, values = self.cfg, self._values(scene_id)
         listing = self._listing(scene_id)
         path = self._path(cfg.pose or "", values)
         direction = (cfg.pose_direction or "").replace("_", "-")
-        if cfg.pose_format == "matrix_per_frame":
+        if (cfg.pose_format or "").endswith("_per_frame"):
             files = {number: file for number, (_, file) in self._numbered(cfg.pose or "", values).items()}
 
             def from_file(frame_id: int) -> NDArray[np.float64]:
                 expected = PathPattern(str(path)).fill({"frame": listing.digits[frame_id]})
-                return read_pose(files.get(frame_id, Path(expected)), direction)
+                file = files.get(frame_id, Path(expected))
+                if cfg.pose_format == "json_per_frame":
+                    return check_pose(read_json_pose(file, direction), str(file), direction)
+                if cfg.pose_format in _QUATERNIONS:
+                    pose = read_quaternion_pose(file, _QUATERNIONS[cfg.pose_format], direction)
+                    return check_pose(pose, str(file), direction)
+                return read_pose(file, direction)
 
             return from_file
         if cfg.pose_format == "tum":
             return self._timed_poses(path, listing, direction)
-        read = read_log if cfg.pose_format == "trajectory_log" else read_matrix_lines
-        return self._numbered_poses(path, read(path), scene_id, direction)
+        if cfg.pose_format in _QUATERNIONS:
+            poses = read_quaternion_lines(path, _QUATERNIONS[cfg.pose_format])
+        else:
+            poses = read_log(path) if cfg.pose_format == "trajectory_log" else read_matrix_lines(path)
+        return self._numbered_poses(path, poses, scene_id, direction)
 
     def _numbered_poses(self, path: Path, poses: NumberedPoses, scene_id: str, direction: str) -> _PoseOf:
         cfg, frame_ids = self.cfg, list(self._listing(scene_id).color)
@@ -346,29 +364,62 @@ class PosedRgbdDataset:
 
     # Cameras
 
-    def _color_camera(self, scene_id: str, size: tuple[int, int]) -> Camera:
-        calibration, where = self._intrinsics(scene_id, "intrinsics")
-        return camera_for(calibration.intrinsics, calibration.size, size, where, "data.intrinsics_size")
+    def _color_camera(self, scene_id: str, frame_id: int, size: tuple[int, int]) -> Camera:
+        with self._own_trouble("intrinsics"):
+            calibration, where = self._calibration(scene_id, frame_id, "intrinsics")
+            return camera_for(calibration.intrinsics, calibration.size, size, where, "data.intrinsics_size")
 
-    def _depth_camera(self, scene_id: str, color_size: tuple[int, int], shape: tuple[int, ...]) -> Camera:
+    def _depth_camera(
+        self, scene_id: str, frame_id: int, color_size: tuple[int, int], shape: tuple[int, ...]
+    ) -> Camera:
         """Without a K of its own, depth has the colour camera's, resized to its pictures."""
         cfg, size = self.cfg, (shape[1], shape[0])
         if cfg.depth_intrinsics is None and cfg.depth_intrinsics_file is None:
-            return self._color_camera(scene_id, color_size).resized(*size)
-        calibration, where = self._intrinsics(scene_id, "depth_intrinsics")
-        return camera_for(calibration.intrinsics, calibration.size, size, where, "data.depth_intrinsics_size")
+            return self._color_camera(scene_id, frame_id, color_size).resized(*size)
+        with self._own_trouble("depth_intrinsics"):
+            calibration, where = self._calibration(scene_id, frame_id, "depth_intrinsics")
+            return camera_for(calibration.intrinsics, calibration.size, size, where, "data.depth_intrinsics_size")
 
-    def _read_intrinsics(self, scene_id: str, key: str) -> tuple[Calibration, str]:
+    @contextmanager
+    def _own_trouble(self, key: str) -> Iterator[None]:
+        """Where each frame has a K of its own, a bad one is that frame's trouble and not the scene's."""
+        try:
+            yield
+        except DataError as error:
+            if not self._is_k_a_frame(key):
+                raise
+            raise FrameError(str(error)) from error
+
+    def _is_k_a_frame(self, key: str) -> bool:
+        return "{frame}" in (getattr(self.cfg, f"{key}_file") or "")
+
+    def _calibration(self, scene_id: str, frame_id: int, key: str) -> tuple[Calibration, str]:
+        return self._intrinsics(scene_id, key, frame_id if self._is_k_a_frame(key) else None)
+
+    def _list_k_files(self, scene_id: str, key: str) -> dict[int, Path]:
+        found = self._numbered(getattr(self.cfg, f"{key}_file"), self._values(scene_id))
+        return {number: path for number, (_, path) in found.items()}
+
+    def _k_file(self, scene_id: str, key: str, frame_id: int | None) -> Path:
+        pattern, values = getattr(self.cfg, f"{key}_file"), self._values(scene_id)
+        if frame_id is None:
+            return self._path(pattern, values)
+        with self._lock:
+            files = self._k_files(scene_id, key)
+        return files.get(frame_id) or self._path(pattern, self.names_of(scene_id, frame_id))
+
+    def _read_intrinsics(self, scene_id: str, key: str, frame_id: int | None) -> tuple[Calibration, str]:
         """The K that the configuration's ``key`` or ``key_file`` gives, and the name of its source."""
-        numbers, file, size = (getattr(self.cfg, key + suffix) for suffix in ("", "_file", "_size"))
+        numbers, size = (getattr(self.cfg, key + suffix) for suffix in ("", "_size"))
         if numbers is not None:
             calibration, where = Calibration(pinhole(*numbers)), f"data.{key}={numbers}"
         else:
-            path = self._path(file, self._values(scene_id))
+            path = self._k_file(scene_id, key, frame_id)
             calibration, where = read_calibration(path, "depth" if key == "depth_intrinsics" else "color"), str(path)
         scale = calibration.depth_scale
         if scale is not None and not math.isclose(scale, self.cfg.depth_scale, rel_tol=1e-6):
             raise DataError(
                 f"{where}: depth scale {scale:g}, but data.depth_scale={self.cfg.depth_scale:g}; which is right?"
             )
-        return Calibration(calibration.intrinsics, tuple(size) if size else calibration.size, scale), where
+        k = centred_on_integers(calibration.intrinsics, self.cfg.pixel_center)
+        return Calibration(k, tuple(size) if size else calibration.size, scale), where

@@ -67,6 +67,7 @@ class ScanNet200MvDataset:
                 pose="2D/{scene}/pose/{frame}.txt",
                 pose_format="matrix_per_frame",
                 pose_direction="camera_to_world",
+                pose_axes="opencv",
                 intrinsics=list(ESAM_INTRINSICS) if esam else None,
                 intrinsics_file=None if esam else intrinsics,
                 intrinsics_size=None if size is None else list(size),

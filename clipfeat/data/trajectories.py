@@ -69,11 +69,18 @@ class TimedFiles:
     names: list[str]
 
 
-def rotation_from_quaternion(xyzw: NDArray[np.float64], where: str) -> NDArray[np.float64]:
+def rotation_from_quaternion(
+    xyzw: NDArray[np.float64], where: str, columns: str = "timestamp tx ty tz qx qy qz qw"
+) -> NDArray[np.float64]:
     """The (3, 3) rotation of a unit quaternion (4,) with its scalar last.
 
     What is off from unit length by the digits of the file is scaled to it.
     Source: Shoemake, Animating Rotation with Quaternion Curves (1985), appendix I.
+
+    Args:
+        xyzw: (4,) scalar last.
+        where: its source, for messages.
+        columns: what was expected there, for messages.
 
     Raises:
         FrameError: If it is not finite, zero, or off from unit length by more than 0.01.
@@ -84,9 +91,7 @@ def rotation_from_quaternion(xyzw: NDArray[np.float64], where: str) -> NDArray[n
     if length == 0:
         raise FrameError(f"{where}: the quaternion is zero, so tracking was lost in this frame")
     if abs(length - 1) > _UNIT_TOLERANCE:
-        raise FrameError(
-            f"{where}: the quaternion has length {length:.4g}, expected 1 (columns: timestamp tx ty tz qx qy qz qw)"
-        )
+        raise FrameError(f"{where}: the quaternion has length {length:.4g}, expected 1 (columns: {columns})")
     x, y, z, w = xyzw / length
     return np.array(
         [
@@ -121,6 +126,68 @@ def read_matrix_lines(path: Path) -> NumberedPoses:
         matrix[: len(words) // 4] = np.reshape(_numbers(path, line, words), (-1, 4))
         matrices.append(matrix)
     return NumberedPoses(list(range(len(matrices))), np.stack(matrices))
+
+
+QUATERNION_COLUMNS = {"xyzw": "tx ty tz qx qy qz qw", "wxyz": "tx ty tz qw qx qy qz"}
+"""The seven numbers of a pose, by the order of its quaternion. Nothing in the numbers tells the two apart."""
+
+
+def read_quaternion_lines(path: Path, order: str) -> NumberedPoses:
+    """Reads a translation in metres and a unit quaternion a line; a quaternion of 0, inf or NaN is a lost track, NaN.
+
+    Args:
+        path: the file.
+        order: of the quaternion's numbers, xyzw or wxyz.
+
+    Raises:
+        DataError: If the file is missing, holds no pose, a line has other columns, or a quaternion is of another length
+            than 1.
+    """
+    columns = QUATERNION_COLUMNS[order]
+    matrices = []
+    for line, words in _lines(path, f"'{columns}' a line"):
+        if len(words) != 7:
+            raise DataError(f"{path}, line {line}: {len(words)} values, expected '{columns}'")
+        numbers = _numbers(path, line, words)
+        length = math.hypot(*numbers[3:])
+        if length == 0 or not math.isfinite(length):
+            matrices.append(np.full((4, 4), np.nan))
+            continue
+        try:
+            matrices.append(_of_seven(numbers, order, f"{path}, line {line}"))
+        except FrameError as error:  # another kind of number, and so are all others of the file
+            raise DataError(str(error)) from error
+    return NumberedPoses(list(range(len(matrices))), np.stack(matrices))
+
+
+def read_quaternion_pose(path: Path, order: str, direction: str) -> NDArray[np.float64]:
+    """Reads a file of one pose, a translation in metres and a unit quaternion, as (4, 4).
+
+    Args:
+        path: the file.
+        order: of the quaternion's numbers, xyzw or wxyz.
+        direction: which way was expected, for messages.
+
+    Raises:
+        FrameError: If the file is missing, has other numbers, or the quaternion is not of unit length.
+    """
+    columns = QUATERNION_COLUMNS[order]
+    try:
+        numbers = [number for line, words in _lines(path, f"'{columns}'") for number in _numbers(path, line, words)]
+    except DataError as error:
+        raise FrameError(f"{error}, a {direction} pose") from error
+    if len(numbers) != 7:
+        raise FrameError(f"{path}: {len(numbers)} values, expected the '{columns}' of a {direction} pose")
+    return _of_seven(numbers, order, str(path))
+
+
+def _of_seven(numbers: list[float], order: str, where: str) -> NDArray[np.float64]:
+    quaternion = np.array(numbers[3:])
+    xyzw = quaternion if order == "xyzw" else np.roll(quaternion, -1)
+    pose = np.eye(4)
+    pose[:3, :3] = rotation_from_quaternion(xyzw, where, QUATERNION_COLUMNS[order])
+    pose[:3, 3] = numbers[:3]
+    return pose
 
 
 def read_log(path: Path) -> NumberedPoses:

@@ -20,6 +20,9 @@ _FREE_KEYS = (
     "tensorboard", "train_scenes_file", "val_scenes_file",
 )  # fmt: skip
 
+_CAME_LATER = {"posed_rgbd": {"pose_axes": "opencv", "pixel_center": 0.0, "depth_along": "z"}}
+"""Keys of a data layout that earlier versions did not have, and what they did: a run of theirs goes on."""
+
 ANOTHER_FOLDER = "Choose another folder, or resume=overwrite to do everything again"
 
 
@@ -84,6 +87,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise OutputError(f"{path}: can't be read ({error}). {ANOTHER_FOLDER}") from error
     if not isinstance(config, dict):
         raise OutputError(f"{path}: holds no configuration. {ANOTHER_FOLDER}")
+    data = config.get("data")
+    if isinstance(data, dict):
+        config["data"] = _CAME_LATER.get(str(data.get("name")), {}) | data
     return config
 
 

@@ -45,12 +45,19 @@ def composed(*overrides):
 
 
 # Layouts that are YAML alone bear the name of the reader behind them.
-READERS = {"sevenscenes": "posed_rgbd", "tum": "posed_rgbd", "replica": "posed_rgbd", "open3d": "posed_rgbd"}
+READERS = {
+    "sevenscenes": "posed_rgbd",
+    "tum": "posed_rgbd",
+    "replica": "posed_rgbd",
+    "open3d": "posed_rgbd",
+    "polycam": "posed_rgbd",
+}
 # What an option needs beside itself: a template has to be filled in, and some go with one data set alone.
 NEEDS = {
     ("data", "posed_rgbd"): [
         "data.color='{scene}/{frame}.jpg'", "data.pose='{scene}/{frame}.txt'", "data.pose_format=matrix_per_frame",
-        "data.pose_direction=camera_to_world", "data.intrinsics=[500,500,320,240]",
+        "data.pose_direction=camera_to_world", "data.pose_axes=opencv",
+        "data.intrinsics=[500,500,320,240]",
     ],
     ("camera", "esam"): ["data=scannet200_mv"],
 }  # fmt: skip

@@ -50,7 +50,7 @@ def test_masks_of_8_bits_with_a_sequence_in_their_path(sequences):
     dataset = PosedRgbdDataset(
         PosedRgbdConfig(
             root=str(sequences), color=f"{names}.color.png", pose=f"{names}.pose.txt", pose_format="matrix_per_frame",
-            pose_direction="camera_to_world", intrinsics=[15, 15, 7.5, 5.5],
+            pose_direction="camera_to_world", pose_axes="opencv", intrinsics=[15, 15, 7.5, 5.5],
         )
     )  # fmt: skip
     pattern = "{scene}/{sequence}/masks/{frame}.png"

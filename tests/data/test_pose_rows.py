@@ -82,7 +82,7 @@ def open_replica(root, **changes):
         PosedRgbdConfig(
             root=str(root), color="{scene}/results/frame{frame}.jpg", depth="{scene}/results/depth{frame}.png",
             depth_scale=6553.5, pose="{scene}/traj.txt", pose_format="trajectory_matrices",
-            pose_direction="camera_to_world", intrinsics_file="cam_params.json", **changes,
+            pose_direction="camera_to_world", pose_axes="opencv", intrinsics_file="cam_params.json", **changes,
         )
     )  # fmt: skip
 

@@ -1,8 +1,11 @@
 """Folders told by patterns alone, in ScanNet's own layout."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial.transform import Rotation
 from twins import random_pose
 
 from clipfeat.cli.explain import explain
@@ -18,6 +21,7 @@ SCANNET = {
     "pose": "{scene}/pose/{frame}.txt",
     "pose_format": "matrix_per_frame",
     "pose_direction": "camera_to_world",
+    "pose_axes": "opencv",
     "intrinsics_file": "{scene}/intrinsic/intrinsic_color.txt",
     "depth_intrinsics_file": "{scene}/intrinsic/intrinsic_depth.txt",
 }
@@ -50,6 +54,15 @@ def test_world_to_camera_is_inverted(scans):
         dataset_of(scans, pose_direction="world_to_camera").load(SCENE, 20)
 
 
+@pytest.mark.parametrize("direction", ["camera_to_world", "world_to_camera"])
+def test_poses_of_opengl_axes_are_turned(scans, direction):
+    expected = dataset_of(scans).load(SCENE, 20).cam_to_world
+    stored = expected @ np.diag([1, -1, -1, 1])
+    np.savetxt(scans / SCENE / "pose" / "20.txt", np.linalg.inv(stored) if "world_to" in direction else stored)
+    frame = dataset_of(scans, pose_direction=direction, pose_axes="opengl").load(SCENE, 20)
+    np.testing.assert_allclose(frame.cam_to_world, expected, atol=1e-12)
+
+
 def test_depth_scale_and_invalid_values(scans):
     plain = dataset_of(scans).load(SCENE, 0).depth_m
     np.testing.assert_allclose(dataset_of(scans, depth_scale=500).load(SCENE, 0).depth_m, 2 * plain, rtol=1e-6)
@@ -74,6 +87,167 @@ def test_depth_in_another_format_is_the_same_depth(scans, suffix):
         dataset_of(scans, depth=pattern).load(SCENE, 0)
     frame = dataset_of(scans, depth=pattern, depth_float_scale=1).load(SCENE, 0)
     np.testing.assert_array_equal(frame.depth_m, plain.depth_m)
+
+
+def test_k_that_counts_from_the_edge(scans):
+    plain, half = dataset_of(scans).load(SCENE, 0), dataset_of(scans, pixel_center=0.5).load(SCENE, 0)
+    for camera in ("color_camera", "depth_camera"):
+        off = getattr(plain, camera).intrinsics - getattr(half, camera).intrinsics
+        np.testing.assert_allclose(off, [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], atol=1e-12)
+    # Taken away before K is resized: a third of the size, a third of it.
+    size = [3 * plain.picture.width, 3 * plain.picture.height]
+    third = dataset_of(
+        scans, pixel_center=0.5, intrinsics_size=size, intrinsics_file=None, intrinsics=[700, 700, 324, 243]
+    )
+    k = third.load(SCENE, 0).color_camera.intrinsics
+    np.testing.assert_allclose(k[:2, 2], [324 / 3 - 0.5, 243 / 3 - 0.5])
+
+
+def test_depth_along_the_ray(scans):
+    plain = dataset_of(scans).load(SCENE, 0)
+    v, u = np.indices(plain.depth_m.shape)
+    rays = np.linalg.inv(plain.depth_camera.intrinsics) @ [u.ravel(), v.ravel(), np.ones(u.size)]
+    length = plain.depth_m * np.linalg.norm(rays, axis=0).reshape(u.shape)
+    np.save(scans / SCENE / "depth" / "0.npy", length.astype(np.float32))
+    changes = {"depth": "{scene}/depth/{frame}.npy", "depth_float_scale": 1, "depth_along": "ray"}
+    np.testing.assert_allclose(dataset_of(scans, **changes).load(SCENE, 0).depth_m, plain.depth_m, rtol=1e-5)
+
+
+def write_polycam(scans, scene):
+    """A JSON file a frame: K, which differs from frame to frame, and the pose; names are padded otherwise."""
+    folder = scans / scene / "cameras"
+    folder.mkdir()
+    expected = {}
+    for frame_id in (0, 20, 40, 60):
+        frame = dataset_of(scans).load(scene, frame_id)
+        k = frame.color_camera.intrinsics + np.diag([frame_id, 0.5 * frame_id, 0])
+        pose = frame.cam_to_world @ np.diag([1, -1, -1, 1])
+        camera = {f"t_{i}{j}": pose[i, j] for i in range(3) for j in range(4)}
+        camera |= {"fx": k[0, 0], "fy": k[1, 1], "cx": k[0, 2], "cy": k[1, 2], "blur_score": 3.5}
+        camera |= {"width": frame.picture.width, "height": frame.picture.height}
+        (folder / f"{frame_id:06d}.json").write_text(json.dumps(camera))
+        expected[frame_id] = k, frame.cam_to_world
+    return expected
+
+
+CAMERAS = {
+    "pose": "{scene}/cameras/{frame}.json", "pose_format": "json_per_frame", "pose_axes": "opengl",
+    "intrinsics_file": "{scene}/cameras/{frame}.json", "depth_intrinsics_file": None,
+}  # fmt: skip
+
+
+def test_a_k_and_a_pose_a_frame_in_json(scans):
+    expected = write_polycam(scans, SCENE)
+    dataset = dataset_of(scans, **CAMERAS)
+    for frame_id in dataset.frame_ids(SCENE):
+        frame, (k, pose) = dataset.load(SCENE, frame_id), expected[frame_id]
+        np.testing.assert_allclose(frame.color_camera.intrinsics, k, atol=1e-12)
+        np.testing.assert_allclose(frame.cam_to_world, pose, atol=1e-12)
+        height, width = frame.depth_m.shape
+        np.testing.assert_array_equal(
+            frame.depth_camera.intrinsics, frame.color_camera.resized(width, height).intrinsics
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "20.json: no such file, a camera-to-world pose was expected: t_00 to t_23, or transform_matrix"),
+        ("", r"000020.json: not JSON, or cut off \(.*; a camera-to-world pose was expected"),
+        ("[1, 2]", "000020.json: is a list and not an object; a camera-to-world pose"),
+        ('{"w": 640, "frames": []}', "000020.json: has no t_00, but w, frames; a camera-to-world pose was expected"),
+        ('{"t_00": "one"}', "000020.json: t_00 is 'one', a number was expected; a camera-to-world pose"),
+        ('{"transform_matrix": [[1, 2], [3]]}', "000020.json: not a matrix of numbers; a camera-to-world pose"),
+        ('{"transform_matrix": [[1, 2]]}', r"000020.json: of shape \(1, 2\), expected 4×4 or 3×4; a camera-to-world"),
+        ('{"transform_matrix": [[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0]]}', "the upper left 3×3 is no rotation"),
+        ('{"transform_matrix": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]}', "000020.json: has no 'fx', expected fx"),
+    ],
+)
+def test_a_damaged_camera_costs_its_frame_alone(scans, content, message):
+    write_polycam(scans, SCENE)
+    path = scans / SCENE / "cameras" / "000020.json"
+    path.unlink() if content is None else path.write_text(content)
+    dataset = dataset_of(scans, **CAMERAS)
+    with pytest.raises(FrameError, match=message):
+        dataset.load(SCENE, 20)
+    assert dataset.load(SCENE, 40).frame_id == 40
+
+
+def test_a_k_that_is_missing_costs_its_frame_alone(scans):
+    write_polycam(scans, SCENE)
+    dataset = dataset_of(scans, intrinsics_file=CAMERAS["intrinsics_file"])
+    (scans / SCENE / "cameras" / "000020.json").unlink()
+    with pytest.raises(
+        FrameError, match=r"cameras/20.json: no such file, a JSON file with fx, fy, cx, cy was expected"
+    ):
+        dataset.load(SCENE, 20)
+
+
+QUATERNIONS = [(f"{order}{ending}", order) for order in ("xyzw", "wxyz") for ending in ("_per_frame", "")]
+
+
+@pytest.mark.parametrize(("name", "order"), QUATERNIONS)
+def test_quaternions_in_either_order(scans, name, order):
+    """Each is read as what it says: the other order gives another pose, which nothing in the numbers tells."""
+    dataset = dataset_of(scans)
+    expected = {number: dataset.load(SCENE, number).cam_to_world for number in dataset.frame_ids(SCENE)}
+    rows = {}
+    for number, pose in expected.items():
+        x, y, z, w = Rotation.from_matrix(pose[:3, :3]).as_quat()
+        numbers = [*pose[:3, 3], *([x, y, z, w] if order == "xyzw" else [w, x, y, z])]
+        rows[number] = " ".join(f"{value:.15g}" for value in numbers)
+        (scans / SCENE / "pose" / f"{number}.txt").write_text(rows[number].replace(" ", "\t") + "\n")
+    (scans / SCENE / "poses.txt").write_text("# tx ty tz q\n" + "\n".join(rows.values()) + "\n")
+    lines = {"pose": "{scene}/poses.txt", "pose_rows": "picture_order"} if name == order else {}
+    style = f"trajectory_{order}" if name == order else name
+    ours = dataset_of(scans, pose_format=style, **lines)
+    for number, pose in expected.items():
+        np.testing.assert_allclose(ours.load(SCENE, number).cam_to_world, pose, atol=1e-9)
+    other = dataset_of(scans, pose_format=style.replace(order, "wxyz" if order == "xyzw" else "xyzw"), **lines)
+    assert np.abs(other.load(SCENE, 20).cam_to_world - expected[20]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1 2 3 0 0 0 0", "pose/20.txt: the quaternion is zero, so tracking was lost in this frame"),
+        ("1 2 3 nan 0 0 1", "pose/20.txt: the quaternion holds inf or NaN, so tracking was lost"),
+        ("1 2 3 0 0 0 2", r"20.txt: the quaternion has length 2, expected 1 \(columns: tx ty tz qw qx qy qz\)"),
+        ("1 0 0 0", "pose/20.txt: 4 values, expected the 'tx ty tz qw qx qy qz' of a camera-to-world pose"),
+        (
+            "1 2 3 0 0 0 one",
+            "pose/20.txt, line 1: could not convert string to float: 'one', a number was expected, a cam",
+        ),
+        ("", "pose/20.txt: is empty, expected 'tx ty tz qw qx qy qz', a camera-to-world pose"),
+        (None, "pose/20.txt: no such file, expected 'tx ty tz qw qx qy qz', a camera-to-world pose"),
+    ],
+)
+def test_a_bad_quaternion_costs_its_frame_alone(scans, content, message):
+    path = scans / SCENE / "pose" / "20.txt"
+    path.unlink() if content is None else path.write_text(content)
+    (scans / SCENE / "pose" / "40.txt").write_text("1 2 3 1 0 0 0")
+    dataset = dataset_of(scans, pose_format="wxyz_per_frame")
+    with pytest.raises(FrameError, match=message):
+        dataset.load(SCENE, 20)
+    np.testing.assert_array_equal(dataset.load(SCENE, 40).cam_to_world[:3], [[1, 0, 0, 1], [0, 1, 0, 2], [0, 0, 1, 3]])
+
+
+def test_a_bad_quaternion_in_a_trajectory(scans):
+    path = scans / SCENE / "poses.txt"
+    rows = ["0 0 0 1 0 0 0", "0 0 0 0 0 0 0", "0 0 0 1 0 0 0", "0 0 0 1 0 0 0"]
+    changes = {"pose": "{scene}/poses.txt", "pose_format": "trajectory_wxyz", "pose_rows": "picture_order"}
+    path.write_text("\n".join(rows))
+    dataset = dataset_of(scans, **changes)
+    assert dataset.load(SCENE, 0)
+    with pytest.raises(FrameError, match="poses.txt, pose 1: the pose holds inf or NaN, so tracking was lost"):
+        dataset.load(SCENE, 20)
+    for row, message in (
+        ("0 0 0 1 1 0 0", r"poses.txt, line 2: the quaternion has length 1.414, expected 1 \(columns: tx ty tz qw"),
+        ("0 0 0 1", "poses.txt, line 2: 4 values, expected 'tx ty tz qw qx qy qz'"),
+    ):
+        path.write_text("\n".join([rows[0], row, *rows[2:]]))
+        with pytest.raises(DataError, match=message):
+            dataset_of(scans, **changes).load(SCENE, 0)
 
 
 def test_names_are_sorted_as_numbers_and_paddings_may_differ(scans):
@@ -141,6 +315,8 @@ def test_a_scene_may_share_its_name_with_the_frame(tmp_path):
     [
         ({"pose_direction": None}, "data.pose_direction is not set and has no default: say camera_to_world or world"),
         ({"pose_direction": "c2w"}, "data.pose_direction=c2w: expected one of camera_to_world, world_to_camera"),
+        ({"pose_axes": None}, "data.pose_axes is not set and has no default: say opencv or opengl"),
+        ({"pose_axes": "gl"}, "data.pose_axes=gl: expected one of opencv, opengl"),
         ({"pose_format": None}, "data.pose_format is not set and has no default: say matrix_per_frame or"),
         ({"pose_format": "kitti"}, "data.pose_format=kitti: expected one of matrix_per_frame"),
         ({"pose_rows": "time"}, "data.pose_rows=time: expected one of frame_number, picture_order"),
@@ -159,7 +335,9 @@ def test_a_scene_may_share_its_name_with_the_frame(tmp_path):
         ({"pose": "{scene}/pose.txt"}, r"data.pose=.*has no \{frame\}"),
         ({"pose_format": "trajectory_log"}, r"data.pose=.*\{frame\} has no meaning here"),
         ({"color": "{scene}/{sequence}/{frame}.jpg"}, r"data.depth=.*has no \{sequence\}"),
-        ({"intrinsics_file": "{scene}/{frame}.txt"}, r"data.intrinsics_file=.*\{frame\} has no meaning here"),
+        ({"intrinsics_file": "{scene}/{sequence}/k.txt"}, r"data.intrinsics_file=.*\{sequence\} has no meaning here"),
+        ({"pixel_center": 1}, "data.pixel_center=1: expected 0, or 0.5 if K counts from the first pixel's edge"),
+        ({"depth_along": "x"}, "data.depth_along=x: expected one of z, ray"),
         ({"intrinsics_file": "../k.txt"}, r"data.intrinsics_file=.*leaves data.root"),
         ({"intrinsics_file": None}, "data.intrinsics=None data.intrinsics_file=None: expected one of the two"),
         ({"intrinsics": [1, 1, 0, 0]}, "expected one of the two, and null for the other"),

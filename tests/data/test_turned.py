@@ -42,7 +42,7 @@ def posed(root, **changes):
         PosedRgbdConfig(
             root=str(root), color="{scene}/color/{frame}.jpg", depth="{scene}/depth/{frame}.png",
             pose="{scene}/pose/{frame}.txt", pose_format="matrix_per_frame", pose_direction="camera_to_world",
-            intrinsics_file="{scene}/intrinsic/intrinsic_color.txt", **changes,
+            pose_axes="opencv", intrinsics_file="{scene}/intrinsic/intrinsic_color.txt", **changes,
         )
     )  # fmt: skip
 

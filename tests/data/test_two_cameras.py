@@ -79,8 +79,9 @@ def test_a_point_of_depth_falls_on_its_own_pixel_of_colour(tmp_path, pose_camera
     frame = PosedRgbdDataset(
         PosedRgbdConfig(
             root=str(tmp_path), color="{scene}/{frame}.jpg", depth="{scene}/{frame}.png", pose="{scene}/{frame}.txt",
-            pose_format="matrix_per_frame", pose_direction="camera_to_world", intrinsics=[263, 263, 159.5, 119.5],
-            depth_intrinsics=[146, 146, 79.5, 59.5], color_from_depth=[-0.025, 0, 0], pose_camera=pose_camera,
+            pose_format="matrix_per_frame", pose_direction="camera_to_world", pose_axes="opencv",
+            intrinsics=[263, 263, 159.5, 119.5], depth_intrinsics=[146, 146, 79.5, 59.5],
+            color_from_depth=[-0.025, 0, 0], pose_camera=pose_camera,
         )
     ).load("s0", 0)  # fmt: skip
     seen = np.array([(100 - 79.5) / 146, (60 - 59.5) / 146, 1]) * 1.5  # in the depth camera

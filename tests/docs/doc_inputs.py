@@ -70,6 +70,11 @@ class Inputs:
         layouts.write_open3d(self.get("scans"), path.with_name("open3d_scenes"))
         path.with_name("open3d_scenes").joinpath(SCENES[0]).rename(path)
 
+    def nerf(self, path: Path) -> None:
+        """Scenes of nerfstudio, one by the documentation's name."""
+        layouts.write_nerfstudio(self.get("scans"), path)
+        (path / SCENES[0]).rename(path / "kitchen")
+
     def mine(self, path: Path) -> None:
         """A layout that no one else has: numbers with leading zeros, a pose a line, K in four numbers."""
         dataset = ScanNetDataset(self.get("scans"))
@@ -140,6 +145,8 @@ MAKERS: dict[str, Callable[[Inputs, Path], None]] = {
     "tum": _layout(layouts.write_tum),
     "replica": _layout(layouts.write_replica),
     "open3d": Inputs.one_open3d,
+    "nerf": Inputs.nerf,
+    "polycam": _layout(layouts.write_polycam),
     "mine": Inputs.mine,
     "run": Inputs.run,
     "fused": Inputs.fused,

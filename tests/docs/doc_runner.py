@@ -27,6 +27,8 @@ FOLDERS = {
     "/data/replica": "replica",
     "/data/open3d": "open3d",
     "/data/mine": "mine",
+    "/data/nerf": "nerf",
+    "/data/polycam": "polycam",
     "/path/to/checkpoint.pt": "checkpoint.pt",
 }
 """Absolute paths of the documentation, and the inputs (``doc_inputs.MAKERS``) that stand in for them."""

@@ -53,6 +53,17 @@ def names(folder):
     return sorted(p.relative_to(folder.path).as_posix() for p in files)
 
 
+def test_a_run_from_before_a_key_goes_on(tmp_path):
+    """Poses of any layout by patterns had OpenCV's axes before there was a word for it."""
+    (tmp_path / "config.yaml").write_text("data: {name: posed_rgbd, root: x}\nseed: 0\n")
+    before, now = read_config(tmp_path), {"name": "posed_rgbd", "root": "x", "pose_axes": "opencv"}
+    assert different_keys(before, {"data": now, "seed": 0}) == []
+    changed = {"data": now | {"pose_axes": "opengl"}, "seed": 0}
+    assert different_keys(before, changed) == ["data.pose_axes: opencv there, opengl now"]
+    (tmp_path / "config.yaml").write_text("data: {name: scannet, root: x}\n")
+    assert read_config(tmp_path) == {"data": {"name": "scannet", "root": "x"}}
+
+
 def test_done_means_that_the_file_is_there(folder):
     folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
     assert folder.done_before(FRAMES, CONFIG) == set()

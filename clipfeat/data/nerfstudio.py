@@ -1,0 +1,202 @@
+"""Scenes of nerfstudio: a ``transforms.json`` and the pictures and depth that it names."""
+
+import logging
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from clipfeat.data.base import check_scene_name, frame_number
+from clipfeat.data.config import NerfstudioConfig
+from clipfeat.data.conventions import cam_to_world_of, centred_on_integers, z_of_ray_lengths
+from clipfeat.data.images import read_picture
+from clipfeat.data.matrices import camera_for, check_pose
+from clipfeat.data.rasters import INVALID_DEPTH, read_depth
+from clipfeat.data.transforms import ListedFrame, Transforms
+from clipfeat.data.turned import check_turn
+from clipfeat.errors import DataError, FrameError
+from clipfeat.system.patterns import PathPattern
+from clipfeat.types import Camera, Frame
+
+log = logging.getLogger(__name__)
+
+_PIXEL_CENTER = 0.5
+"""nerfstudio's rays start at pixel + 0.5 (cameras.py, get_image_coords)."""
+
+_DEPTH_SCALE = 1000.0
+"""nerfstudio's default where nobody says it: depth_unit_scale_factor of 1e-3."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """An open scene.
+
+    Attributes:
+        transforms: its file.
+        frames: by number, ascending.
+        digits: how the picture's name spells the number.
+        to_world: (4, 4) from the world of the file's poses to the one that is asked for.
+    """
+
+    transforms: Transforms
+    frames: dict[int, ListedFrame]
+    digits: dict[int, str]
+    to_world: np.ndarray
+
+
+class NerfstudioDataset:
+    """See the module. A frame's number is the last one in its picture's name.
+
+    Where a name has none, or two pictures share one, frames are numbered by their place, from 0, when sorted by path as
+    text: nerfstudio's own order.
+
+    Args:
+        cfg: the layout; its checks have been made.
+
+    Raises:
+        DataError: If ``root`` is no folder.
+    """
+
+    def __init__(self, cfg: NerfstudioConfig):
+        self.cfg = cfg
+        self.root = Path(cfg.root)
+        self._pattern = PathPattern(cfg.transforms)
+        if not self.root.is_dir():
+            raise DataError(f"data.root={self.root}: no such folder, expected one that holds {cfg.transforms}")
+        self._lock = Lock()
+        # Cached an instance, so that two data sets never share an entry.
+        self._scene = lru_cache(maxsize=8)(self._open_scene)
+        self._told: set[str] = set()
+
+    def scenes(self) -> list[str]:
+        """All folders that hold a file where the pattern says, sorted by name.
+
+        Raises:
+            DataError: If there is none, or a name of theirs is not allowed.
+        """
+        found = self._found(root_is_scene=self.cfg.root_is_scene)
+        if not found:
+            raise DataError(f"data.root={self.root}: holds no {self.cfg.transforms}{self._hint()}")
+        return sorted(check_scene_name(name, str(path)) for name, path in found.items())
+
+    def frame_ids(self, scene_id: str) -> list[int]:
+        """See ``Dataset``. Frames whose picture or pose is missing are among them."""
+        return list(self._scene_of(scene_id).frames)
+
+    def names_of(self, scene_id: str, frame_id: int) -> dict[str, str]:
+        """What the placeholders stand for in a frame's own names."""
+        return {"scene": scene_id, "frame": self._scene_of(scene_id).digits.get(frame_id, str(frame_id))}
+
+    def load(self, scene_id: str, frame_id: int) -> Frame:
+        """See ``Dataset``."""
+        scene = self._scene_of(scene_id)
+        listed, transforms = scene.frames.get(frame_id), scene.transforms
+        if listed is None:
+            raise FrameError(f"{transforms.path}: lists no frame {frame_id}")
+        where, folder = transforms.where(listed), transforms.path.parent
+        pose = check_pose(transforms.pose(listed), f"{where}, transform_matrix")
+        calibration = transforms.calibration(listed)
+        picture = read_picture(folder / listed.color, self.cfg.rotate or 0)
+        k = centred_on_integers(calibration.intrinsics, _PIXEL_CENTER)
+        try:
+            camera = camera_for(k, calibration.size, (picture.width, picture.height), where, None)
+        except DataError as error:  # a frame may have a K of its own
+            raise FrameError(str(error)) from error
+        depth_m, depth_camera = None, None
+        if listed.depth is not None:
+            depth_m, depth_camera = self._depth(folder / listed.depth, transforms, camera)
+        shape = None if depth_m is None else depth_m.shape
+        note = check_turn(
+            str(folder / listed.color), picture, camera.intrinsics, shape, said=self.cfg.rotate, own_depth_k=False
+        )
+        if note is not None:
+            self._tell(scene_id, f"WARNING {note}", logging.WARNING)
+        return Frame(
+            scene_id=scene_id,
+            frame_id=frame_id,
+            picture=picture,
+            depth_m=depth_m,
+            color_camera=camera,
+            depth_camera=depth_camera,
+            cam_to_world=scene.to_world @ cam_to_world_of(pose, "camera_to_world", "opengl"),
+        )
+
+    def _depth(self, path: Path, transforms: Transforms, color: Camera) -> tuple[np.ndarray, Camera]:
+        """Depth in metres along z, and its camera: colour's, resized."""
+        said, told = self.cfg.depth_scale, transforms.depth_scale
+        if said is not None and told is not None and not math.isclose(said, told, rel_tol=1e-6):
+            raise DataError(
+                f"{transforms.path}: depth_unit_scale_factor={1 / told:g}, {told:g} units a metre, but "
+                f"data.depth_scale={said:g}; which is right?"
+            )
+        depth_m = read_depth(path, said or told or _DEPTH_SCALE, INVALID_DEPTH, self.cfg.depth_float_scale or told)
+        camera = color.resized(depth_m.shape[1], depth_m.shape[0])
+        return (z_of_ray_lengths(depth_m, camera) if self.cfg.depth_along == "ray" else depth_m), camera
+
+    def _scene_of(self, scene_id: str) -> _Scene:
+        with self._lock:  # one thread at a time, so that nothing is read, and nothing told, twice
+            return self._scene(scene_id)
+
+    def _open_scene(self, scene_id: str) -> _Scene:
+        check_scene_name(scene_id, "scene")
+        path = self._found(root_is_scene=self.cfg.root_is_scene).get(scene_id)
+        if path is None:
+            raise DataError(f"{self.root}: no such scene {scene_id}, expected {self.cfg.transforms}{self._hint()}")
+        transforms = Transforms(path)
+        digits = _digits_of(transforms)
+        if digits is None:
+            self._tell(
+                scene_id, f"{path}: names don't number the pictures, so frames are counted in the order of names"
+            )
+            order = sorted(transforms.frames, key=lambda frame: str(frame.color))
+            digits = [str(number) for number in range(len(order))]
+        else:
+            order = transforms.frames
+        numbered = sorted((frame_number(text, path), text, frame) for text, frame in zip(digits, order, strict=True))
+        undo = self.cfg.undo_applied_transform
+        return _Scene(
+            transforms=transforms,
+            frames={number: frame for number, _, frame in numbered},
+            digits={number: text for number, text, _ in numbered},
+            to_world=np.linalg.inv(transforms.applied_transform()) if undo else np.eye(4),
+        )
+
+    def _found(self, *, root_is_scene: bool) -> dict[str, Path]:
+        """Scene id to its file."""
+        root, values = self.root, {}
+        if root_is_scene:
+            scene = self.root.resolve() if self.root.name in ("", "..") else self.root.absolute()
+            root, values = scene.parent, {"scene": scene.name}
+        return {found["scene"]: path for found, path in self._pattern.walk(root, values)}
+
+    def _hint(self) -> str:
+        other = not self.cfg.root_is_scene
+        return f"; it is there for data.root_is_scene={str(other).lower()}" if self._found(root_is_scene=other) else ""
+
+    def _tell(self, scene_id: str, message: str, level: int = logging.INFO) -> None:
+        key = f"{scene_id} {level}"
+        if key not in self._told:
+            self._told.add(key)
+            log.log(level, "%s", message)
+
+
+def _digits_of(transforms: Transforms) -> Sequence[str] | None:
+    """The last number in the name of each frame's picture; None where they don't tell the pictures apart.
+
+    Raises:
+        DataError: If a picture is listed twice.
+    """
+    seen: dict[str, ListedFrame] = {}
+    digits: list[str] = []
+    for frame in transforms.frames:
+        if (before := seen.get(str(frame.color))) is not None:
+            both = f"frames[{before.place}] and frames[{frame.place}]"
+            raise DataError(f"{transforms.path}: {both} are both {frame.color}; remove one")
+        seen[str(frame.color)] = frame
+        digits += re.findall(r"[0-9]+", frame.color.stem)[-1:]
+    return digits if len(digits) == len({int(text) for text in digits}) == len(transforms.frames) else None
