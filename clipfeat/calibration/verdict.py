@@ -7,10 +7,10 @@ if it agrees far better than what is given, and as well as right recordings do; 
 are named. What no hypothesis changes can't be told from these frames, and is not guessed: a camera that only turns says
 nothing of the unit of depth, one that stands still nothing at all.
 
-Measured, as the median of |z - depth| / z in %, of two demo rooms, three scans of an office and Open3D's five frames,
-each with its conventions broken in turn: 0.13 to 0.33 under the true hypothesis; as given 2.2 and more, but 1.4 and more
-for depth × 2, and 0.6 and more for focal lengths × 1.1. Open3D's frames move by 2 cm: there 0.49 and more. The table is in
-docs/check.md.
+Measured on two demo rooms, three scans of an office and Open3D's five frames, each with its conventions broken in turn,
+as the median of |z - depth| / z: 0.1 to 0.3 % under the true hypothesis; as given 2.2 % and more, but 1.4 % and more
+for depth × 2, and 0.6 % and more for focal lengths × 1.1. In Open3D's frames, which move by 2 cm, it is 0.5 % and more.
+The table is in docs/check.md.
 
 Source of the formulas: the photo-consistency and depth-consistency of registered views, Hartley and Zisserman, Multiple
 View Geometry (2004), chapter 6 (the camera model) and 8.4 (pure rotation leaves the scale of depth open).

@@ -1,6 +1,7 @@
 """Frames whose conventions are broken, one at a time, and what the check has to say of each.
 
-``python tests/calibration/mistakes.py SCANS`` prints the table of docs/check.md for the first scene of a folder of scans.
+``python tests/calibration/mistakes.py DEMO OFFICE`` prints the table of docs/check.md, for the first scenes of two
+folders of scans.
 """
 
 import dataclasses
@@ -36,8 +37,8 @@ class InMemory:
         return self.frames[frame_id]
 
 
-def checked(frames, keys=KEYS):
-    return check_scene(InMemory(frames), "scene", list(frames), SceneMesh("/none/{scene}", False), 6, keys)
+def checked(frames, keys=KEYS, num_pairs=6):
+    return check_scene(InMemory(frames), "scene", list(frames), SceneMesh("/none/{scene}", False), num_pairs, keys)
 
 
 def frames_of(dataset, scene_id):
@@ -53,7 +54,7 @@ def posed(change):
 
 
 def translated(s):
-    return posed(lambda pose: pose * np.array([1, 1, 1, s]))
+    return posed(lambda pose: pose * np.array([[1, 1, 1, s]] * 3 + [[1, 1, 1, 1]]))
 
 
 def along_rays(frame):
@@ -115,20 +116,24 @@ MISTAKES = {
 """How frames are broken, and how the first finding begins."""
 
 
-def rows(frames):
-    """(mistake, error as given and under the best hypothesis in %, colour correlation, findings) of each."""
-    for name, (change, _) in MISTAKES.items():
-        check = checked(change(frames))
-        given, best = check.depth.error, min([check.depth.error, *(f.error for f in check.depth.findings)])
-        color = "–" if check.color is None else f"{check.color.correlation:.2f}"
-        yield name, f"{given:.2%}", f"{best:.2%}", color, "; ".join(check.findings) or "ok"
+def row(name, frames):
+    """(error as given and the least under a hypothesis, colour's correlation, what the check says) of one mistake."""
+    check = checked(MISTAKES[name][0](frames))
+    errors = [check.depth.error, *(finding.error for finding in check.depth.findings)]
+    given, least = (f"{100 * error:.2g}" if np.isfinite(error) else "never meet" for error in (errors[0], min(errors)))
+    seen = f"{given} → {least}" if check.color is None else f"{given}, colour {check.color.correlation:.2f}"
+    return seen, "; ".join(check.findings) or "ok"
 
 
-def table(frames):
-    lines = ["| mistake | as given | best | colour | what the check says |", "|---|---|---|---|---|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows(frames))])
+def table(demo, office):
+    """The table of docs/check.md; its last column is what the check says of the office."""
+    lines = ["| mistake | demo | office | what the check says |", "|---|---|---|---|"]
+    for name in MISTAKES:
+        (in_demo, _), (in_office, says) = row(name, demo), row(name, office)
+        lines.append(f"| {name} | {in_demo} | {in_office} | {says} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    scans = ScanNetDataset(Path(sys.argv[1]))
-    print(table(frames_of(scans, scans.scenes()[0])))
+    scans = [ScanNetDataset(Path(folder)) for folder in sys.argv[1:3]]
+    sys.stdout.write(table(*(frames_of(dataset, dataset.scenes()[0]) for dataset in scans)) + "\n")

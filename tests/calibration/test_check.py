@@ -60,6 +60,7 @@ def test_a_run_without_it_checks_nothing_and_one_with_it_may_follow(run_cli, dem
     ("pattern", "change", "override", "cause"),
     [
         ("*/pose/*.txt", np.linalg.inv, None, "pose inverted"),
+        ("*/pose/*.txt", lambda pose: pose @ np.diag([1, -1, -1, 1]), None, "OpenGL axes: poses of cameras with y up"),
         (
             "*/intrinsic/intrinsic_depth.txt",
             lambda k: k * [[1.1, 1, 1, 1], [1, 1.1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]],
