@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.calibration.advice import Keys
 from clipfeat.calibration.agreement import FramePair, agreement, make_pair, parallax
-from clipfeat.calibration.hypotheses import invert
+from clipfeat.calibration.hypotheses import Change, invert, with_translation_scaled
 from clipfeat.calibration.registration import ColorAgreement, judge_color
 from clipfeat.calibration.surface_fit import SurfaceReport, judge_surface
 from clipfeat.calibration.verdict import CalibrationReport, judge
@@ -37,6 +38,11 @@ PAIRS_A_SCENE = 6
 
 _ENOUGH_OVERLAP = 0.3
 _ENOUGH_PARALLAX = 0.08
+_PAIRED_UNDER: tuple[Change, ...] = (lambda frame: frame, invert, with_translation_scaled(1e-3))
+"""As given, and what undoes mistakes under which frames that see the same do not meet: these must be paired, too, so
+that the mistake can be seen."""
+_LOADED = 48
+"""Frames kept: 12 of 6 pairs, and the neighbours of these."""
 _GAPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """How many frames away a partner is looked for; 64 are two seconds of a video."""
 
@@ -77,7 +83,9 @@ class SceneCheck:
     skipped: list[str]
 
 
-def check_scenes(dataset: Dataset, frames: Sequence[FrameKey], mesh: SceneMesh, output_dir: Path) -> list[SceneCheck]:
+def check_scenes(
+    dataset: Dataset, frames: Sequence[FrameKey], mesh: SceneMesh, output_dir: Path, keys: Keys
+) -> list[SceneCheck]:
     """Checks scenes spread over those of the run, prints a table of each, and writes ``check.json``.
 
     Args:
@@ -85,6 +93,7 @@ def check_scenes(dataset: Dataset, frames: Sequence[FrameKey], mesh: SceneMesh, 
         frames: of the run.
         mesh: where the meshes are.
         output_dir: where ``check.json`` goes.
+        keys: what ``data.…`` is set to: advice names these.
 
     Raises:
         OutputError: If ``check.json`` can't be written.
@@ -94,7 +103,7 @@ def check_scenes(dataset: Dataset, frames: Sequence[FrameKey], mesh: SceneMesh, 
     checks = []
     for scene_id in chosen:
         of_run = [frame_id for scene, frame_id in frames if scene == scene_id]
-        check = check_scene(dataset, scene_id, of_run, mesh, PAIRS_A_SCENE)
+        check = check_scene(dataset, scene_id, of_run, mesh, PAIRS_A_SCENE, keys)
         log.info("%s", scene_table(check))
         level = logging.WARNING if check.verdict == "warning" else logging.INFO
         for line in check.findings:
@@ -124,7 +133,9 @@ def require_calibration(checks: Sequence[SceneCheck]) -> None:
         raise CannotTellError(f"nothing could be told of the calibration of {len(checks)} scenes{first}")
 
 
-def check_scene(dataset: Dataset, scene_id: str, of_run: Sequence[int], mesh: SceneMesh, num_pairs: int) -> SceneCheck:
+def check_scene(
+    dataset: Dataset, scene_id: str, of_run: Sequence[int], mesh: SceneMesh, num_pairs: int, keys: Keys
+) -> SceneCheck:
     """Checks one scene: depth first, colour and mesh only where depth agrees, for else they say nothing.
 
     Args:
@@ -133,10 +144,11 @@ def check_scene(dataset: Dataset, scene_id: str, of_run: Sequence[int], mesh: Sc
         of_run: the numbers of the frames that the run would use.
         mesh: where its mesh is.
         num_pairs: how many pairs of frames to look at.
+        keys: what ``data.…`` is set to.
     """
     skipped: list[str] = []
 
-    @lru_cache(maxsize=12)
+    @lru_cache(maxsize=_LOADED)
     def load(frame_id: int) -> Frame | None:
         try:
             frame = dataset.load(scene_id, frame_id)
@@ -148,15 +160,22 @@ def check_scene(dataset: Dataset, scene_id: str, of_run: Sequence[int], mesh: Sc
             return None
         return frame
 
-    pairs = choose_pairs(load, dataset.frame_ids(scene_id), of_run, num_pairs)
+    frame_ids = dataset.frame_ids(scene_id)
+    place = {frame_id: i for i, frame_id in enumerate(frame_ids)}
+
+    def neighbour(frame_id: int, offset: int) -> Frame | None:
+        at = place[frame_id] + offset
+        return load(frame_ids[at]) if 0 <= at < len(frame_ids) else None
+
+    pairs = choose_pairs(load, frame_ids, of_run, num_pairs)
     if not pairs:
         why = f"nothing could be checked: no two frames with depth and a pose that see the same{_first(skipped)}"
         return SceneCheck(scene_id, "unknown", [why], None, None, None, skipped)
-    depth = judge(pairs)
+    depth = judge(pairs, keys, neighbour)
     color = surface = None
     unmeshed: list[str] = []
     if depth.verdict != "warning":
-        color = judge_color(pairs)
+        color = judge_color(pairs, keys)
         points = mesh_points(mesh, scene_id, unmeshed)
         surface = None if points is None else judge_surface([pair.a for pair in pairs[:4]], points)
         skipped += unmeshed
@@ -183,7 +202,7 @@ def choose_pairs(
 
     Each starts at a frame of the run; its partner is looked for among all frames of the scene, ever farther away, until
     the cameras are some way apart. Poses that are the wrong way round must be paired too, so that it can be seen that
-    they are: overlap counts under either direction.
+    they are, and so must those in millimetres: overlap counts under ``_PAIRED_UNDER``.
 
     Args:
         load: reads a frame; None if it can't be used.
@@ -218,10 +237,12 @@ def _partner(
         b = load(frame_ids[other]) if 0 <= other < len(frame_ids) else None
         if b is not None:
             pair = make_pair(a, b, 500)
-            if max(agreement([pair])[1], agreement([pair], invert)[1]) < _ENOUGH_OVERLAP:
+            meets = (change for change in _PAIRED_UNDER if agreement([pair], change)[1] >= _ENOUGH_OVERLAP)
+            change = next(meets, None)
+            if change is None:
                 break
             best = b
-            if parallax(a, b) > enough:
+            if parallax(change(a), change(b)) > enough:
                 break
     return best
 

@@ -2,18 +2,21 @@
 
 Points that two frames see are looked up in both colour pictures. If colour is registered to depth, the two agree best
 where the colour camera's K puts them; if the pictures are shifted against the depth, they agree better a few pixels
-beside it, in both pictures alike, and if K is another camera's, at another focal length.
+beside it, in both pictures alike, if K is another camera's, at another focal length, and if they stand on their head,
+where they are turned. Colour of another moment agrees nowhere.
 
 The measure is 1 - r, r being the correlation of the two lists of grey values: blind to exposure and white balance.
 """
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from clipfeat.calibration.advice import Keys, advise
 from clipfeat.calibration.agreement import FramePair, visible_points
 from clipfeat.calibration.hypotheses import candidate_sizes, depth_camera
 from clipfeat.camera.projection import build_uv_index, world_to_cam
@@ -33,7 +36,16 @@ _FEWEST_PAIRS, _MANY_PAIRS = 3, 5
 _FACTOR, _FACTOR_OF_FEW = 1.5, 2.2
 """How much better a hypothesis must be. In pairs of real frames taken at random, all registered, the best shift made it
 1.4 times better at most with six of them, and twice with three; colour moved by 8 pixels gave 1.95 in the median."""
+_FACTOR_OF_TURN = 4.0
+"""Pictures on their head or flipped: 17 to 90 where they are, 2 where frames that hardly move have others' colours."""
 _MOST = 0.75
+_LOW_CORRELATION = 0.7
+"""Below this the pictures are not of what the depth shows, and no hypothesis that stays below it is believed. Right
+ones have 0.93 to 0.997 in the demo's rooms and on four real recordings; those of another moment, upside down or flipped
+-0.18 to 0.19 in the office, 0.23 to 0.64 in the demo's rooms: 1 - r is at most 0.07 against at least 0.36. Only frames
+that hardly move, and so show nearly the same picture, have 0.79 to 0.88 with each other's colours."""
+_ENOUGH_CONTRAST = 12.0
+"""Grey values that points at random are apart, 41 to 64 on those recordings: of bare walls alone, the noise decides."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +92,26 @@ class ColorPair:
 
 Affine = tuple[float, float, float, float]
 """(sx, sy, tx, ty): what moves uv to (sx·u + tx, sy·v + ty)."""
+
+
+class _Hypothesis(NamedTuple):
+    """What may be wrong with colour.
+
+    Attributes:
+        family: as ``advise`` knows it.
+        value: what agrees instead, in words.
+        affine: moves uv to where the colour is then.
+        numbers: for ``advise``.
+        factor: by which it must mend the pairs at least.
+    """
+
+    family: str
+    value: str
+    affine: Affine
+    numbers: tuple[float, ...] = ()
+    factor: float = _FACTOR
+
+
 _AS_GIVEN: Affine = (1.0, 1.0, 0.0, 0.0)
 
 
@@ -118,39 +150,36 @@ def disagreement(pairs: Iterable[ColorPair], affine: Affine = _AS_GIVEN) -> floa
     return float(np.log(np.maximum(1 - correlations(pairs, affine), _BEST)).mean())
 
 
-def judge_color(pairs: Sequence[FramePair]) -> ColorAgreement:
-    """Tries shifts, focal lengths and resolutions of the colour K on pairs whose depth agrees.
+def judge_color(pairs: Sequence[FramePair], keys: Keys | None = None) -> ColorAgreement:
+    """Tries shifts, focal lengths, resolutions and turns of the colour on pairs whose depth agrees.
 
     Args:
         pairs: of one scene. If their depth does not agree, colour says nothing.
+        keys: of the layout, for the advice.
     """
     ready = [c for c in map(color_pair, pairs) if c is not None]
     if not ready:
         return ColorAgreement("unknown", "colour: no points that two frames see", "", -1.0, -1.0, 0.0, 0.0, (0.0, 0.0))
     camera = pairs[0].a.color_camera
     given = correlations(ready)
-    hypotheses = [("shift", *_best_shift(ready, camera)), _best_focal(ready, camera)]
-    hypotheses += _sizes(ready, camera, depth_camera(pairs[0].a))
-    kind, (sx, sy, tx, ty), _ = min(hypotheses, key=lambda h: h[2])
-    best = correlations(ready, (sx, sy, tx, ty))
-    shift = hypotheses[0][1][2:]
+    shift = _best_shift(ready, camera)
+    others = [_best_focal(ready, camera), *_sizes(camera, depth_camera(pairs[0].a)), *_turns(camera)]
+    found = min((shift, *others), key=lambda h: disagreement(ready, h.affine))
+    best = correlations(ready, found.affine)
+    moved = shift.affine[2:]
     gray_a, gray_b = np.concatenate([_grays(pair, _AS_GIVEN) for pair in ready], axis=1)
-    shuffled = np.random.default_rng(0).permutation(gray_b)
+    apart = np.abs(gray_a - np.random.default_rng(0).permutation(gray_b))
     verdict, cause, advice = "ok", "", ""
-    large = kind != "shift" or np.hypot(*shift) > _LEAST_SHIFT * _unit(camera)
+    large = found is not shift or np.hypot(*moved) > _LEAST_SHIFT * _unit(camera)
     if len(ready) < _FEWEST_PAIRS:
         verdict, cause = "unknown", f"colour: {len(ready)} pairs of frames are too few"
-    elif large and _clearly_better(given, best):
+    elif large and _clearly_better(given, best, found.factor) and best.mean() > _LOW_CORRELATION:
+        verdict, cause = "warning", f"{found.family}: {found.value}"
+        advice = advise(found.family, found.numbers, keys or {})
+    elif given.mean() < _LOW_CORRELATION and np.median(apart) > _ENOUGH_CONTRAST:
         verdict = "warning"
-        if kind == "shift":
-            cause = f"unregistered colour: moved by ({tx:+.0f}, {ty:+.0f}) px the pictures agree"
-            advice = "register depth to colour, or look at cx and cy of both cameras' K"
-        elif kind == "focal":
-            cause = f"colour K: focal length: fx and fy × {sx:.3g} agree"
-            advice = "look at the focal lengths of both cameras' K"
-        else:
-            cause = f"colour K of another resolution: as that of {kind} pictures it agrees"
-            advice = f"say so by data.color_intrinsics_size=[{kind.replace('×', ',')}]"
+        cause = f"colour is not of what depth shows: the same points correlate by {given.mean():.2f}, not by 0.9"
+        advice = "look whether colour and depth are of the same moment and frame, and whether colour is turned"
     return ColorAgreement(
         verdict,
         cause,
@@ -158,15 +187,16 @@ def judge_color(pairs: Sequence[FramePair]) -> ColorAgreement:
         round(float(given.mean()), 4),
         round(float(best.mean()), 4),
         round(float(np.median(np.abs(gray_a - gray_b))), 2),
-        round(float(np.median(np.abs(gray_a - shuffled))), 2),
-        (round(shift[0], 1), round(shift[1], 1)),
+        round(float(np.median(apart)), 2),
+        (round(moved[0], 1), round(moved[1], 1)),
     )
 
 
-def _clearly_better(given: NDArray[np.float64], best: NDArray[np.float64]) -> bool:
+def _clearly_better(given: NDArray[np.float64], best: NDArray[np.float64], factor: float) -> bool:
     """Whether a hypothesis mends the pairs by a large factor, and nearly all of them: one alone may do so by chance."""
     gains = np.log(np.maximum(1 - given, _BEST) / np.maximum(1 - best, _BEST))
-    factor = _FACTOR if len(gains) >= _MANY_PAIRS else _FACTOR_OF_FEW
+    if len(gains) < _MANY_PAIRS:
+        factor = max(factor, _FACTOR_OF_FEW)
     return bool(gains.mean() > np.log(factor) and (gains > 0.05).mean() >= _MOST)
 
 
@@ -184,7 +214,7 @@ def _grays(pair: ColorPair, affine: Affine) -> tuple[NDArray[np.float32], NDArra
     return gray_a, gray_b
 
 
-def _best_shift(pairs: Sequence[ColorPair], camera: Camera) -> tuple[Affine, float]:
+def _best_shift(pairs: Sequence[ColorPair], camera: Camera) -> _Hypothesis:
     unit = _unit(camera)
     coarse = np.arange(-_REACH, _REACH + 1, _STEP)
     scores = {(x, y): disagreement(pairs, (1, 1, x * unit, y * unit)) for x in coarse for y in coarse}
@@ -195,21 +225,36 @@ def _best_shift(pairs: Sequence[ColorPair], camera: Camera) -> tuple[Affine, flo
             x, y = x0 + dx, y0 + dy
             scores[x, y] = disagreement(pairs, (1, 1, x * unit, y * unit))
     x, y = min(scores, key=scores.__getitem__)
-    return (1.0, 1.0, float(x * unit), float(y * unit)), scores[x, y]
+    tx, ty = float(x * unit), float(y * unit)
+    value = f"moved by ({tx:+.0f}, {ty:+.0f}) px the pictures agree"
+    return _Hypothesis("unregistered colour", value, (1.0, 1.0, tx, ty), (tx, ty))
 
 
-def _best_focal(pairs: Sequence[ColorPair], camera: Camera) -> tuple[str, Affine, float]:
+def _best_focal(pairs: Sequence[ColorPair], camera: Camera) -> _Hypothesis:
     cx, cy = camera.intrinsics[:2, 2]
     tried: list[Affine] = [(s, s, float((1 - s) * cx), float((1 - s) * cy)) for s in _FOCALS]
     best = min(tried, key=lambda affine: disagreement(pairs, affine))
-    return "focal", best, disagreement(pairs, best)
+    value = f"focal length: fx and fy × {best[0]:.3g} agree"
+    return _Hypothesis("colour K", value, best, (best[0],))
 
 
-def _sizes(pairs: Sequence[ColorPair], camera: Camera, depth: Camera) -> list[tuple[str, Affine, float]]:
-    """What the sizes that the colour K might belong to would make of the agreement."""
+def _sizes(camera: Camera, depth: Camera) -> list[_Hypothesis]:
+    """The sizes that the colour K might belong to."""
     found = []
+    size = camera.width, camera.height
     for width, height in candidate_sizes(camera, depth):
-        (sx, _, tx), (_, sy, ty) = resize_affine((width, height), (camera.width, camera.height)).tolist()
-        affine = (sx, sy, tx, ty)
-        found.append((f"{width}×{height}", affine, disagreement(pairs, affine)))
+        (sx, _, tx), (_, sy, ty) = resize_affine((width, height), size).tolist()
+        value = f"as that of {width}×{height} pictures it agrees"
+        found.append(_Hypothesis("colour K of another resolution", value, (sx, sy, tx, ty), (width, height, *size)))
     return found
+
+
+def _turns(camera: Camera) -> list[_Hypothesis]:
+    """Pictures on their head, or flipped: on their side they have another shape, which the layouts refuse."""
+    right, down = float(camera.width - 1), float(camera.height - 1)
+    turns: tuple[tuple[str, str, Affine], ...] = (
+        ("colour turned", "by 180° the pictures agree", (-1.0, -1.0, right, down)),
+        ("colour flipped", "left for right the pictures agree", (-1.0, 1.0, right, 0.0)),
+        ("colour flipped", "top for bottom the pictures agree", (1.0, -1.0, 0.0, down)),
+    )
+    return [_Hypothesis(*turn, factor=_FACTOR_OF_TURN) for turn in turns]

@@ -60,7 +60,7 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         return summary
     if cfg.check == "yes":
         with stopwatch.stage("check"):
-            check_scenes(job.dataset, plan.frames, _mesh(cfg), folder.path)
+            check_scenes(job.dataset, plan.frames, _mesh(cfg), folder.path, vars(cfg.data))
     with closing(engine):
         card = engine.start(job, plan)
         space = check_space(cfg, plan, folder, job.dataset, job.locate, card)
@@ -111,7 +111,7 @@ def check_only(cfg: ExtractConfig) -> None:
     folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype)  # finds out before the work
     dataset = build_dataset(cfg.data)
     frames = list_frames(cfg, dataset, shard=this_shard(cfg.shard.index, cfg.shard.count))
-    require_calibration(check_scenes(dataset, frames, _mesh(cfg), folder.path))
+    require_calibration(check_scenes(dataset, frames, _mesh(cfg), folder.path, vars(cfg.data)))
 
 
 def _mesh(cfg: ExtractConfig) -> SceneMesh:

@@ -60,14 +60,20 @@ def test_a_run_without_it_checks_nothing_and_one_with_it_may_follow(run_cli, dem
     ("pattern", "change", "override", "cause"),
     [
         ("*/pose/*.txt", np.linalg.inv, None, "pose inverted"),
+        ("*/pose/*.txt", lambda pose: pose @ np.diag([1, -1, -1, 1]), None, "OpenGL axes: poses of cameras with y up"),
         (
             "*/intrinsic/intrinsic_depth.txt",
             lambda k: k * [[1.1, 1, 1, 1], [1, 1.1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]],
             None,
             "focal length: fx and fy × 0.9",
         ),
-        ("none", None, "data.depth_scale=500", "depth scale: depths × 0.5 agree; set data.depth_scale to 2 times"),
-        ("none", None, "data.depth_scale=1", "depth scale: depths × 0.001 agree"),
+        (
+            "none",
+            None,
+            "data.depth_scale=500",
+            "depth scale: depths × 0.5 agree, or pose units: translations × 2 agree; set data.depth_scale=1000, or",
+        ),
+        ("none", None, "data.depth_scale=1", "depth scale: depths × 0.001 agree; set data.depth_scale=1000"),
     ],
 )
 def test_a_mistake_in_the_files_is_named_and_ends_check_only_with_an_error(
@@ -181,12 +187,14 @@ def test_what_scripts_see(verdicts, error):
 def test_at_most_three_scenes_are_looked_at(demo_root, monkeypatch, tmp_path):
     seen = []
 
-    def spy(dataset, scene_id, of_run, mesh, num_pairs):
+    def spy(dataset, scene_id, of_run, mesh, num_pairs, keys):
         seen.append((scene_id, num_pairs))
         return checking.SceneCheck(scene_id, "ok", [], None, None, None, [])
 
     monkeypatch.setattr(checking, "check_scene", spy)
-    checking.check_scenes(None, [(f"s{i}", 0) for i in range(11)], SceneMesh(str(demo_root), sampled=False), tmp_path)
+    checking.check_scenes(
+        None, [(f"s{i}", 0) for i in range(11)], SceneMesh(str(demo_root), sampled=False), tmp_path, {}
+    )
     assert seen == [("s0", 6), ("s5", 6), ("s10", 6)]
 
 
@@ -219,6 +227,7 @@ def test_the_office_is_well(office):
             dataset.frame_ids(scene),
             SceneMesh(f"{office}/{{scene}}/{{scene}}_vh_clean_2.ply", False),
             6,
+            {},
         )
         assert (check.verdict, check.mesh) == ("ok", None), check.findings
         assert len(check.depth.pairs) == 6

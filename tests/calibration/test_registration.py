@@ -30,7 +30,7 @@ def demo(demo_root):
 
 def judged(frames, change=lambda frame: frame):
     changed = [change(frame) for frame in frames]
-    return judge_color([make_pair(a, b, 6000) for a, b in itertools.pairwise(changed)])
+    return judge_color([make_pair(a, b, 6000) for a, b in itertools.pairwise(changed)], {"color_intrinsics_size": None})
 
 
 def rolled(right, down):
@@ -71,13 +71,13 @@ def with_color_k(change):
 def test_a_colour_k_of_another_resolution_is_named(demo):
     report = judged(demo, with_color_k(lambda camera: camera.resized(1296, 968).intrinsics))
     assert report.cause == "colour K of another resolution: as that of 1296×968 pictures it agrees"
-    assert report.advice == "say so by data.color_intrinsics_size=[1296,968]"
+    assert report.advice == "set data.color_intrinsics_size=[1296,968]"
 
 
 def test_the_k_of_the_depth_used_for_colour_is_named(demo):
     depth = demo[0].depth_camera
     report = judged(demo, with_color_k(lambda camera: depth.intrinsics))
-    assert report.advice == f"say so by data.color_intrinsics_size=[{depth.width},{depth.height}]"
+    assert report.advice == f"set data.color_intrinsics_size=[{depth.width},{depth.height}]"
 
 
 def test_a_focal_length_of_colour_is_named(frames):

@@ -29,8 +29,11 @@ def neighbours(frames):
     return [make_pair(a, b, 2000) for a, b in itertools.pairwise(frames)]
 
 
+KEYS = {"depth_scale": 1000.0, "depth_intrinsics_size": None}
+
+
 def judged(frames, change=lambda frame: frame):
-    return judge(neighbours([change(frame) for frame in frames]))
+    return judge(neighbours([change(frame) for frame in frames]), KEYS)
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +90,22 @@ MISTAKES = [
     (invert, "pose inverted", "invert the pose files"),
     (with_focal_scaled(1.1), "focal length: fx and fy × 0.909 agree", "focal lengths of the depth camera's K"),
     (with_focal_scaled(0.9), "focal length: fx and fy × 1.1", "focal lengths of the depth camera's K"),
-    (with_depth_scaled(2.0), "depth scale: depths × 0.5 agree", "set data.depth_scale to 2 times what it is"),
-    (with_depth_scaled(0.5), "depth scale: depths × 2 agree", "set data.depth_scale to 0.5 times what it is"),
-    (with_depth_scaled(0.2), "depth scale: depths × 5 agree", "set data.depth_scale to 0.2 times what it is"),
-    (with_depth_scaled(1000.0), "depth scale: depths × 0.001 agree", "set data.depth_scale to 1e+03 times"),
+    (
+        with_depth_scaled(2.0),
+        "depth scale: depths × 0.5 agree",
+        "set data.depth_scale=2000, or multiply the translations of",
+    ),
+    (
+        with_depth_scaled(0.5),
+        "depth scale: depths × 2 agree",
+        "set data.depth_scale=500, or multiply the translations of",
+    ),
+    (
+        with_depth_scaled(0.2),
+        "depth scale: depths × 5 agree",
+        "set data.depth_scale=200, or multiply the translations of",
+    ),
+    (with_depth_scaled(1000.0), "depth scale: depths × 0.001 agree", "set data.depth_scale=1000000"),
     (of_pictures((1296, 968)), "K of another resolution: K as that of 1296×968", "intrinsics_size=[1296,968]"),
 ]
 
@@ -116,7 +131,7 @@ def test_a_mistake_is_named(demo, mistake, cause, advice):
 def test_a_k_of_half_the_resolution_is_named(demo):
     report = judged(demo, of_pictures((64, 48)))
     assert report.cause == "K of another resolution: K as that of 64×48 pictures agrees"
-    assert report.advice == "say so by data.depth_intrinsics_size=[64,48]"
+    assert report.advice == "set data.depth_intrinsics_size=[64,48]"
 
 
 def test_a_principal_point_far_off_is_named(demo):
