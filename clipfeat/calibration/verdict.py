@@ -26,6 +26,7 @@ from clipfeat.calibration.hypotheses import (  # fmt: skip
     with_focal_scaled,
     with_principal_point_moved,
 )
+from clipfeat.types import Frame
 
 CLEARLY = 1.5
 """A hypothesis must be better than what is given by this factor, not by a hair."""
@@ -191,12 +192,22 @@ def _resolution_findings(pairs: Sequence[FramePair]) -> list[Finding]:
             "K of another resolution",
             f"K as that of {size[0]}×{size[1]} pictures agrees",
             of_size(size),
-            f"say so by data.depth_intrinsics_size=[{size[0]},{size[1]}]",
+            _advice_of_size(pairs[0].a, size),
         )
         for size in candidate_sizes(depth_camera(pairs[0].a), pairs[0].a.color_camera)
     ]
     lowest = min((f.error for f in found), default=0.0)
     return [f for f in found if f.error <= _NEAR_TIE * lowest][:1]
+
+
+def _advice_of_size(frame: Frame, size: tuple[int, int]) -> str:
+    """Which key says it: depth without a K of its own has colour's, whose size is another."""
+    depth, color = depth_camera(frame), frame.color_camera
+    advice = f"say so by data.depth_intrinsics_size=[{size[0]},{size[1]}]"
+    if not np.allclose(depth.intrinsics, color.resized(depth.width, depth.height).intrinsics):
+        return advice
+    width, height = round(size[0] * color.width / depth.width), round(size[1] * color.height / depth.height)
+    return f"{advice}, or where one K is for both by data.intrinsics_size=[{width},{height}]"
 
 
 def _best_factor(pairs: Sequence[FramePair], change: Callable[[float], Change], coarse: Sequence[float]) -> float:

@@ -119,6 +119,18 @@ def test_a_k_of_half_the_resolution_is_named(demo):
     assert report.advice == "say so by data.depth_intrinsics_size=[64,48]"
 
 
+def test_one_k_for_both_cameras_has_a_key_of_its_own(demo):
+    """Depth without a K of its own is seen by colour's; here that of 128×96 pictures, taken for twice the size."""
+
+    def one_k(frame):
+        right = frame.depth_camera
+        color = Camera(right.intrinsics, right.width * 2, right.height * 2)
+        return dataclasses.replace(frame, color_camera=color, depth_camera=color.resized(right.width, right.height))
+
+    advice = "say so by data.depth_intrinsics_size=[64,48], or where one K is for both by data.intrinsics_size=[128,96]"
+    assert judged(demo, one_k).advice == advice
+
+
 def test_a_principal_point_far_off_is_named(demo):
     report = judged(demo, with_principal_point_moved(6.4, 0.0))
     assert report.cause == "principal point: cx -6.4, cy +0 px agrees"
