@@ -27,7 +27,8 @@ class ScanNetDataset:
 
     Poses are camera-to-world.
     Colour and depth may differ in size and then have their own K: ``intrinsic/intrinsic_{color,depth}.txt``, 3×3 or
-    4×4. Depth is already registered to colour, so ScanNet's extrinsics are not applied, nor is ``axisAlignment``.
+    4×4, or ``intrinsics_{color,depth}.txt`` as in ScanNet's 25k set. Depth is already registered to colour, so
+    ScanNet's extrinsics are not applied, nor is ``axisAlignment``.
 
     Args:
         root: folder with one folder a scene.
@@ -143,9 +144,15 @@ class ScanNetDataset:
         path = scene / f"{scene.name}.txt"
         return size_of(read_scene_info(path), kind, path) if path.is_file() else None
 
+    @staticmethod
+    def _intrinsics_file(scene: Path, kind: str) -> Path:
+        """Where the export has it, or else ScanNet's own 25k set: beside the folders."""
+        exported, beside = scene / "intrinsic" / f"intrinsic_{kind}.txt", scene / f"intrinsics_{kind}.txt"
+        return beside if beside.is_file() and not exported.exists() else exported
+
     def _read_intrinsics(self, scene: Path, kind: str) -> NDArray[np.float64]:
         """Of the export; a scene without it may have ScanNet's own file alone, whose K is a little less exact."""
-        path, own = scene / "intrinsic" / f"intrinsic_{kind}.txt", scene / f"{scene.name}.txt"
+        path, own = self._intrinsics_file(scene, kind), scene / f"{scene.name}.txt"
         if not path.exists() and own.is_file():
             k = intrinsics_of(read_scene_info(own), kind, own)
             return read_intrinsics(path) if k is None else k
@@ -157,7 +164,7 @@ class ScanNetDataset:
         # Scenes may have been recorded at other resolutions than most (0704 and 0705): one key can't say both.
         if not (belongs_to(k, k_size) if k_size else is_inside(k, size)):
             k_size = self._own_sizes(scene, kind) or k_size
-        where, key = scene / "intrinsic" / f"intrinsic_{kind}.txt", f"data.{kind}_intrinsics_size"
+        where, key = self._intrinsics_file(scene, kind), f"data.{kind}_intrinsics_size"
         return camera_for(k, k_size, size, str(where), key)
 
 

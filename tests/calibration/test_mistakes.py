@@ -72,12 +72,17 @@ def test_a_broken_convention_is_named_in_a_demo_room(demo, name):
     named(mistakes.checked(mistakes.MISTAKES[name][0](demo)), name)
 
 
-@pytest.mark.parametrize("name", mistakes.MISTAKES)
+def some(names):
+    """Every fourth by default, all of them with -m slow: each takes a real recording seconds."""
+    return [pytest.param(name, marks=pytest.mark.slow if number % 4 else ()) for number, name in enumerate(names)]
+
+
+@pytest.mark.parametrize("name", some(mistakes.MISTAKES))
 def test_a_broken_convention_is_named_in_the_office(office_frames, name):
     named(mistakes.checked(mistakes.MISTAKES[name][0](office_frames), num_pairs=4), name)
 
 
-@pytest.mark.parametrize("name", [name for name in mistakes.MISTAKES if "focal" not in name])
+@pytest.mark.parametrize("name", some(name for name in mistakes.MISTAKES if "focal" not in name))
 def test_a_broken_convention_is_named_where_a_camera_hardly_moves(open3d, name):
     check = mistakes.checked(mistakes.MISTAKES[name][0](open3d), num_pairs=3)
     named(check, "none" if name in UNSEEN else name)

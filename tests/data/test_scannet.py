@@ -44,6 +44,16 @@ def test_resized_pictures_with_the_k_of_the_export(scans):
     np.testing.assert_allclose(frame.color_camera.intrinsics, full.resized(108, 81).intrinsics)
 
 
+def test_k_beside_the_folders_as_in_the_25k_set(scans):
+    scene = scans / "demo0000_00"
+    expected = ScanNetDataset(scans).load("demo0000_00", 0)
+    for kind in ("color", "depth"):
+        (scene / "intrinsic" / f"intrinsic_{kind}.txt").rename(scene / f"intrinsics_{kind}.txt")
+    frame = ScanNetDataset(scans).load("demo0000_00", 0)
+    np.testing.assert_array_equal(frame.color_camera.intrinsics, expected.color_camera.intrinsics)
+    np.testing.assert_array_equal(frame.depth_camera.intrinsics, expected.depth_camera.intrinsics)
+
+
 def test_a_missing_depth_file_makes_a_frame_without_depth_and_a_missing_pose_none(scans):
     (scans / "demo0000_00" / "depth" / "0.png").unlink()
     frame = ScanNetDataset(scans).load("demo0000_00", 0)
