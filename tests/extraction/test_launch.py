@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,7 +82,9 @@ def start(demo_root, tiny_arch, tmp_path, start_warm):
     yield start
     for group in started:
         assert is_gone(group)
-    Path(temporary).rmdir()  # nothing is left in it
+    left = [path.name for path in Path(temporary).iterdir() if not path.name.startswith("torchelastic_")]  # torchrun's
+    shutil.rmtree(temporary)
+    assert left == []
 
 
 def is_gone(group):

@@ -38,7 +38,9 @@ def summary(folder, name="summary.json"):
 SAME = ("frames", "failed", "points", "bytes", "visible_share", "model", "failures", "scenes_left_out")
 
 
-@pytest.mark.parametrize(("count", "output"), [(1, "npz"), (2, "h5_scene"), (4, "npz"), (7, "npz")])
+@pytest.mark.parametrize(
+    ("count", "output"), [(1, "npz"), (2, "h5_scene"), (4, "npz"), pytest.param(7, "npz", marks=pytest.mark.slow)]
+)
 def test_shards_give_the_arrays_and_the_summary_of_one_run(run, uneven_root, tmp_path, count, output):
     plain, _ = run(uneven_root, "plain", f"output={output}")
     for index in reversed(range(count)):
