@@ -25,3 +25,10 @@ def random_pose(rng):
     pose[:3, :3] = q * np.sign(np.linalg.det(q))
     pose[:3, 3] = rng.normal(size=3)
     return pose
+
+
+def ray_lengths(frame):
+    """How far from the camera itself each pixel of a frame's depth is: (h, w) float32."""
+    v, u = np.indices(frame.depth_m.shape)
+    rays = np.linalg.inv(frame.depth_camera.intrinsics) @ [u.ravel(), v.ravel(), np.ones(u.size)]
+    return (frame.depth_m * np.linalg.norm(rays, axis=0).reshape(u.shape)).astype(np.float32)

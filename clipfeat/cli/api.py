@@ -187,10 +187,11 @@ def _texts(overrides: Sequence[str]) -> list[str]:
 def layouts() -> dict[str, DataConfig]:
     """Each layout that needs no key but ``data.root``, as it is by itself."""
     found: dict[str, DataConfig] = {}
-    for path in sorted((config_dir() / "data").glob("*.yaml")):
+    for name in sorted(path.stem for path in (config_dir() / "data").glob("*.yaml")):
+        if name == "demo":  # which would render its rooms
+            continue
         with suppress(ConfigError):  # posed_rgbd is described by its keys
-            found[path.stem] = _configuration("extract", [f"data={path.stem}"], {"data.root": "."}, only="data")
-    found.pop("demo", None)  # which would render its rooms
+            found[name] = _configuration("extract", [f"data={name}"], {"data.root": "."}, only="data")
     return found
 
 

@@ -95,6 +95,14 @@ def check_scene_name(name: str, where: str) -> str:
     return name
 
 
+def start_of_patterns(root: Path, *, root_is_scene: bool) -> tuple[Path, dict[str, str]]:
+    """The folder that patterns are looked for in, and what is known beforehand: {scene}, if ``root`` is one itself."""
+    if not root_is_scene:
+        return root, {}
+    scene = root.resolve() if root.name in ("", "..") else root.absolute()
+    return scene.parent, {"scene": scene.name}
+
+
 def where_scenes_are(root: Path, inner: str) -> str:
     """Of a root that holds no scene, what it is instead: the end of a message.
 

@@ -11,7 +11,7 @@ from threading import Lock
 
 import numpy as np
 
-from clipfeat.data.base import check_scene_name, frame_number
+from clipfeat.data.base import check_scene_name, frame_number, start_of_patterns
 from clipfeat.data.config import NerfstudioConfig
 from clipfeat.data.conventions import cam_to_world_of, centred_on_integers, z_of_ray_lengths
 from clipfeat.data.images import read_picture
@@ -168,10 +168,7 @@ class NerfstudioDataset:
 
     def _found(self, *, root_is_scene: bool) -> dict[str, Path]:
         """Scene id to its file."""
-        root, values = self.root, {}
-        if root_is_scene:
-            scene = self.root.resolve() if self.root.name in ("", "..") else self.root.absolute()
-            root, values = scene.parent, {"scene": scene.name}
+        root, values = start_of_patterns(self.root, root_is_scene=root_is_scene)
         return {found["scene"]: path for found, path in self._pattern.walk(root, values)}
 
     def _hint(self) -> str:

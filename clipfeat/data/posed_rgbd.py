@@ -29,7 +29,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.data.base import check_scene_name, frame_number
+from clipfeat.data.base import check_scene_name, frame_number, start_of_patterns
 from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.conventions import cam_to_world_of, centred_on_integers, z_of_ray_lengths
 from clipfeat.data.images import read_picture
@@ -205,7 +205,7 @@ class PosedRgbdDataset:
 
     def _find_scenes(self, *, root_is_scene: bool) -> dict[str, dict[str, str]]:
         """Scene id to what its placeholders stand for."""
-        root, values = self._start(root_is_scene=root_is_scene)
+        root, values = start_of_patterns(self.root, root_is_scene=root_is_scene)
         pattern = self._frames_pattern
         keys = [name for name in pattern.names() if name != "frame"]
         prefix = pattern.depth_of(keys)
@@ -223,13 +223,6 @@ class PosedRgbdDataset:
             found[scene_id] = scene_values
         return found
 
-    def _start(self, *, root_is_scene: bool) -> tuple[Path, dict[str, str]]:
-        """The folder that patterns are looked for in, and what is known beforehand."""
-        if not root_is_scene:
-            return self.root, {}
-        scene = self.root.resolve() if self.root.name in ("", "..") else self.root.absolute()
-        return scene.parent, {"scene": scene.name}
-
     def _hint(self) -> str:
         other = not self.cfg.root_is_scene
         if self._find_scenes(root_is_scene=other):
@@ -246,7 +239,7 @@ class PosedRgbdDataset:
         return values
 
     def _path(self, pattern: str, values: dict[str, str]) -> Path:
-        return self._start(root_is_scene=self.cfg.root_is_scene)[0] / PathPattern(pattern).fill(values)
+        return start_of_patterns(self.root, root_is_scene=self.cfg.root_is_scene)[0] / PathPattern(pattern).fill(values)
 
     def _list_frames(self, scene_id: str) -> _Listing:
         cfg, values = self.cfg, self._values(scene_id)
@@ -264,7 +257,7 @@ class PosedRgbdDataset:
     def _numbered(self, pattern: str, values: dict[str, str]) -> dict[int, tuple[str, Path]]:
         """Frame number to its digits and its file, ascending by number: "9" comes before "10"."""
         found: dict[int, tuple[str, Path]] = {}
-        root = self._start(root_is_scene=self.cfg.root_is_scene)[0]
+        root = start_of_patterns(self.root, root_is_scene=self.cfg.root_is_scene)[0]
         for frame_values, path in PathPattern(pattern).walk(root, values):
             number = frame_number(frame_values["frame"], path)
             if number in found:

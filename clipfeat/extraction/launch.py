@@ -133,7 +133,7 @@ def _run(count: int, work: Callable[[ExtractConfig], None], cfg: ExtractConfig, 
     watcher.start()
     try:
         with _signals_held_back(), _deaths_told(), TemporaryDirectory(prefix="clipfeat-launch-") as folder:
-            elastic_launch(_launch_config(count, folder), _work)(work, cfg, set_up, errors)
+            elastic_launch(_launch_config(count, folder, context.get_start_method()), _work)(work, cfg, set_up, errors)
     except SignalException:
         if not told:
             raise
@@ -144,7 +144,7 @@ def _run(count: int, work: Callable[[ExtractConfig], None], cfg: ExtractConfig, 
         raise ClipfeatError(told[0])
 
 
-def _launch_config(count: int, folder: str) -> LaunchConfig:
+def _launch_config(count: int, folder: str, method: str) -> LaunchConfig:
     own: dict[str, Any] = {
         "min_nodes": 1,
         "max_nodes": 1,
@@ -154,7 +154,7 @@ def _launch_config(count: int, folder: str) -> LaunchConfig:
         "rdzv_endpoint": "localhost:0",
         "local_addr": "localhost",
         "max_restarts": MAX_RESTARTS,
-        "start_method": start_method(),
+        "start_method": method,
         "logs_specs": DefaultLogsSpecs(log_dir=folder),  # or it leaves a folder of its own behind
         "signals_to_handle": ",".join(number.name for number in _STOPS),  # and not SIGHUP, which nohup ignores
     }

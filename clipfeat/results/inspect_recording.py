@@ -27,7 +27,8 @@ def inspect_recording(folder: Path, layouts: Mapping[str, DataConfig]) -> list[I
     if found:
         return [_told(folder, reading) for reading in found]
     files = ", ".join(f"{count} × {ending}" for ending, count in endings(folder)[:_ENDINGS_SHOWN])
-    looks = f"; it looks like {' or '.join(signs(folder))}" if signs(folder) else ""
+    known = signs(folder)
+    looks = f"; it looks like {' or '.join(known)}" if known else ""
     raise DataError(
         f"{folder}: holds no results of clipfeat, and no recording in a layout that it knows ({', '.join(layouts)}): "
         f"{files or 'it is empty'}{looks}; data=posed_rgbd reads pictures, depth and poses that templates describe, "

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_posed_layouts import open_layout
+from twins import ray_lengths
 
 from clipfeat.data.config import NerfstudioConfig
 from clipfeat.data.nerfstudio import NerfstudioDataset
@@ -126,10 +127,7 @@ def test_depth_of_other_units(root):
 
 def test_depth_in_floats_and_along_the_ray(root):
     frame = open_root(root).load(SCENE, 1)
-    v, u = np.indices(frame.depth_m.shape)
-    rays = np.linalg.inv(frame.depth_camera.intrinsics) @ [u.ravel(), v.ravel(), np.ones(u.size)]
-    length = frame.depth_m * np.linalg.norm(rays, axis=0).reshape(u.shape)
-    np.save(root / SCENE / "depth" / "1.npy", length.astype(np.float32))
+    np.save(root / SCENE / "depth" / "1.npy", ray_lengths(frame))
     edit(root, lambda content: frame_1(content).update(depth_file_path="depth/1.npy"))
     with pytest.raises(FrameError, match="1.npy: depth in floats, whose unit is not said: data.depth_float_scale=1"):
         open_root(root).load(SCENE, 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
-from twins import random_pose
+from twins import random_pose, ray_lengths
 
 from clipfeat.cli.explain import explain
 from clipfeat.data.config import PosedRgbdConfig
@@ -105,10 +105,7 @@ def test_k_that_counts_from_the_edge(scans):
 
 def test_depth_along_the_ray(scans):
     plain = dataset_of(scans).load(SCENE, 0)
-    v, u = np.indices(plain.depth_m.shape)
-    rays = np.linalg.inv(plain.depth_camera.intrinsics) @ [u.ravel(), v.ravel(), np.ones(u.size)]
-    length = plain.depth_m * np.linalg.norm(rays, axis=0).reshape(u.shape)
-    np.save(scans / SCENE / "depth" / "0.npy", length.astype(np.float32))
+    np.save(scans / SCENE / "depth" / "0.npy", ray_lengths(plain))
     changes = {"depth": "{scene}/depth/{frame}.npy", "depth_float_scale": 1, "depth_along": "ray"}
     np.testing.assert_allclose(dataset_of(scans, **changes).load(SCENE, 0).depth_m, plain.depth_m, rtol=1e-5)
 
