@@ -8,7 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,6 @@ from clipfeat.cli.schemas import schemas_lent
 from clipfeat.cli.typed import as_meant
 from clipfeat.config.folder import config_dir
 from clipfeat.config.paths import expand_home, literal
-from clipfeat.data.config import DataConfig
 from clipfeat.errors import ConfigError
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.model.config import ModelConfig
@@ -182,17 +181,6 @@ def _texts(overrides: Sequence[str]) -> list[str]:
         if re.match(r"[+~]*hydra[./=]", override):
             raise ConfigError(f"{override}: is for the command line alone; from Python, call once for each value")
     return list(overrides)
-
-
-def layouts() -> dict[str, DataConfig]:
-    """Each layout that needs no key but ``data.root``, as it is by itself."""
-    found: dict[str, DataConfig] = {}
-    for name in sorted(path.stem for path in (config_dir() / "data").glob("*.yaml")):
-        if name == "demo":  # which would render its rooms
-            continue
-        with suppress(ConfigError):  # posed_rgbd is described by its keys
-            found[name] = _configuration("extract", [f"data={name}"], {"data.root": "."}, only="data")
-    return found
 
 
 def _configuration(name: str, overrides: list[str], values: Mapping[str, Any], *, only: str | None = None) -> Any:

@@ -127,7 +127,7 @@ def inspect_main() -> None:
     parser.add_argument("path", type=Path, help="the folder")
     parser.add_argument("--verify", action="store_true", help="read every file, and list those that are damaged")
     arguments = parser.parse_args()
-    from clipfeat.cli.api import layouts
+    from clipfeat.data.layouts import layouts
     from clipfeat.errors import NoResultsError
     from clipfeat.results.inspect import inspect_folder
     from clipfeat.results.inspect_recording import inspect_recording

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 import yaml
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -25,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from clipfeat.cli.explain import explain, of_launcher
 from clipfeat.cli.flags import FlagError
 from clipfeat.cli.main import EXIT_USAGE, own_version, program
-from clipfeat.cli.schemas import COMMANDS, register_schemas
+from clipfeat.cli.schemas import COMMANDS, register_schemas, store_shared
 from clipfeat.cli.typed import for_hydra
 from clipfeat.config.folder import config_dir
 from clipfeat.config.paths import expand_home
@@ -88,7 +87,7 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
 
     try:
         sys.argv = [sys.argv[0], *for_hydra(sys.argv[1:], config_name)]
-        with _interrupt_kept(), _store_shared(), late_help_accepted():
+        with _interrupt_kept(), store_shared(), late_help_accepted():
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run_task)()
     except KeyboardInterrupt as stop:
         how_far = str(stop) or "what was finished is kept, the same command goes on from there"
@@ -117,16 +116,6 @@ def _interrupt_kept() -> Iterator[None]:
         if cause is None:
             raise
         raise cause from None
-
-
-@contextmanager
-def _store_shared() -> Iterator[None]:
-    """Lets Hydra look its store up where it is: it copies all of it a hundred times for a help, which takes seconds."""
-    ConfigStore.__deepcopy__ = lambda store, _memo: store  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        del ConfigStore.__deepcopy__  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
+from omegaconf import OmegaConf
 
 from clipfeat.cli.config import ComposerConfig
 from clipfeat.data.config import LAYOUTS
@@ -43,29 +45,50 @@ def schemas_of() -> Iterator[tuple[str, type[Any]]]:
     yield from ((group, schema) for group, _, schema in _schemas() if group is not None)
 
 
+@cache
+def _nodes() -> list[ConfigNode]:
+    """All that Hydra is told, made once: it takes longer than to compose. Hydra copies what it takes from its store."""
+    return [
+        ConfigNode(f"{name}.yaml", OmegaConf.structured(schema), group, package=None, provider=None)
+        for group, name, schema in _schemas()
+    ]
+
+
 def register_schemas() -> None:
     """Tells Hydra the schema, so that a misspelt key or a wrong type fails while composing."""
-    store = ConfigStore.instance()
-    for group, name, schema in _schemas():
-        store.store(group=group, name=name, node=schema)
+    repo = ConfigStore.instance().repo
+    for node in _nodes():
+        folder = repo if node.group is None else repo.setdefault(node.group, {})
+        folder[node.name] = node
+
+
+@contextmanager
+def store_shared() -> Iterator[None]:
+    """Lets Hydra look its store up where it is: it copies all of it a hundred times for a help, which takes seconds."""
+    ConfigStore.__deepcopy__ = lambda store, _memo: store  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del ConfigStore.__deepcopy__  # type: ignore[attr-defined]
 
 
 @contextmanager
 def schemas_lent() -> Iterator[None]:
     """Tells Hydra the schema for so long; what a caller has told it under the same names is there again afterwards."""
     repo = ConfigStore.instance().repo
-    places = [(group, f"{name}.yaml") for group, name, _ in _schemas()]
-    before = {group: dict(repo if group is None else repo.get(group, {})) for group, _ in places}
+    groups = {node.group for node in _nodes()}
+    before = {group: dict(repo if group is None else repo.get(group, {})) for group in groups}
     register_schemas()
     try:
-        yield
+        with store_shared():
+            yield
     finally:
-        for group, file in places:
-            folder = repo if group is None else repo[group]
-            if file in before[group]:
-                folder[file] = before[group][file]
+        for node in _nodes():
+            folder = repo if node.group is None else repo[node.group]
+            if node.name in before[node.group]:
+                folder[node.name] = before[node.group][node.name]
             else:
-                del folder[file]
-        for group in before:
+                del folder[node.name]
+        for group in groups:
             if group is not None and not repo[group]:
                 del repo[group]

@@ -8,10 +8,10 @@ from omegaconf import OmegaConf
 
 from clipfeat.cli.commands import extract_main
 from clipfeat.cli.config import ComposerConfig
-from clipfeat.cli.run import _store_shared
-from clipfeat.cli.schemas import register_schemas
+from clipfeat.cli.schemas import schemas_lent
 from clipfeat.config.folder import config_dir
 from clipfeat.data.config import LAYOUTS, DemoConfig, ScanNetConfig
+from clipfeat.data.layouts import layouts
 from clipfeat.errors import ConfigError
 from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ENGINES, ExtractConfig, extract_config
@@ -35,8 +35,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
 def composed_command(command, *overrides):
-    register_schemas()
-    with _store_shared(), initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with schemas_lent(), initialize_config_dir(str(config_dir()), version_base="1.3"):
         return OmegaConf.to_object(compose(command, list(overrides)))
 
 
@@ -76,6 +75,8 @@ def test_every_option_of_every_group_composes_and_is_known_to_its_table(group, o
         node = cfg.model.head if group == "model/head" else getattr(cfg, group)
         assert node.name == READERS.get(option, option)
         assert node.name in tables[group]
+    if group == "data" and option in (known := layouts()):
+        assert dataclasses.replace(known[option], root="x") == cfg.data  # which Hydra did not compose
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -5,8 +5,8 @@ import sys
 import pytest
 from conftest import SHARED
 
-from clipfeat.cli.api import layouts
 from clipfeat.cli.commands import inspect_main
+from clipfeat.data.layouts import layouts
 from clipfeat.data.recognize import SIGNS, readings
 from clipfeat.results.inspect_recording import inspect_recording
 
