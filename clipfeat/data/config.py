@@ -171,9 +171,14 @@ class PosedRgbdConfig(DataConfig):
             as they are stored, or what a JSON file says.
         pixel_center: where the centre of the first pixel lies by the stored K, 0 (OpenCV, most data sets) or 0.5
             (COLMAP, nerfstudio: half a pixel is then taken from cx and cy). Depth's own K is the same.
+        distortion: of the lens that took the pictures as they are: [MODEL, number, …] by a name of COLMAP's and its
+            numbers, such as [OPENCV,k1,k2,p1,p2] (also with k3, or k3 to k6) or [OPENCV_FISHEYE,k1,k2,k3,k4]. Null:
+            pinholes.
         depth_intrinsics: depth's own K, the same three ways; without one it has colour's, resized.
         depth_intrinsics_file: see depth_intrinsics.
         depth_intrinsics_size: see depth_intrinsics.
+        depth_distortion: the same as distortion of depth that has a K of its own, [PINHOLE] for none; must be said
+            where distortion is. Depth without a K of its own is distorted as colour is.
         rotate: see ScanNetConfig.
         color_from_depth: where depth has a camera of its own and is not registered: the transform from its axes to
             colour's, a translation [x,y,z] in metres or the 16 numbers of a 4×4 matrix. Null: depth is registered.
@@ -201,9 +206,11 @@ class PosedRgbdConfig(DataConfig):
     intrinsics_file: str | None = path_key(None)
     intrinsics_size: list[int] | None = None
     pixel_center: float = 0.0
+    distortion: list[Any] | None = None
     depth_intrinsics: list[float] | None = None
     depth_intrinsics_file: str | None = path_key(None)
     depth_intrinsics_size: list[int] | None = None
+    depth_distortion: list[Any] | None = None
     rotate: int | None = None
     color_from_depth: list[Any] | None = None
     pose_camera: str = "depth"
@@ -265,6 +272,17 @@ class PosedRgbdConfig(DataConfig):
         if self.depth_intrinsics is not None and self.depth_intrinsics_file is not None:
             raise ConfigError(
                 "data.depth_intrinsics and data.depth_intrinsics_file are both set: expected one of the two"
+            )
+        own = self.depth_intrinsics is not None or self.depth_intrinsics_file is not None
+        if not own and self.depth_distortion is not None:
+            raise ConfigError(
+                f"data.depth_distortion={self.depth_distortion} is set, but depth has no K of its own: without "
+                f"data.depth_intrinsics or data.depth_intrinsics_file it has colour's, and colour's lens"
+            )
+        if own and self.distortion is not None and self.depth_distortion is None:
+            raise ConfigError(
+                f"data.distortion={self.distortion}, but data.depth_distortion is not set, and depth has a K of its "
+                f"own: say how its pictures are distorted, [PINHOLE] if they aren't"
             )
         # A K a frame goes by the number in the picture's name, which lists with times have not.
         known = [*self._scene_placeholders(), *([] if self.pose_format == "tum" else ["frame"])]

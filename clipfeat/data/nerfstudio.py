@@ -11,6 +11,7 @@ from threading import Lock
 
 import numpy as np
 
+from clipfeat.camera.distortion import without_blind_pixels
 from clipfeat.data.base import check_scene_name, frame_number, start_of_patterns
 from clipfeat.data.config import NerfstudioConfig
 from clipfeat.data.conventions import cam_to_world_of, centred_on_integers, z_of_ray_lengths
@@ -104,7 +105,8 @@ class NerfstudioDataset:
         picture = read_picture(folder / listed.color, self.cfg.rotate or 0)
         k = centred_on_integers(calibration.intrinsics, _PIXEL_CENTER)
         try:
-            camera = camera_for(k, calibration.size, (picture.width, picture.height), where, None)
+            size = (picture.width, picture.height)
+            camera = camera_for(k, calibration.size, size, where, None, calibration.distortion)
         except DataError as error:  # a frame may have a K of its own
             raise FrameError(str(error)) from error
         depth_m, depth_camera = None, None
@@ -136,7 +138,9 @@ class NerfstudioDataset:
             )
         depth_m = read_depth(path, said or told or _DEPTH_SCALE, INVALID_DEPTH, self.cfg.depth_float_scale or told)
         camera = color.resized(depth_m.shape[1], depth_m.shape[0])
-        return (z_of_ray_lengths(depth_m, camera) if self.cfg.depth_along == "ray" else depth_m), camera
+        if self.cfg.depth_along == "ray":
+            depth_m = z_of_ray_lengths(depth_m, camera)
+        return without_blind_pixels(depth_m, camera), camera
 
     def _scene_of(self, scene_id: str) -> _Scene:
         with self._lock:  # one thread at a time, so that nothing is read, and nothing told, twice
