@@ -17,6 +17,8 @@ LENSES: dict[str, tuple[str, ...]] = {
     "SIMPLE_RADIAL_FISHEYE": ("k1",),
     "RADIAL_FISHEYE": ("k1 k2",),
     "OPENCV_FISHEYE": ("k1 k2 k3 k4",),
+    "SIMPLE_FISHEYE": ("",),
+    "FISHEYE": ("",),
     "THIN_PRISM_FISHEYE": ("k1 k2 p1 p2 k3 k4 s1 s2",),
 }
 """Of each model its distortion numbers, in their order; OpenCV's may have fewer. d1 to d3 are OpenCV's k4 to k6."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.data.base import path_below
 from clipfeat.data.json_files import json_object, matrix_of, names_in, number_of
 from clipfeat.data.matrices import DISTORTION_NAMES, Calibration, pinhole
 from clipfeat.errors import DataError, FrameError
@@ -200,23 +201,7 @@ class Transforms:
         where = f"{self.path}, frames[{place}]"
         if not isinstance(entry, dict):
             raise DataError(f"{where}: of type {type(entry).__name__}, expected an object with file_path; {_EXPECTED}")
-        color = _below(entry.get("file_path"), f"{where}: file_path")
+        color = path_below(entry.get("file_path"), f"{where}: file_path")
         if color is None:
             raise DataError(f"{where}: has no file_path, but {names_in(entry)}; {_EXPECTED}")
-        return ListedFrame(place, color, _below(entry.get("depth_file_path"), f"{where}: depth_file_path"), entry)
-
-
-def _below(value: Any, where: str) -> PurePosixPath | None:
-    """A path below the file's folder; None for none.
-
-    Raises:
-        DataError: If it is something else.
-    """
-    if value is None:
-        return None
-    path = PurePosixPath(value) if isinstance(value, str) else None
-    if path is None or not path.parts or "\0" in str(value):
-        raise DataError(f"{where} is {str(value)[:60]!r}, expected a path")
-    if path.is_absolute() or ".." in path.parts or "\\" in str(value):
-        raise DataError(f"{where} '{value}' leaves the folder of the file, which is not allowed")
-    return path
+        return ListedFrame(place, color, path_below(entry.get("depth_file_path"), f"{where}: depth_file_path"), entry)

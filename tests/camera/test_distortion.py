@@ -197,7 +197,7 @@ def test_wrong_models_and_counts_are_named():
         distortion_of("OPENCV", [1, 2, 3])
     with pytest.raises(ValueError, match="1 numbers of distortion for PINHOLE, expected none"):
         distortion_of("PINHOLE", [1])
-    assert {*NUMBERS, "SIMPLE_PINHOLE", "PINHOLE"} == set(LENSES)
+    assert {*NUMBERS, "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_FISHEYE", "FISHEYE"} == set(LENSES)
 
 
 def test_nothing_projects_without_asking_for_the_lens():
