@@ -331,6 +331,45 @@ class NerfstudioConfig(DataConfig):
 
 
 @dataclass
+class ColmapConfig(DataConfig):
+    """COLMAP's sparse model, the pictures that it names, and perhaps depth.
+
+    Attributes:
+        root_is_scene: see PosedRgbdConfig.
+        sparse: pattern of the model's folder, with ``{scene}``. Null: ``{scene}/sparse/0`` or ``{scene}/sparse``.
+        images: pattern of the folder that the names of pictures in the model begin in.
+        depth: pattern of the folder of COLMAP's own depth maps (``<picture>.geometric.bin``), read where there are any;
+            or, with ``{frame}``, of other depth pictures of the same camera. Null: none.
+        depth_scale: units of these pictures in a metre, where they hold whole numbers.
+        depth_float_scale: the same where they hold floats (TIFF or NPY). Null: floats are refused.
+        metres_per_unit: metres in a unit of the model, for its poses, points and own depth maps.
+        sparse_points: frames get the sparse points whose tracks name them, for sampling=frame_points.
+        rotate: see ScanNetConfig.
+    """
+
+    name: str = "colmap"
+    root_is_scene: bool = False
+    sparse: str | None = path_key(None)
+    images: str = path_key("{scene}/images")
+    depth: str | None = path_key("{scene}/stereo/depth_maps")
+    depth_scale: float = 1000.0
+    depth_float_scale: float | None = None
+    metres_per_unit: float = 1.0
+    sparse_points: bool = False
+    rotate: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_rotate(self.rotate)
+        for key in ("sparse", "images", "depth"):
+            if (pattern := getattr(self, key)) is not None:
+                others = ["sequence"] if key == "depth" else ["sequence", "frame"]
+                check_pattern(f"data.{key}", pattern, required=["scene"], forbidden=others)
+        at_least("data.depth_scale", self.depth_scale, 0, above=True)
+        at_least("data.depth_float_scale", self.depth_float_scale, 0, above=True)
+        at_least("data.metres_per_unit", self.metres_per_unit, 0, above=True)
+
+
+@dataclass
 class ScanNet200MvConfig(DataConfig):
     """ESAM's ``scannet200-mv`` tree: ``2D/<scene>/{color,depth,pose}``, ``points/<scene>/<frame>.bin`` and masks.
 
@@ -368,23 +407,10 @@ LAYOUTS: dict[str, tuple[type[DataConfig], str]] = {
     "demo": (DemoConfig, "clipfeat.data.demo.scans:open_demo"),
     "posed_rgbd": (PosedRgbdConfig, "clipfeat.data.posed_rgbd:PosedRgbdDataset"),
     "nerfstudio": (NerfstudioConfig, "clipfeat.data.nerfstudio:NerfstudioDataset"),
+    "colmap": (ColmapConfig, "clipfeat.data.colmap:ColmapDataset"),
     "scannet200_mv": (ScanNet200MvConfig, "clipfeat.data.scannet200_mv:open_scannet200_mv"),
 }
 """What ``data.name`` can be: the keys of each layout, and what makes its ``Dataset`` of them, imported when needed."""
-
-
-LABEL_IDS = ("scannet", "scannet200", "nyu40", "scannet20", "mpcat40")
-"""Whose ids labels can be, beside those of a CSV file; clipfeat/data/label_ids.py knows them."""
-
-
-def check_label_ids(key: str, value: str | None) -> None:
-    """A set of ids that is known, or a CSV file; or None.
-
-    Raises:
-        ConfigError: If it is none of these.
-    """
-    if value is not None and not value.lower().endswith(".csv"):
-        one_of(key, value, (*LABEL_IDS, "a CSV file of id,name"))
 
 
 FRAME_SELECTIONS = ("first", "random", "uniform")
