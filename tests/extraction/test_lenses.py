@@ -36,7 +36,5 @@ def test_points_of_a_distorted_run(demo_root, run_cli, tmp_path):
         write()
     with np.load(files[0][0]) as exported:
         assert exported["distortion"].tolist() == [[0, -0.2, 0.03, 0, 0, 0, 0, 0, 0.002, -0.001, 0, 0]]
-    with pytest.raises(
-        DataError, match="frame_1.*: taken through a lens that distorts, which training on maps doesn"
-    ):
+    with pytest.raises(DataError, match="frame_1.*: taken through a lens that distorts, which training on maps doesn"):
         LabelledFrames(store, [SCENE], with_maps=True)._read((SCENE, 1), None)
