@@ -321,7 +321,7 @@ def test_the_lists_of_points_in_a_picture_are_not_read(tmp_path, count):
         file.truncate()
     before = time.process_time()
     assert len(read_images(path)) == count
-    assert time.process_time() - before < 1e-3 * count
+    assert time.process_time() - before < 0.2 + 1e-4 * count
 
 
 def test_models_that_pycolmap_writes(tmp_path):
