@@ -1,8 +1,7 @@
 """The register: what each command's configuration holds, and what Hydra is told of it."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigNode, ConfigStore
@@ -53,10 +52,14 @@ def _nodes() -> list[ConfigNode]:
     ]
 
 
-@cache
-def _node(schema: Hashable) -> DictConfig:
+_made: dict[type[Any], DictConfig] = {}
+
+
+def _node(schema: type[Any]) -> DictConfig:
     """Made once, which takes longer than to compose; Hydra copies what it takes from its store."""
-    return OmegaConf.structured(schema)
+    if schema not in _made:
+        _made[schema] = OmegaConf.structured(schema)
+    return _made[schema]
 
 
 def register_schemas() -> None:
