@@ -1,4 +1,4 @@
-"""What the packages make of a recording that its data set's people read it with; skipped where they aren't installed."""
+"""What packages make of a recording that people of its data set read it with; skipped where they are missing."""
 
 import numpy as np
 import pytest
