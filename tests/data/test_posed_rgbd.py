@@ -336,11 +336,54 @@ def test_a_scene_may_share_its_name_with_the_frame(tmp_path):
         ({"pixel_center": 1}, "data.pixel_center=1: expected 0, or 0.5 if K counts from the first pixel's edge"),
         ({"depth_along": "x"}, "data.depth_along=x: expected one of z, ray"),
         ({"intrinsics_file": "../k.txt"}, r"data.intrinsics_file=.*leaves data.root"),
-        ({"intrinsics_file": None}, "data.intrinsics=None data.intrinsics_file=None: expected one of the two"),
-        ({"intrinsics": [1, 1, 0, 0]}, "expected one of the two, and null for the other"),
+        ({"intrinsics_file": None}, "data.intrinsics=None data.intrinsics_file=None data.hfov=None: expected one"),
+        ({"intrinsics": [1, 1, 0, 0]}, "expected one of the three, and null for the others"),
         ({"intrinsics": [525, 319.5, 239.5], "intrinsics_file": None}, r"expected \[fx,fy,cx,cy\] in pixels"),
         ({"intrinsics": [0, 525, 1, 1], "intrinsics_file": None}, "focal lengths above 0"),
         ({"intrinsics_size": [640]}, r"data.intrinsics_size=\[640\]: expected \[width,height\]"),
+        (
+            {"color": "{scene}/{stamp}.jpg"},
+            "data.stamp_unit=None data.color=.*expected one of s, ms, us, ns with {stamp}",
+        ),
+        (
+            {"stamp_unit": "s"},
+            "data.stamp_unit=s data.color=.*: expected one of s, ms, us, ns with {stamp} in data.color",
+        ),
+        ({"color": "{scene}/{stamp}.jpg", "stamp_unit": "min"}, "data.stamp_unit=min: expected one of s, ms, us, ns"),
+        ({"color": "{scene}/{stamp}.jpg", "stamp_unit": "s"}, r"data.depth=.*has no \{stamp\}"),
+        ({"depth": "{scene}/depth/{stamp}.png"}, r"data.depth=.*has no \{frame\}"),
+        (
+            {"pose_format": "timed_axis_angle", "pose": "{scene}.traj"},
+            "expected color_list alone for pose_format=tum or",
+        ),
+        (
+            {"confidence": "{scene}/c/{frame}.png"},
+            "data.confidence_min=None .*: expected confidence with confidence_min",
+        ),
+        ({"confidence_min": 1}, "data.confidence=None data.confidence_min=1 .*: expected confidence with"),
+        ({"confidence": "{scene}/c.png", "confidence_min": 1}, r"data.confidence=.*has no \{frame\}"),
+        (
+            {"pose_format": "json_per_scene", "pose": "{scene}.json"},
+            "data.pose_field=None data.pose_format=json_per_scene",
+        ),
+        (
+            {"pose_field": "{frame}/pose"},
+            "data.pose_field=.* data.pose_format=matrix_per_frame: expected a field such as",
+        ),
+        (
+            {"intrinsics_file": None, "intrinsics": [1, 1, 1, 1], "intrinsics_field": "k"},
+            "data.intrinsics_field=k: expec",
+        ),
+        ({"hfov": 90}, "data.hfov=90: expected one of the three, and null for the others"),
+        ({"hfov": 190, "intrinsics_file": None}, "data.hfov=190: expected degrees across the whole picture"),
+        (
+            {"hfov": 90, "intrinsics_file": None, "pixel_center": 0.5},
+            "with data.hfov, which holds for pictures of any size",
+        ),
+        (
+            {"depth_intrinsics_file": None, "depth_intrinsics_size": [640, 480]},
+            r"data.depth_intrinsics_size=\[640, 480\] is set, but depth has no K of its own: colour's is resized to it",
+        ),
         ({"depth_intrinsics": [1, 1, 0, 0]}, "data.depth_intrinsics and data.depth_intrinsics_file are both set"),
     ],
 )
