@@ -252,6 +252,28 @@ class NerfstudioConfig(DataConfig):
 
 
 @dataclass
+class Matterport3DConfig(DataConfig):
+    """Matterport3D's undistorted pictures and depth, and the ``.conf`` of each house.
+
+    Attributes:
+        parameters: pattern of those files, with ``{scene}``; the pictures lie in folders beside theirs.
+        depth_scale: units of the depth files in a metre.
+        intrinsics_size: [width,height] that K belongs to, where the pictures were resized since; null: to the pictures
+            as they are stored.
+    """
+
+    name: str = "matterport3d"
+    parameters: str = path_key("{scene}/undistorted_camera_parameters/{scene}.conf")
+    depth_scale: float = 4000.0
+    intrinsics_size: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        check_pattern("data.parameters", self.parameters, required=["scene"], forbidden=["sequence", "frame", "stamp"])
+        at_least("data.depth_scale", self.depth_scale, 0, above=True)
+        check_size("data.intrinsics_size", self.intrinsics_size)
+
+
+@dataclass
 class ScanNet200MvConfig(DataConfig):
     """ESAM's ``scannet200-mv`` tree: ``2D/<scene>/{color,depth,pose}``, ``points/<scene>/<frame>.bin`` and masks.
 
@@ -289,6 +311,7 @@ LAYOUTS: dict[str, tuple[type[DataConfig], str]] = {
     "demo": (DemoConfig, "clipfeat.data.demo.scans:open_demo"),
     "posed_rgbd": (PosedRgbdConfig, "clipfeat.data.posed_rgbd:PosedRgbdDataset"),
     "nerfstudio": (NerfstudioConfig, "clipfeat.data.nerfstudio:NerfstudioDataset"),
+    "matterport3d": (Matterport3DConfig, "clipfeat.data.matterport:MatterportDataset"),
     "scannet200_mv": (ScanNet200MvConfig, "clipfeat.data.scannet200_mv:open_scannet200_mv"),
 }
 """What ``data.name`` can be: the keys of each layout, and what makes its ``Dataset`` of them, imported when needed."""

@@ -29,6 +29,7 @@ FOLDERS = {
     "/data/mine": "mine",
     "/data/nerf": "nerf",
     "/data/polycam": "polycam",
+    "/data/arkitscenes": "arkitscenes",
     "/path/to/checkpoint.pt": "checkpoint.pt",
 }
 """Absolute paths of the documentation, and the inputs (``doc_inputs.MAKERS``) that stand in for them."""
