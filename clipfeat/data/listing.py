@@ -67,6 +67,11 @@ class Listing:
     depth: dict[int, Path]
     confidence: FrameFiles | None = None
 
+    def placeholders(self, frame_id: int) -> dict[str, str]:
+        """What {frame}, and {stamp} where names are times, stand for in a frame's own names."""
+        name = self.names.get(frame_id, str(frame_id))
+        return {"frame": name, "stamp": name} if self.names and self.times_s else {"frame": name}
+
 
 class SceneFiles:
     """Looks for what a configuration's patterns tell. Not safe to call from several threads at once.
@@ -82,7 +87,7 @@ class SceneFiles:
         # Methods are cached an instance, so that two data sets never share an entry.
         self.scenes = lru_cache(maxsize=1)(lambda: self._find_scenes(root_is_scene=cfg.root_is_scene))
         self.listing = lru_cache(maxsize=8)(self._list_frames)
-        self.json_of = lru_cache(maxsize=2)(_read_json)
+        self.json_of = lru_cache(maxsize=8)(_read_json)
         self._told: set[tuple[str, str]] = set()
 
     # Scenes
@@ -127,11 +132,6 @@ class SceneFiles:
         if values is None:
             raise DataError(f"{self.root}: no such scene {scene_id}, expected {self.pattern.text}{self.hint()}")
         return values
-
-    def names(self, scene_id: str, frame_id: int) -> dict[str, str]:
-        """What the placeholders stand for in a frame's own names."""
-        name = self.listing(scene_id).names.get(frame_id, str(frame_id))
-        return {**self.values(scene_id), "frame": name, **({"stamp": name} if "stamp" in self.pattern.names() else {})}
 
     def path(self, pattern: str, values: dict[str, str]) -> Path:
         """A pattern with its placeholders replaced; those without a value stay."""
@@ -201,10 +201,10 @@ class SceneFiles:
                 f"{where}: none of these {len(files)} files is of a picture: they are numbered {others[0]} to "
                 f"{others[-1]}, the pictures {without[0]} to {without[-1]}"
             )
-        self._tell_numbers(scene_id, what, where, len(listing.color), without, others)
+        self._tell_numbers(scene_id, what, where, (len(listing.color), len(files)), without, others)
         return FrameFiles(
             {number: path for number, (_, path) in files.items()},
-            lambda frame_id: self.path(pattern, {**values, "frame": listing.names[frame_id]}),
+            lambda frame_id: self.path(pattern, values | listing.placeholders(frame_id)),
         )
 
     def by_time(
@@ -228,11 +228,12 @@ class SceneFiles:
             log.log(level, "%s%s", "WARNING " if level >= logging.WARNING else "", message)
 
     def _tell_numbers(
-        self, scene_id: str, what: str, where: str, count: int, without: list[int], others: list[int]
+        self, scene_id: str, what: str, where: str, counts: tuple[int, int], without: list[int], others: list[int]
     ) -> None:
+        count, total = counts
         said = [f"{len(without)} of {count} pictures have no {what}: {named(without)}"] if without else []
         if others:
-            said.append(f"{len(others)} files are of no picture: {named(others)}")
+            said.append(f"{len(others)} of {total} files are of no picture: {named(others)}")
         if said:
             expected = not without or (what == "pose" and self.cfg.posed_only)
             self.tell(scene_id, what, f"{where}: {'; '.join(said)}", logging.INFO if expected else logging.WARNING)

@@ -110,8 +110,7 @@ class PosedRgbdDataset:
 
     def names_of(self, scene_id: str, frame_id: int) -> dict[str, str]:
         """What the placeholders stand for in a frame's own names."""
-        with self._lock:
-            return self._files.names(scene_id, frame_id)
+        return self._files.values(scene_id) | self._listing_of(scene_id).placeholders(frame_id)
 
     def load(self, scene_id: str, frame_id: int) -> Frame:
         """See ``Dataset``."""
@@ -240,7 +239,7 @@ class PosedRgbdDataset:
         return Calibration(k, tuple(size) if size else calibration.size, scale), where
 
     def _k_of_field(self, scene_id: str, path: Path, field: str, frame_id: int | None) -> tuple[Calibration, str]:
+        values = self._files.values(scene_id) if frame_id is None else self.names_of(scene_id, frame_id)
         with self._lock:
             found = self._files.json_of(path)
-            values = self._files.values(scene_id) if frame_id is None else self._files.names(scene_id, frame_id)
         return k_of_field(found, field, values, path)

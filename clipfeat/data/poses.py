@@ -74,7 +74,8 @@ class _Scene:
     def __init__(self, files: SceneFiles, scene_id: str):
         self.cfg, self.files, self.scene_id = files.cfg, files, scene_id
         self.listing: Listing = files.listing(scene_id)
-        self.path = files.path(self.cfg.pose or "", files.values(scene_id))
+        self.values = files.values(scene_id)
+        self.path = files.path(self.cfg.pose or "", self.values)
         self.direction = (self.cfg.pose_direction or "").replace("_", "-")
 
     def from_files(self, form: str) -> Poses:
@@ -96,7 +97,7 @@ class _Scene:
         found = self.files.json_of(self.path)
 
         def look_up(frame_id: int) -> tuple[str, Any]:
-            return field_of(found, self.cfg.pose_field or "", self.files.names(self.scene_id, frame_id))
+            return field_of(found, self.cfg.pose_field or "", self.values | self.listing.placeholders(frame_id))
 
         def is_there(frame_id: int) -> bool:
             with suppress(ValueError):

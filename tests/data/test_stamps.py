@@ -213,7 +213,7 @@ def test_depth_of_other_numbers_than_the_pictures(scannetpp, opened, caplog):
     with caplog.at_level(logging.INFO, "clipfeat"):
         opened("scannetpp_iphone").frame_ids(SCENE)
     assert [record.getMessage().split("png: ")[1] for record in caplog.records] == [
-        "1 of 4 pictures have no depth: frame 10; 1 files are of no picture: frame 11"
+        "1 of 4 pictures have no depth: frame 10; 1 of 4 files are of no picture: frame 11"
     ]
     for path in sorted((scannetpp / "depth").iterdir()):
         path.rename(path.with_name(path.name.replace("frame_", "frame_1")))
