@@ -73,7 +73,7 @@ class Listing:
         return {"frame": name, "stamp": name} if self.names and self.times_s else {"frame": name}
 
 
-class SceneFiles:
+class PatternFiles:
     """Looks for what a configuration's patterns tell. Not safe to call from several threads at once.
 
     Args:

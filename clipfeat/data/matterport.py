@@ -15,14 +15,13 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.data.base import check_scene_name
 from clipfeat.data.config import Matterport3DConfig, as_size
 from clipfeat.data.conventions import cam_to_world_of
 from clipfeat.data.images import read_picture
 from clipfeat.data.matrices import camera_for, check_pose
 from clipfeat.data.rasters import read_depth
+from clipfeat.data.scene_files import SceneFiles
 from clipfeat.errors import DataError, FrameError
-from clipfeat.system.patterns import PathPattern
 from clipfeat.types import Camera, Frame
 
 _COLOR = re.compile(r"(?P<pano>\w+)_i(?P<camera>[0-2])_(?P<yaw>[0-5])\.\w+")
@@ -63,13 +62,10 @@ class MatterportDataset:
     def __init__(self, cfg: Matterport3DConfig):
         self.cfg = cfg
         self.root = Path(cfg.root)
-        self._pattern = PathPattern(cfg.parameters)
-        if not self.root.is_dir():
-            raise DataError(f"data.root={self.root}: no such folder, expected one that holds {cfg.parameters}")
+        self._files = SceneFiles(self.root, [cfg.parameters], root_is_scene=cfg.root_is_scene, named=cfg.parameters)
         self._lock = Lock()
         # Cached an instance, so that two data sets never share an entry.
-        self._found = lru_cache(maxsize=1)(self._find_scenes)
-        self._scene = lru_cache(maxsize=8)(self._open_scene)
+        self._scene = lru_cache(maxsize=8)(lambda scene_id: read_conf(self._files.paths(scene_id)[0]))
 
     def scenes(self) -> list[str]:
         """All houses whose file is where the pattern says, sorted by name.
@@ -77,10 +73,7 @@ class MatterportDataset:
         Raises:
             DataError: If there is none, or a name of theirs is not allowed.
         """
-        found = self._found()
-        if not found:
-            raise DataError(f"data.root={self.root}: holds no {self.cfg.parameters}")
-        return sorted(found)
+        return self._files.scenes()
 
     def frame_ids(self, scene_id: str) -> list[int]:
         """See ``Dataset``."""
@@ -123,16 +116,6 @@ class MatterportDataset:
     def _scans(self, scene_id: str) -> dict[int, _Scan]:
         with self._lock:  # one thread at a time, so that nothing is read twice
             return self._scene(scene_id)
-
-    def _find_scenes(self) -> dict[str, Path]:
-        return {check_scene_name(found["scene"], str(path)): path for found, path in self._pattern.walk(self.root, {})}
-
-    def _open_scene(self, scene_id: str) -> dict[int, _Scan]:
-        check_scene_name(scene_id, "scene")
-        path = self._found().get(scene_id)
-        if path is None:
-            raise DataError(f"{self.root}: no such scene {scene_id}, expected {self.cfg.parameters}")
-        return read_conf(path)
 
 
 def read_conf(path: Path) -> dict[int, _Scan]:

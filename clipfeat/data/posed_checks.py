@@ -137,17 +137,29 @@ def _check_intrinsics(cfg: "PosedRgbdConfig") -> None:
     if cfg.hfov is not None:
         if not 0 < cfg.hfov < 180:
             raise ConfigError(f"data.hfov={cfg.hfov:g}: expected degrees across the whole picture, above 0, below 180")
-        if cfg.intrinsics_size is not None or cfg.pixel_center != 0:
+        if cfg.intrinsics_size is not None or cfg.pixel_center != 0 or cfg.distortion is not None:
             raise ConfigError(
-                f"data.intrinsics_size={cfg.intrinsics_size} data.pixel_center={cfg.pixel_center:g}: with data.hfov, "
-                "which holds for pictures of any size and has its centre in their middle, expected null and 0"
+                f"data.intrinsics_size={cfg.intrinsics_size} data.pixel_center={cfg.pixel_center:g} "
+                f"data.distortion={cfg.distortion}: with data.hfov, which holds for rendered pictures of any size and "
+                "has its centre in their middle, expected null, 0 and null"
             )
     if cfg.depth_intrinsics is not None and cfg.depth_intrinsics_file is not None:
         raise ConfigError("data.depth_intrinsics and data.depth_intrinsics_file are both set: expected one of the two")
-    if cfg.depth_intrinsics_size is not None and cfg.depth_intrinsics is None and cfg.depth_intrinsics_file is None:
+    own = cfg.depth_intrinsics is not None or cfg.depth_intrinsics_file is not None
+    if not own and cfg.depth_intrinsics_size is not None:
         raise ConfigError(
             f"data.depth_intrinsics_size={cfg.depth_intrinsics_size} is set, but depth has no K of its own: colour's "
             "is resized to it. Say data.depth_intrinsics or data.depth_intrinsics_file too, or null"
+        )
+    if not own and cfg.depth_distortion is not None:
+        raise ConfigError(
+            f"data.depth_distortion={cfg.depth_distortion} is set, but depth has no K of its own: without "
+            f"data.depth_intrinsics or data.depth_intrinsics_file it has colour's, and colour's lens"
+        )
+    if own and cfg.distortion is not None and cfg.depth_distortion is None:
+        raise ConfigError(
+            f"data.distortion={cfg.distortion}, but data.depth_distortion is not set, and depth has a K of its "
+            f"own: say how its pictures are distorted, [PINHOLE] if they aren't"
         )
     # A K a frame goes by the number or the time in the picture's name, which lists with times have not.
     of_frame, _ = names_of_frame(cfg)

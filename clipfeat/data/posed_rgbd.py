@@ -29,10 +29,12 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.camera.distortion import without_blind_pixels
 from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.conventions import cam_to_world_of, centred_on_integers, z_of_ray_lengths
 from clipfeat.data.images import read_picture
-from clipfeat.data.listing import FrameFiles, Listing, SceneFiles
+from clipfeat.data.lenses import lens_said
+from clipfeat.data.listing import FrameFiles, Listing, PatternFiles
 from clipfeat.data.matching import ClocksError
 from clipfeat.data.matrices import Calibration, camera_for, k_of_field, pinhole, pinhole_of_view, read_calibration
 from clipfeat.data.pose_rows import PoseRowsError
@@ -58,7 +60,7 @@ class PosedRgbdDataset:
 
     Raises:
         DataError: If ``root`` is no folder.
-        ConfigError: If ``color_from_depth`` is no transform.
+        ConfigError: If ``color_from_depth`` is no transform, or a distortion is none.
     """
 
     def __init__(self, cfg: PosedRgbdConfig):
@@ -75,7 +77,11 @@ class PosedRgbdDataset:
                 cfg.intrinsics or cfg.intrinsics_file, cfg.depth_intrinsics or cfg.depth_intrinsics_file or "the same",
                 cfg.color_from_depth, cfg.pose_camera,
             )  # fmt: skip
-        self._files = SceneFiles(cfg)
+        self._files = PatternFiles(cfg)
+        self._lenses = {
+            "intrinsics": lens_said("distortion", cfg.distortion),
+            "depth_intrinsics": lens_said("depth_distortion", cfg.depth_distortion),
+        }
         self._lock = Lock()
         # Methods are cached an instance, so that two data sets never share an entry.
         self._poses = lru_cache(maxsize=8)(lambda scene_id: open_poses(self._files, scene_id))
@@ -127,6 +133,8 @@ class PosedRgbdDataset:
         depth_camera = None if depth_m is None else self._depth_camera(scene_id, frame_id, color_size, depth_m.shape)
         if depth_m is not None and depth_camera is not None and self.cfg.depth_along == "ray":
             depth_m = z_of_ray_lengths(depth_m, depth_camera)
+        if depth_m is not None and depth_camera is not None:
+            depth_m = without_blind_pixels(depth_m, depth_camera)
         if self._color_from_depth is not None:
             if self.cfg.pose_camera == "depth":
                 cam_to_world = cam_to_world @ np.linalg.inv(self._color_from_depth)
@@ -178,7 +186,8 @@ class PosedRgbdDataset:
             return Camera(pinhole_of_view(self.cfg.hfov, *size), *size)
         with self._own_trouble("intrinsics"):
             calibration, where = self._calibration(scene_id, frame_id, "intrinsics")
-            return camera_for(calibration.intrinsics, calibration.size, size, where, "data.intrinsics_size")
+            lens = calibration.distortion
+            return camera_for(calibration.intrinsics, calibration.size, size, where, "data.intrinsics_size", lens)
 
     def _depth_camera(
         self, scene_id: str, frame_id: int, color_size: tuple[int, int], shape: tuple[int, ...]
@@ -189,7 +198,8 @@ class PosedRgbdDataset:
             return self._color_camera(scene_id, frame_id, color_size).resized(*size)
         with self._own_trouble("depth_intrinsics"):
             calibration, where = self._calibration(scene_id, frame_id, "depth_intrinsics")
-            return camera_for(calibration.intrinsics, calibration.size, size, where, "data.depth_intrinsics_size")
+            lens = calibration.distortion
+            return camera_for(calibration.intrinsics, calibration.size, size, where, "data.depth_intrinsics_size", lens)
 
     @contextmanager
     def _own_trouble(self, key: str) -> Iterator[None]:
@@ -228,15 +238,16 @@ class PosedRgbdDataset:
             if key == "intrinsics" and self.cfg.intrinsics_field is not None:
                 calibration, where = self._k_of_field(scene_id, path, self.cfg.intrinsics_field, frame_id)
             else:
-                kind = "depth" if key == "depth_intrinsics" else "color"
-                calibration, where = read_calibration(path, kind), str(path)
+                kind, where = ("depth" if key == "depth_intrinsics" else "color"), str(path)
+                said = getattr(self.cfg, key.replace("intrinsics", "distortion")) is not None
+                calibration = read_calibration(path, kind, lens_said=said)
         scale = calibration.depth_scale
         if scale is not None and not math.isclose(scale, self.cfg.depth_scale, rel_tol=1e-6):
             raise DataError(
                 f"{where}: depth scale {scale:g}, but data.depth_scale={self.cfg.depth_scale:g}; which is right?"
             )
         k = centred_on_integers(calibration.intrinsics, self.cfg.pixel_center)
-        return Calibration(k, tuple(size) if size else calibration.size, scale), where
+        return Calibration(k, tuple(size) if size else calibration.size, scale, self._lenses[key]), where
 
     def _k_of_field(self, scene_id: str, path: Path, field: str, frame_id: int | None) -> tuple[Calibration, str]:
         values = self._files.values(scene_id) if frame_id is None else self.names_of(scene_id, frame_id)

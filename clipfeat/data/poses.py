@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.data.json_files import field_of, matrix_of, read_json_pose
-from clipfeat.data.listing import Listing, SceneFiles
+from clipfeat.data.listing import Listing, PatternFiles
 from clipfeat.data.matrices import check_pose, read_pose
 from clipfeat.data.pose_rows import rows_of_pictures
 from clipfeat.data.trajectories import (
@@ -45,7 +45,7 @@ class Poses:
     frames: Collection[int]
 
 
-def open_poses(files: SceneFiles, scene_id: str) -> Poses:
+def open_poses(files: PatternFiles, scene_id: str) -> Poses:
     """Opens the poses of a scene.
 
     Args:
@@ -71,7 +71,7 @@ def open_poses(files: SceneFiles, scene_id: str) -> Poses:
 class _Scene:
     """What finding the pose of a frame takes, whatever the form."""
 
-    def __init__(self, files: SceneFiles, scene_id: str):
+    def __init__(self, files: PatternFiles, scene_id: str):
         self.cfg, self.files, self.scene_id = files.cfg, files, scene_id
         self.listing: Listing = files.listing(scene_id)
         self.values = files.values(scene_id)

@@ -13,6 +13,7 @@ from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.posed_rgbd import PosedRgbdDataset
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.errors import ClipfeatError, ConfigError, DataError, FrameError
+from clipfeat.types import Distortion
 
 SCENE = "demo0000_00"
 SCANNET = {
@@ -307,91 +308,6 @@ def test_a_scene_may_share_its_name_with_the_frame(tmp_path):
     assert dataset.frame_ids("a") == [0, 10]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"pose_direction": None}, "data.pose_direction is not set and has no default: say camera_to_world or world"),
-        ({"pose_direction": "c2w"}, "data.pose_direction=c2w: expected one of camera_to_world, world_to_camera"),
-        ({"pose_axes": None}, "data.pose_axes is not set and has no default: say opencv or opengl"),
-        ({"pose_axes": "gl"}, "data.pose_axes=gl: expected one of opencv, opengl"),
-        ({"pose_format": None}, "data.pose_format is not set and has no default: say matrix_per_frame or"),
-        ({"pose_format": "kitti"}, "data.pose_format=kitti: expected one of matrix_per_frame"),
-        ({"pose_rows": "time"}, "data.pose_rows=time: expected one of frame_number, picture_order"),
-        ({"depth_scale": 0}, "data.depth_scale=0: expected a number above 0"),
-        ({"depth_invalid": [-1]}, r"data.depth_invalid=\[-1\]: expected raw values from 0 to 65535"),
-        ({"max_dt": -0.1}, "data.max_dt=-0.1"),
-        ({"color": None}, "expected color_list alone for pose_format=tum"),
-        ({"color_list": "{scene}/rgb.txt"}, "expected color_list alone for pose_format=tum"),
-        ({"pose_format": "tum"}, "expected color_list alone for pose_format=tum"),
-        ({"depth_list": "{scene}/depth.txt"}, "data.depth_list is set, but with pose_format=matrix_per_frame depth is"),
-        ({"pose": None}, "data.pose is not set"),
-        ({"color": "{scene}/color.jpg"}, r"data.color=.*has no \{frame\}"),
-        ({"color": "color/{frame}.jpg"}, r"data.color=.*has no \{scene\}, so all scenes would share one file"),
-        ({"color": "../{scene}/{frame}.jpg"}, r"data.color=\.\./.*'..' leaves data.root"),
-        ({"depth": "{scene}/depth.png"}, r"data.depth=.*has no \{frame\}"),
-        ({"pose": "{scene}/pose.txt"}, r"data.pose=.*has no \{frame\}"),
-        ({"pose_format": "trajectory_log"}, r"data.pose=.*\{frame\} has no meaning here"),
-        ({"color": "{scene}/{sequence}/{frame}.jpg"}, r"data.depth=.*has no \{sequence\}"),
-        ({"intrinsics_file": "{scene}/{sequence}/k.txt"}, r"data.intrinsics_file=.*\{sequence\} has no meaning here"),
-        ({"pixel_center": 1}, "data.pixel_center=1: expected 0, or 0.5 if K counts from the first pixel's edge"),
-        ({"depth_along": "x"}, "data.depth_along=x: expected one of z, ray"),
-        ({"intrinsics_file": "../k.txt"}, r"data.intrinsics_file=.*leaves data.root"),
-        ({"intrinsics_file": None}, "data.intrinsics=None data.intrinsics_file=None data.hfov=None: expected one"),
-        ({"intrinsics": [1, 1, 0, 0]}, "expected one of the three, and null for the others"),
-        ({"intrinsics": [525, 319.5, 239.5], "intrinsics_file": None}, r"expected \[fx,fy,cx,cy\] in pixels"),
-        ({"intrinsics": [0, 525, 1, 1], "intrinsics_file": None}, "focal lengths above 0"),
-        ({"intrinsics_size": [640]}, r"data.intrinsics_size=\[640\]: expected \[width,height\]"),
-        (
-            {"color": "{scene}/{stamp}.jpg"},
-            "data.stamp_unit=None data.color=.*expected one of s, ms, us, ns with {stamp}",
-        ),
-        (
-            {"stamp_unit": "s"},
-            "data.stamp_unit=s data.color=.*: expected one of s, ms, us, ns with {stamp} in data.color",
-        ),
-        ({"color": "{scene}/{stamp}.jpg", "stamp_unit": "min"}, "data.stamp_unit=min: expected one of s, ms, us, ns"),
-        ({"color": "{scene}/{stamp}.jpg", "stamp_unit": "s"}, r"data.depth=.*has no \{stamp\}"),
-        ({"depth": "{scene}/depth/{stamp}.png"}, r"data.depth=.*has no \{frame\}"),
-        (
-            {"pose_format": "timed_axis_angle", "pose": "{scene}.traj"},
-            "expected color_list alone for pose_format=tum or",
-        ),
-        (
-            {"confidence": "{scene}/c/{frame}.png"},
-            "data.confidence_min=None .*: expected confidence with confidence_min",
-        ),
-        ({"confidence_min": 1}, "data.confidence=None data.confidence_min=1 .*: expected confidence with"),
-        ({"confidence": "{scene}/c.png", "confidence_min": 1}, r"data.confidence=.*has no \{frame\}"),
-        (
-            {"pose_format": "json_per_scene", "pose": "{scene}.json"},
-            "data.pose_field=None data.pose_format=json_per_scene",
-        ),
-        (
-            {"pose_field": "{frame}/pose"},
-            "data.pose_field=.* data.pose_format=matrix_per_frame: expected a field such as",
-        ),
-        (
-            {"intrinsics_file": None, "intrinsics": [1, 1, 1, 1], "intrinsics_field": "k"},
-            "data.intrinsics_field=k: expec",
-        ),
-        ({"hfov": 90}, "data.hfov=90: expected one of the three, and null for the others"),
-        ({"hfov": 190, "intrinsics_file": None}, "data.hfov=190: expected degrees across the whole picture"),
-        (
-            {"hfov": 90, "intrinsics_file": None, "pixel_center": 0.5},
-            "with data.hfov, which holds for pictures of any size",
-        ),
-        (
-            {"depth_intrinsics_file": None, "depth_intrinsics_size": [640, 480]},
-            r"data.depth_intrinsics_size=\[640, 480\] is set, but depth has no K of its own: colour's is resized to it",
-        ),
-        ({"depth_intrinsics": [1, 1, 0, 0]}, "data.depth_intrinsics and data.depth_intrinsics_file are both set"),
-    ],
-)
-def test_a_bad_configuration_is_named(changes, message):
-    with pytest.raises(ConfigError, match=message):
-        PosedRgbdConfig(root="x", **(SCANNET | changes))
-
-
 def test_whatever_goes_wrong_is_one_line(scans):
     """No layout's trouble is anything but an error that explains itself."""
     rng = np.random.default_rng(0)
@@ -401,3 +317,53 @@ def test_whatever_goes_wrong_is_one_line(scans):
         with pytest.raises(ClipfeatError) as caught:
             dataset_of(scans).load(SCENE, 0)
         assert "\n" not in explain(caught.value, "extract")
+
+
+# Lenses
+
+OWN_K = {"intrinsics_file": SCANNET["intrinsics_file"], "depth_intrinsics_file": None}
+
+
+def test_a_lens_is_said_by_its_model_and_numbers(demo_root):
+    bent = [-0.2, 0.05, 0.001, 0.002]
+    frame = dataset_of(demo_root, **OWN_K, distortion=["OPENCV", *bent]).load(SCENE, 20)
+    lens = Distortion(radial=(-0.2, 0.05, 0, 0), tangential=(0.001, 0.002))
+    assert frame.color_camera.distortion == frame.depth_camera.distortion == lens
+    both = dataset_of(demo_root, distortion=["OPENCV", *bent], depth_distortion=["PINHOLE"]).load(SCENE, 20)
+    assert (both.color_camera.distortion, both.depth_camera.distortion) == (lens, None)
+    plain = dataset_of(demo_root).load(SCENE, 20)
+    np.testing.assert_array_equal(both.depth_m, plain.depth_m)
+    folded = dataset_of(demo_root, **OWN_K, distortion=["SIMPLE_RADIAL", -1]).load(SCENE, 20)
+    assert (folded.depth_m[0, 0], plain.depth_m[0, 0] > 0) == (0, True)
+
+
+def test_a_wrong_lens_is_named(demo_root, scans):
+    for said, message in (
+        (
+            [],
+            r"data.distortion=\[\]: expected \[MODEL,number,…\], such as \[OPENCV,k1,k2,p1,p2\] or .*; models are SIMP",
+        ),
+        ([0.1, 0.2, 0, 0], r"data.distortion=\[0.1, .*: expected \[MODEL,number,…\], such as"),
+        (["FOV", 1], r"data.distortion=\['FOV', 1\]: camera model FOV is not known, expected one of SIMPLE_PINHOLE, "),
+        (["RADIAL", 1], "1 numbers of distortion for RADIAL, expected 2"),
+        (["RADIAL", 1, "x"], "could not convert"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            dataset_of(demo_root, **OWN_K, distortion=said)
+    with pytest.raises(
+        ConfigError, match="data.depth_distortion is not set, and depth has a K of its own: say how its pi"
+    ):
+        dataset_of(demo_root, distortion=["RADIAL", 0.1, 0])
+    with pytest.raises(
+        ConfigError, match=r"data.depth_distortion=\['PINHOLE'\] is set, but depth has no K of its own: "
+    ):
+        dataset_of(demo_root, **OWN_K, depth_distortion=["PINHOLE"])
+    k = dict.fromkeys(("fx", "fy", "cx", "cy"), 100.0)
+    (scans / SCENE / "k.json").write_text(json.dumps(k | {"k1": 0.1, "p2": 0.0}))
+    (scans / "demo0001_00" / "k.json").write_text(json.dumps(k))
+    changes = OWN_K | {"intrinsics_file": "{scene}/k.json"}
+    with pytest.raises(
+        DataError, match=r"k.json: pictures are distorted \(k1=0.1\), and by whose model it doesn't say; s"
+    ):
+        dataset_of(scans, **changes).load(SCENE, 20)
+    assert dataset_of(scans, **changes, distortion=["PINHOLE"]).load(SCENE, 20).color_camera.distortion is None

@@ -11,10 +11,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from colmap_writer import motion_of, write_depth_map
 from conftest import SHARED
 from PIL import Image
 
 from clipfeat.camera.projection import build_uv_index, unproject_depth, world_to_cam
+from clipfeat.camera.visibility import project_frame
+from clipfeat.data.colmap import ColmapDataset
+from clipfeat.data.config import ColmapConfig
 from clipfeat.data.layouts import build_dataset, layouts
 from clipfeat.data.recognize import readings
 
@@ -26,6 +30,7 @@ CASES = {
     "nerfstudio": ("write_nerfstudio", "write", {}),
     "nerfstudio_per_frame_k": ("write_nerfstudio", "write", {"per_frame": True}),
     "polycam": ("write_polycam", "write", {}),
+    "colmap": ("write_colmap", "write", {"scale": 0.4}),
     "habitat": ("write_replica", "write_habitat", {}),
     "hm3d": ("write_replica", "write_habitat", {}),
     "arkitscenes": ("write_arkitscenes", "write", {}),
@@ -110,7 +115,8 @@ def points_lie_on_the_room(cfg, writers, root):
     room = writers("room")
     truth = json.loads((root / "truth.json").read_text())
     colour, depth = (room.Pinhole(*truth[kind]) for kind in ("colour", "depth"))
-    dataset = build_dataset(replace(cfg, root=str(root)))
+    own = {"root": str(root / "scene"), "metres_per_unit": 2.5} if cfg.name == "colmap" else {"root": str(root)}
+    dataset = build_dataset(replace(cfg, **own))
     (scene,) = dataset.scenes()
     assert [str(number) for number in dataset.frame_ids(scene)] == sorted(truth["cam_to_room"], key=int)
     for number in dataset.frame_ids(scene):
@@ -146,3 +152,58 @@ def test_each_point_lies_on_the_room_and_on_its_pixel(name, writers, known, tmp_
 def test_so_does_each_of_all_frames(name, writers, known, tmp_path):
     write(name, writers, tmp_path)
     points_lie_on_the_room(known[name.split("_per")[0]], writers, tmp_path)
+
+
+LENSES = {
+    "OPENCV": [-0.26, 0.06, 0.002, -0.003],
+    "OPENCV_FISHEYE": [-0.04, 0.006, -0.002, 0.0004],
+}
+
+
+def bent_pixels(model, numbers, k, x, y):
+    """Pixels of the rays (x, y, 1), by the formulas of OpenCV's documentation."""
+    r = np.hypot(x, y)
+    if model == "OPENCV_FISHEYE":
+        theta = np.arctan(r)
+        share = theta * (1 + sum(number * theta ** (2 * i + 2) for i, number in enumerate(numbers))) / r
+        x, y = x * share, y * share
+    else:
+        k1, k2, p1, p2 = numbers
+        share = 1 + k1 * r**2 + k2 * r**4
+        x, y = (
+            x * share + 2 * p1 * x * y + p2 * (r**2 + 2 * x**2),
+            y * share + p1 * (r**2 + 2 * y**2) + 2 * p2 * x * y,
+        )
+    return np.stack((k[0] * x + k[2], k[1] * y + k[3]), -1)
+
+
+@pytest.mark.parametrize("model", LENSES)
+def test_each_point_lies_on_the_room_and_on_its_pixel_through_a_lens(model, writers, tmp_path):
+    """A COLMAP model whose depth was measured along the rays that the lens shows, found by plain fixed points."""
+    room, numbers, (width, height) = writers("room"), LENSES[model], (160, 120)
+    k, pose = (101.0, 102.0, 81.2, 58.9), room.path(3)[1]
+    v, u = (axis.ravel().astype(float) for axis in np.indices((height, width)))
+    x, y = (u - k[2]) / k[0], (v - k[3]) / k[1]
+    for _ in range(300):
+        off = bent_pixels(model, numbers, k, x, y) - np.stack((u, v), -1)
+        x, y = x - 0.5 * off[:, 0] / k[0], y - 0.5 * off[:, 1] / k[1]
+    assert np.abs(bent_pixels(model, numbers, k, x, y) - np.stack((u, v), -1)).max() < 1e-9
+    rays = np.stack((x, y, np.ones(len(x))), -1)
+    z, _ = room.hit(pose[:3, 3], rays @ pose[:3, :3].T)
+    true_xyz = (rays * z[:, None]) @ pose[:3, :3].T + pose[:3, 3]
+    for folder in ("sparse", "images"):
+        (tmp_path / "scene" / folder).mkdir(parents=True)
+    numbers_of_k = f"{k[0]} {k[1]} {k[2] + 0.5} {k[3] + 0.5} {' '.join(map(str, numbers))}"
+    (tmp_path / "scene/sparse/cameras.txt").write_text(f"1 {model} {width} {height} {numbers_of_k}\n")
+    motion = " ".join(map(repr, map(float, motion_of(np.linalg.inv(pose)))))
+    (tmp_path / "scene/sparse/images.txt").write_text(f"1 {motion} 1 0004.png\n\n")
+    Image.new("RGB", (width, height)).save(tmp_path / "scene/images/0004.png")
+    write_depth_map(tmp_path / "scene/stereo/depth_maps/0004.png.geometric.bin", z.reshape(height, width))
+    frame = ColmapDataset(ColmapConfig(root=str(tmp_path))).load("scene", 4)
+    lens = frame.color_camera.distortion
+    xyz, pixels = unproject_depth(frame.depth_m, frame.depth_camera.intrinsics, pose, distortion=lens)
+    assert len(pixels) == width * height
+    assert np.linalg.norm(xyz - true_xyz, axis=1).max() < 1e-3
+    seen = project_frame(true_xyz, frame)
+    assert np.abs(seen.uv - np.stack((u, v), -1)).max() < 0.05
+    assert seen.visible.all()

@@ -148,6 +148,7 @@ MAKERS: dict[str, Callable[[Inputs, Path], None]] = {
     "nerf": Inputs.nerf,
     "polycam": _layout(layouts.write_polycam),
     "arkitscenes": _layout(layouts.write_arkitscenes),
+    "colmap": _layout(layouts.write_colmap),
     "mine": Inputs.mine,
     "run": Inputs.run,
     "fused": Inputs.fused,

@@ -30,6 +30,7 @@ FOLDERS = {
     "/data/nerf": "nerf",
     "/data/polycam": "polycam",
     "/data/arkitscenes": "arkitscenes",
+    "/data/colmap": "colmap",
     "/path/to/checkpoint.pt": "checkpoint.pt",
 }
 """Absolute paths of the documentation, and the inputs (``doc_inputs.MAKERS``) that stand in for them."""
