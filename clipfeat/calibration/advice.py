@@ -80,10 +80,31 @@ def _turn(numbers: tuple[float, ...], keys: Keys) -> str:
     return f"multiply each stored pose from the right by a turn about z, {quarter} in its upper left corner"
 
 
+def _flipped(numbers: tuple[float, ...], _: Keys) -> str:
+    way = "top for bottom" if numbers[0] else "left for right"
+    return f"flip the depth pictures {way}, and the colour pictures if they are flipped, too"
+
+
+def _transposed(numbers: tuple[float, ...], keys: Keys) -> str:
+    if (numbers[0] == 1) == (keys.get("pose_direction") == "world_to_camera"):
+        return "transpose the rotations of the stored poses, and leave their translations"
+    return "invert each stored pose, transpose its rotation, and invert it again"
+
+
+def _quaternions(numbers: tuple[float, ...], keys: Keys) -> str:
+    read, right = ("wxyz", "xyzw") if numbers[0] else ("xyzw", "wxyz")
+    pose_format = str(keys.get("pose_format"))
+    if read in pose_format:
+        return f"set data.pose_format={pose_format.replace(read, right)}"
+    return f"take the stored quaternions for {' '.join(right)}, not for {' '.join(read)}"
+
+
 def _depth_scale(numbers: tuple[float, ...], keys: Keys) -> str:
     (factor,) = numbers
     if "depth_scale" not in keys:
         return f"multiply the depths by {factor:.4g}"
+    if keys["depth_scale"] is None:  # the files say it
+        return f"set data.depth_scale to {1 / factor:.4g} times the units in a metre that the file says"
     if keys.get("depth_float_scale"):
         whole, floats = (_usual(keys[key] / factor) for key in ("depth_scale", "depth_float_scale"))
         return f"set data.depth_scale={whole:.9g}, or of depth in floats data.depth_float_scale={floats:.9g}"
@@ -147,6 +168,9 @@ def _focal(numbers: tuple[float, ...], keys: Keys) -> str:
     if isinstance(keys.get(own), list):
         fx, fy, cx, cy = keys[own]
         return f"set data.{own}=[{fx * factor:.6g},{fy * factor:.6g},{cx:g},{cy:g}]"
+    if own == "intrinsics" and keys.get("hfov") is not None:
+        half = math.atan(math.tan(math.radians(keys["hfov"]) / 2) / factor)
+        return f"set data.hfov={math.degrees(2 * half):.4g}"
     return f"look at the focal lengths of {_whose_k(keys)}: fx and fy × {factor:.3g}"
 
 
@@ -175,6 +199,10 @@ def _color_turned(_: tuple[float, ...], keys: Keys) -> str:
     return "turn the colour pictures by 180°"
 
 
+def _color_of_another(numbers: tuple[float, ...], _: Keys) -> str:
+    return f"give each frame the picture that the one {'before' if numbers[0] < 0 else 'after'} it has now"
+
+
 def _color_flipped(_: tuple[float, ...], __: Keys) -> str:
     return "flip the colour pictures"
 
@@ -187,6 +215,9 @@ _ADVICE: dict[str, Callable[[tuple[float, ...], Keys], str]] = {
     "mirrored y": _mirror,
     "pictures turned": _upside_down,
     "poses turned": _turn,
+    "pictures flipped": _flipped,
+    "rotation transposed": _transposed,
+    "quaternion order": _quaternions,
     "K of another resolution": _k_size,
     "depth scale": _depth_scale,
     "pose units": _pose_units,
@@ -198,4 +229,5 @@ _ADVICE: dict[str, Callable[[tuple[float, ...], Keys], str]] = {
     "colour K of another resolution": _color_size,
     "colour turned": _color_turned,
     "colour flipped": _color_flipped,
+    "colour of another frame": _color_of_another,
 }

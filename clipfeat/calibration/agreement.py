@@ -5,7 +5,7 @@ wins by making the room small, and blind to the half of the pixels that occlusio
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,10 @@ _TOLERANCE = 0.05, 0.02
 """Metres, and share of the depth: what ``conf/camera`` has for visible."""
 _PARTS, _FEWEST_IN_A_PART = 10, 12
 """A picture is cut into 10 × 10 parts."""
+
+
+Neighbour = Callable[[int, int], Frame | None]
+"""From a frame's number, and ±1: the frame after or before it in the recording; None where there is none."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -175,7 +175,7 @@ def check_scene(
     color = surface = None
     unmeshed: list[str] = []
     if depth.verdict != "warning":
-        color = judge_color(pairs, keys)
+        color = judge_color(pairs, keys, neighbour)
         points = mesh_points(mesh, scene_id, unmeshed)
         surface = None if points is None else judge_surface([pair.a for pair in pairs[:4]], points)
         skipped += unmeshed

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from clipfeat.camera.projection import world_to_cam
 from clipfeat.data.conventions import z_of_ray_lengths
@@ -95,6 +96,46 @@ def turned_upside_down(frame: Frame) -> Frame:
     return with_pose_turned(180)(_with_k(frame, k))
 
 
+def flipped(axis: int) -> Change:
+    """Depth taken for flipped left for right (axis 0) or top for bottom (1).
+
+    Instead of it the camera is mirrored, its principal point with it, and the world too, as in ``with_y_up``.
+    """
+    mirror = np.eye(4)
+    mirror[axis, axis] = -1
+
+    def change(frame: Frame) -> Frame:
+        camera = depth_camera(frame)
+        k = camera.intrinsics.copy()
+        k[axis, 2] = (camera.width, camera.height)[axis] - 1 - k[axis, 2]
+        return _with_k(dataclasses.replace(frame, cam_to_world=mirror @ frame.cam_to_world @ mirror), k)
+
+    return change
+
+
+def with_rotation_transposed(frame: Frame) -> Frame:
+    """The pose's rotation taken the other way round, and its translation as it is."""
+    pose = frame.cam_to_world.copy()
+    pose[:3, :3] = pose[:3, :3].T
+    return dataclasses.replace(frame, cam_to_world=pose)
+
+
+def with_quaternion_rolled(by: int) -> Change:
+    """The rotation's quaternion, x y z w as it was read, taken for w x y z (by -1) or read the other way (by 1)."""
+
+    def change(frame: Frame) -> Frame:
+        pose = frame.cam_to_world.copy()
+        pose[:3, :3] = Rotation.from_quat(np.roll(Rotation.from_matrix(pose[:3, :3]).as_quat(), by)).as_matrix()
+        return dataclasses.replace(frame, cam_to_world=pose)
+
+    return change
+
+
+def stored_inverted(change: Change) -> Change:
+    """The same change of poses that are stored from world to camera."""
+    return lambda frame: invert(change(invert(frame)))
+
+
 def with_pose_turned(degrees: int) -> Change:
     """Poses taken for those of a camera that was turned by ``degrees`` about z, from x to y."""
     c, s = {90: (0.0, 1.0), 180: (-1.0, 0.0), 270: (0.0, -1.0)}[degrees]
@@ -167,6 +208,7 @@ def candidate_sizes(camera: Camera, other: Camera) -> list[tuple[int, int]]:
     """
     width, height = camera.width, camera.height
     near = [(other.width, other.height), (width // 2, height // 2), (width * 2, height * 2)]
+    near += [(width // 4, height // 4), (width * 4, height * 4)]
     return [size for size in dict.fromkeys([*near, *USUAL_SIZES]) if _plausible(camera, size)]
 
 
@@ -203,6 +245,8 @@ class Hypothesis(NamedTuple):
     numbers: tuple[float, ...] = ()
 
 
+_TRANSPOSED = "rotations the other way round, with translations as they are, agree"
+
 FIXED = (
     Hypothesis("pose inverted", "world-to-camera poses agree", invert),
     Hypothesis("OpenGL axes", "poses of cameras with y up and z backward agree", with_opengl_axes),
@@ -216,12 +260,20 @@ FIXED = (
     Hypothesis("pictures turned", "turned by 180° they agree", turned_upside_down, (180,)),
     Hypothesis("poses turned", "turned by 90° about z they agree", with_pose_turned(90), (90,)),
     Hypothesis("poses turned", "turned by 270° about z they agree", with_pose_turned(270), (270,)),
+    Hypothesis("pictures flipped", "flipped left for right they agree", flipped(0), (0,)),
+    Hypothesis("pictures flipped", "flipped top for bottom they agree", flipped(1), (1,)),
+    Hypothesis("rotation transposed", _TRANSPOSED, with_rotation_transposed, (0,)),
+    Hypothesis("rotation transposed", _TRANSPOSED, stored_inverted(with_rotation_transposed), (1,)),
+    Hypothesis("quaternion order", "with w first they agree", with_quaternion_rolled(-1), (0,)),
+    Hypothesis("quaternion order", "with w last they agree", with_quaternion_rolled(1), (1,)),
+    Hypothesis("quaternion order", "with w first they agree", stored_inverted(with_quaternion_rolled(-1)), (0,)),
+    Hypothesis("quaternion order", "with w last they agree", stored_inverted(with_quaternion_rolled(1)), (1,)),
 )
 """Those that have no number to look for."""
 
 FAMILIES = (
     "pose inverted", "OpenGL axes", "OpenGL axes and pose inverted", "ray length", "mirrored y", "pictures turned",
-    "poses turned", "K of another resolution", "depth scale", "pose units", "frame offset", "focal length",
-    "principal point",
+    "poses turned", "pictures flipped", "rotation transposed", "quaternion order", "K of another resolution",
+    "depth scale", "pose units", "frame offset", "focal length", "principal point",
 )  # fmt: skip
 """The more usual mistake first: where several explain the frames alike, that is the order in which they are said."""

@@ -3,13 +3,14 @@
 Points that two frames see are looked up in both colour pictures. If colour is registered to depth, the two agree best
 where the colour camera's K puts them; if the pictures are shifted against the depth, they agree better a few pixels
 beside it, in both pictures alike, if K is another camera's, at another focal length, and if they stand on their head,
-where they are turned. Colour of another moment agrees nowhere.
+where they are turned. The colour of the frame before or after agrees where that frame has it; that of another moment
+nowhere.
 
 The measure is 1 - r, r being the correlation of the two lists of grey values: blind to exposure and white balance.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from clipfeat.calibration.advice import Keys, advise
-from clipfeat.calibration.agreement import FramePair, visible_points
+from clipfeat.calibration.agreement import FramePair, Neighbour, visible_points
 from clipfeat.calibration.hypotheses import candidate_sizes, depth_camera
 from clipfeat.camera.projection import build_uv_index, world_to_cam
 from clipfeat.types import Camera, resize_affine
@@ -30,8 +31,8 @@ _FOCALS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.05, 1.11, 1.25, 1.43, 1.67, 2.0)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Rec. ITU-R BT.601."""
 _FEWEST_POINTS = 200
-_BEST = 2e-3
-"""1 - r below this is as good as perfect; a factor of next to nothing is no evidence."""
+_BEST = 3.5e-3
+"""1 - r below this is as good as right recordings get; a factor of next to nothing is no evidence."""
 _FEWEST_PAIRS, _MANY_PAIRS = 3, 5
 _FACTOR, _FACTOR_OF_FEW = 1.5, 2.2
 """How much better a hypothesis must be. In pairs of real frames taken at random, all registered, the best shift made it
@@ -44,6 +45,10 @@ _LOW_CORRELATION = 0.7
 ones have 0.93 to 0.997 in the demo's rooms and on four real recordings; those of another moment, upside down or flipped
 -0.18 to 0.19 in the office, 0.23 to 0.64 in the demo's rooms: 1 - r is at most 0.07 against at least 0.36. Only frames
 that hardly move, and so show nearly the same picture, have 0.79 to 0.88 with each other's colours."""
+_SUSPECT = 0.9
+"""Where the correlation is above, no pictures of other frames are read."""
+_NEAR_TIE = 1.2
+"""Within this factor of the best, a hypothesis mends the pairs as well."""
 _ENOUGH_CONTRAST = 12.0
 """Grey values that points at random are apart, 41 to 64 on those recordings: of bare walls alone, the noise decides."""
 
@@ -112,6 +117,25 @@ class _Hypothesis(NamedTuple):
     factor: float = _FACTOR
 
 
+class _Cause(NamedTuple):
+    """What explains the pictures clearly better.
+
+    Attributes:
+        family: as ``advise`` knows it.
+        value: what agrees instead, in words.
+        numbers: for ``advise``.
+        correlations: of the pairs, under it.
+    """
+
+    family: str
+    value: str
+    numbers: tuple[float, ...]
+    correlations: NDArray[np.float64]
+
+    def disagreement(self) -> float:
+        return _disagreement(self.correlations)
+
+
 _AS_GIVEN: Affine = (1.0, 1.0, 0.0, 0.0)
 
 
@@ -149,16 +173,24 @@ def disagreement(pairs: Iterable[ColorPair], affine: Affine = _AS_GIVEN) -> floa
 
     Shine and exposure spoil some pairs of every real recording, and would else decide alone.
     """
-    return float(np.log(np.maximum(1 - correlations(pairs, affine), _BEST)).mean())
+    return _disagreement(correlations(pairs, affine))
 
 
-def judge_color(pairs: Sequence[FramePair], keys: Keys | None = None) -> ColorAgreement:
-    """Tries shifts, focal lengths, resolutions and turns of the colour on pairs whose depth agrees.
+def _disagreement(found: NDArray[np.float64]) -> float:
+    return float(np.log(np.maximum(1 - found, _BEST)).mean())
+
+
+def judge_color(
+    pairs: Sequence[FramePair], keys: Keys | None = None, neighbour: Neighbour | None = None
+) -> ColorAgreement:
+    """Tries shifts, focal lengths, resolutions and turns of the colour on pairs whose depth agrees, and other frames'.
 
     Args:
         pairs: of one scene. If their depth does not agree, colour says nothing.
         keys: of the layout, for the advice.
+        neighbour: for whether colour belongs to the next frame; only asked where something may be wrong.
     """
+    keys = keys or {}
     ready = [c for c in map(color_pair, pairs) if c is not None]
     if not ready:
         return ColorAgreement("unknown", "colour: no points that two frames see", "", -1.0, -1.0, 0.0, 0.0, (0.0, 0.0))
@@ -171,13 +203,21 @@ def judge_color(pairs: Sequence[FramePair], keys: Keys | None = None) -> ColorAg
     moved = shift.affine[2:]
     gray_a, gray_b = np.concatenate([_grays(pair, _AS_GIVEN) for pair in ready], axis=1)
     apart = np.abs(gray_a - np.random.default_rng(0).permutation(gray_b))
-    verdict, cause, advice = "ok", "", ""
+    causes = []
     large = found is not shift or np.hypot(*moved) > _LEAST_SHIFT * _unit(camera)
+    if large and _clearly_better(given, best, found.factor):
+        causes.append(_Cause(found.family, found.value, found.numbers, best))
+    if neighbour is not None and given.mean() < _SUSPECT:
+        causes += _other_frames(pairs, neighbour)
+    causes = sorted((c for c in causes if c.correlations.mean() > _LOW_CORRELATION), key=_Cause.disagreement)
+    verdict, cause, advice = "ok", "", ""
     if len(ready) < _FEWEST_PAIRS:
         verdict, cause = "unknown", f"colour: {len(ready)} pairs of frames are too few"
-    elif large and _clearly_better(given, best, found.factor) and best.mean() > _LOW_CORRELATION:
-        verdict, cause = "warning", f"{found.family}: {found.value}"
-        advice = advise(found.family, found.numbers, keys or {})
+    elif causes:
+        likely = [c for c in causes if c.disagreement() <= causes[0].disagreement() + np.log(_NEAR_TIE)][:2]
+        verdict, cause = "warning", ", or ".join(f"{c.family}: {c.value}" for c in likely)
+        advice = ", or ".join(advise(c.family, c.numbers, keys) for c in likely)
+        best = likely[0].correlations
     elif given.mean() < _LOW_CORRELATION and np.median(apart) > _ENOUGH_CONTRAST:
         verdict = "warning"
         cause = f"colour is not of what depth shows: the same points correlate by {given.mean():.2f}, not by 0.9"
@@ -200,6 +240,30 @@ def _clearly_better(given: NDArray[np.float64], best: NDArray[np.float64], facto
     if len(gains) < _MANY_PAIRS:
         factor = max(factor, _FACTOR_OF_FEW)
     return bool(gains.mean() > np.log(factor) and (gains > 0.05).mean() >= _MOST)
+
+
+def _other_frames(pairs: Sequence[FramePair], neighbour: Neighbour) -> Iterator[_Cause]:
+    """Pictures of the frames before and after, on the pairs whose frames both have such a neighbour."""
+    for offset, words in ((-1, "before"), (1, "after")):
+        whole = [(pair, other) for pair in pairs if (other := _with_pictures_of(pair, offset, neighbour)) is not None]
+        ready = [(a, b) for a, b in ((color_pair(pair), color_pair(other)) for pair, other in whole) if a and b]
+        if len(ready) < _FEWEST_PAIRS:
+            continue
+        given, own = (correlations(kind) for kind in zip(*ready, strict=True))
+        if _clearly_better(given, own, _FACTOR):
+            value = f"the pictures of the frames {words} agree"
+            yield _Cause("colour of another frame", value, (float(offset),), own)
+
+
+def _with_pictures_of(pair: FramePair, offset: int, neighbour: Neighbour) -> FramePair | None:
+    """The pair with the pictures of its frames' neighbours; None where one has no such neighbour."""
+    frames = []
+    for frame in (pair.a, pair.b):
+        other = neighbour(frame.frame_id, offset)
+        if other is None or other.image.shape != frame.image.shape:
+            return None
+        frames.append(dataclasses.replace(frame, picture=other.picture))
+    return FramePair(frames[0], frames[1], pair.pixels)
 
 
 def _unit(camera: Camera) -> float:

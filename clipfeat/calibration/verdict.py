@@ -18,11 +18,19 @@ View Geometry (2004), chapter 6 (the camera model) and 8.4 (pure rotation leaves
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 
 from clipfeat.calibration.advice import Keys, advise, one_k
-from clipfeat.calibration.agreement import FramePair, PairAgreement, agreement, pair_agreement, systematic_error
+from clipfeat.calibration.agreement import (  # fmt: skip
+    FramePair,
+    Neighbour,
+    PairAgreement,
+    agreement,
+    pair_agreement,
+    systematic_error,
+)
 from clipfeat.calibration.hypotheses import (  # fmt: skip
     FAMILIES,
     FIXED,
@@ -40,7 +48,6 @@ from clipfeat.calibration.hypotheses import (  # fmt: skip
     with_translation_scaled,
 )
 from clipfeat.camera.projection import valid_depth
-from clipfeat.types import Frame
 
 CLEARLY = 1.5
 """A hypothesis must be better than what is given by this factor, not by a hair."""
@@ -65,6 +72,8 @@ _PLAUSIBLE_M = 0.1, 50.0
 """Median depth in metres that a recording has. Depths or poses in other units fit alike; this tells them apart."""
 _MOVED = (-0.1, -0.05, -0.02, 0.02, 0.05, 0.1)
 """Of the picture's width or height."""
+_COARSE_STEP, _FINE_STEP = 0.02, 0.002
+"""The same: 1 px of a picture of 640 is what the fit can tell."""
 _LEAST_CHANGE = {"focal length": 0.03, "depth scale": 0.05}
 """Smaller changes are within what real recordings are off by."""
 
@@ -75,9 +84,6 @@ _USUAL_MISTAKES: dict[str, tuple[Change, ...]] = {
     "depth scale": (with_depth_scaled(0.5), with_depth_scaled(2.0)),
 }
 """If none of these would spoil the agreement, it says nothing of them."""
-
-Neighbour = Callable[[int, int], Frame | None]
-"""From a frame's number, and ±1: the frame after or before it in the recording; None where there is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,10 +199,9 @@ def _hypotheses(pairs: Sequence[FramePair], keys: Keys) -> Iterator[Hypothesis]:
     s = _best_factor(pairs, with_depth_scaled, _COARSE_DEPTH)
     if abs(np.log(s)) > _LEAST_CHANGE["depth scale"]:
         yield from _units(pairs, s)
-    camera = depth_camera(pairs[0].a)
-    for du, dv in [(m * camera.width, 0.0) for m in _MOVED] + [(0.0, m * camera.height) for m in _MOVED]:
-        words = f"cx {du:+.3g}, cy {dv:+.3g} px agrees"
-        yield Hypothesis("principal point", words, with_principal_point_moved(du, dv), (du, dv))
+    du, dv = _best_center(pairs)
+    words = f"cx {du:+.3g}, cy {dv:+.3g} px agrees"
+    yield Hypothesis("principal point", words, with_principal_point_moved(du, dv), (du, dv))
 
 
 def _units(pairs: Sequence[FramePair], s: float) -> Iterator[Hypothesis]:
@@ -242,6 +247,27 @@ def _resolutions(pairs: Sequence[FramePair], keys: Keys) -> list[Hypothesis]:
         found.append((agreement(pairs, change)[0], Hypothesis("K of another resolution", value, change, numbers)))
     lowest = min((error for error, _ in found), default=0.0)
     return [hypothesis for error, hypothesis in found if error <= _NEAR_TIE * lowest][:1]
+
+
+def _best_center(pairs: Sequence[FramePair]) -> tuple[float, float]:
+    """Pixels that cx and cy are to be moved by; looked for more closely where that mends anything."""
+    camera = depth_camera(pairs[0].a)
+    size = camera.width, camera.height
+
+    @cache
+    def error(x: float, y: float) -> float:
+        return agreement(pairs, with_principal_point_moved(x * size[0], y * size[1]))[0]
+
+    x, y = min([(m, 0.0) for m in _MOVED] + [(0.0, m) for m in _MOVED], key=lambda at: error(*at))
+    step = _COARSE_STEP if error(x, y) < min(FITS, error(0.0, 0.0)) else 0.0
+    while step > _FINE_STEP:
+        around = [(x + i * step, y + j * step) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        best = min(around, key=lambda at: error(*at))
+        if error(*best) < error(x, y):
+            x, y = best
+        else:
+            step /= 2
+    return x * size[0], y * size[1]
 
 
 def _best_factor(pairs: Sequence[FramePair], change: Callable[[float], Change], coarse: Sequence[float]) -> float:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from clipfeat.calibration.check import SceneMesh, check_scene
 from clipfeat.calibration.hypotheses import with_depth_scaled, with_focal_scaled
@@ -92,6 +93,38 @@ def colors_of_next(frames):
     return {i: colored(frames[i], frames[j].image) for i, j in zip(ids, [*ids[1:], ids[0]], strict=True)}
 
 
+def flipped(axis):
+    def change(frame):
+        depth = np.ascontiguousarray(np.flip(frame.depth_m, axis))
+        return dataclasses.replace(colored(frame, np.flip(frame.image, axis)), depth_m=depth)
+
+    return each(change)
+
+
+def k_of_half(frame):
+    """Of both cameras: a layout may have one K for them."""
+
+    def halved(camera):
+        return dataclasses.replace(camera, intrinsics=camera.intrinsics * [[0.5], [0.5], [1]])
+
+    cameras = {"color_camera": halved(frame.color_camera), "depth_camera": halved(frame.depth_camera)}
+    return dataclasses.replace(frame, **cameras)
+
+
+def transposed(pose):
+    pose = pose.copy()
+    pose[:3, :3] = pose[:3, :3].T
+    return pose
+
+
+def w_first(pose):
+    """The pose whose quaternion is stored as w x y z and read as x y z w."""
+    x, y, z, w = Rotation.from_matrix(pose[:3, :3]).as_quat()
+    pose = pose.copy()
+    pose[:3, :3] = Rotation.from_quat([w, x, y, z]).as_matrix()
+    return pose
+
+
 quarter = np.eye(4)[[1, 0, 2, 3]] * [[-1], [1], [1], [1]]
 
 MISTAKES = {
@@ -108,10 +141,14 @@ MISTAKES = {
     "poses of the frame before": (poses_from(-1), "frame offset: the poses of the frames after"),
     "colour and depth turned by 180°": (each(upside_down), "pictures turned"),
     "poses of pictures on their side": (posed(lambda pose: pose @ quarter), "poses turned"),
+    "rotations transposed": (posed(transposed), "rotation transposed"),
+    "quaternions with w first": (posed(w_first), "quaternion order: with w first"),
+    "colour and depth flipped": (flipped(1), "pictures flipped: flipped left for right"),
+    "K of half the size": (each(k_of_half), "K of another resolution"),
     "focal lengths × 1.1": (each(with_focal_scaled(1.1)), "focal length"),
     "colour turned by 180°": (each(lambda f: colored(f, f.image[::-1, ::-1])), "colour turned"),
     "colour flipped": (each(lambda f: colored(f, f.image[:, ::-1])), "colour flipped"),
-    "colour of the next frame": (colors_of_next, "colour is not of what depth shows"),
+    "colour of the next frame": (colors_of_next, "colour of another frame: the pictures of the frames before"),
 }
 """How frames are broken, and how the first finding begins."""
 

@@ -12,7 +12,14 @@ from PIL import Image
 
 from clipfeat.calibration.advice import advise
 from clipfeat.calibration.check import SceneMesh, check_scene
-from clipfeat.calibration.hypotheses import with_depth_scaled, with_focal_scaled
+from clipfeat.calibration.hypotheses import (
+    flipped,
+    stored_inverted,
+    with_depth_scaled,
+    with_focal_scaled,
+    with_principal_point_moved,
+    with_quaternion_rolled,
+)
 from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.demo import SceneOptions, render_scenes
 from clipfeat.data.layouts import build_dataset
@@ -20,6 +27,13 @@ from clipfeat.data.scannet import ScanNetDataset
 
 UNSEEN = {"poses of the next frame", "poses of the frame before", "colour of the next frame"}
 """In Open3D's five frames, which lie 1 cm apart: another frame's poses and colours are nearly their own."""
+
+
+FLIPPED_TOO = (
+    ", or pictures flipped: flipped top for bottom they agree",
+    ", or flip the depth pictures top for bottom, and the colour pictures if they are flipped, too",
+)
+"""What is said beside a mirrored y where cy is the middle, as it is in the demo."""
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +109,10 @@ def test_the_page_has_what_the_check_says(demo):
     assert [row[0] for row in rows] == list(mistakes.MISTAKES)
     number = re.compile(r"-?\d+(\.\d+)?")
     for name, _, _, says in rows:
-        assert number.sub("#", says) == number.sub("#", mistakes.row(name, demo)[1])
+        said = mistakes.row(name, demo)[1]
+        for words in FLIPPED_TOO:
+            said = said.replace(words, "")
+        assert number.sub("#", says) == number.sub("#", said)
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
@@ -170,6 +187,8 @@ def follow(advice, cfg, root):
         poses = poses @ about_z if turn[1] == "right" else about_z @ poses
     if factor := re.search(r"translations of the stored poses by (\S+)", first):
         poses[:, :3, 3] *= float(factor[1])
+    if "transpose the rotations of the stored poses, and leave their translations" in first:
+        poses[:, :3, :3] = poses[:, :3, :3].transpose(0, 2, 1)
     save_poses(root, poses)
     for path in (root / "s" / "depth").iterdir():
         depth = np.asarray(Image.open(path))
@@ -179,10 +198,14 @@ def follow(advice, cfg, root):
             corner = np.array([0, 0, 0.5, 0.5])
             fx, fy, cx, cy = (corner + cfg.intrinsics) * s - corner
             depth = depth / np.sqrt(1 + ((u - cx) / fx) ** 2 + ((v - cy) / fy) ** 2)
-        if "turn the depth pictures by 180°, and the colour" in first:
-            depth = depth[::-1, ::-1]
+        axes = {
+            "turn the depth pictures by 180°, and the colour": (0, 1),
+            "flip the depth pictures left for right, and the colour": 1,
+        }
+        for way in (axes[words] for words in axes if words in first):
+            depth = np.flip(depth, way)
             color = np.asarray(Image.open(root / "s" / "color" / path.name))
-            Image.fromarray(color[::-1, ::-1].copy()).save(root / "s" / "color" / path.name)
+            Image.fromarray(np.flip(color, way).copy()).save(root / "s" / "color" / path.name)
         Image.fromarray(np.ascontiguousarray(depth.round()).astype(np.uint16)).save(path)
     said = {key: yaml.safe_load(value) for key, value in re.findall(r"data\.(\w+)=(\S*[^\s,])", first)}
     return dataclasses.replace(cfg, **said)
@@ -213,6 +236,8 @@ TO_FOLLOW = {
     "pose units": (mistakes.translated(1000.0), {}, "translations of the stored poses by 0.001"),
     "pictures turned": (mistakes.each(mistakes.upside_down), {}, "turn the depth pictures by 180°"),
     "poses turned": (mistakes.MISTAKES["poses of pictures on their side"][0], {}, "from the right by a turn"),
+    "rotations transposed": (mistakes.posed(mistakes.transposed), {}, "transpose the rotations"),
+    "pictures flipped": (mistakes.flipped(1), {}, "flip the depth pictures left for right"),
     "colour turned": (mistakes.MISTAKES["colour turned by 180°"][0], {}, "data.rotate=180"),
     "focal length": (as_given, {"focal": 1.2}, r"data.intrinsics=\["),
     "K of half the size": (as_given, {"size": (108, 81)}, r"data.intrinsics_size=\[108,81\]"),
@@ -251,6 +276,40 @@ def of_files(cfg):
     return check_scene(dataset, "s", dataset.frame_ids("s"), SceneMesh("/none/{scene}", False), 6, vars(cfg))
 
 
+@pytest.mark.parametrize(
+    ("family", "numbers", "keys", "advice"),
+    [
+        ("quaternion order", (0,), {"pose_format": "trajectory_xyzw"}, "set data.pose_format=trajectory_wxyz"),
+        ("quaternion order", (1,), {"pose_format": "wxyz_per_frame"}, "set data.pose_format=xyzw_per_frame"),
+        ("quaternion order", (1,), {"pose_format": "tum"}, "take the stored quaternions for x y z w, not for w x y z"),
+        (
+            "rotation transposed",
+            (1,),
+            {"pose_direction": "world_to_camera"},
+            "transpose the rotations of the stored poses, and leave their translations",
+        ),
+        ("rotation transposed", (1,), {}, "invert each stored pose, transpose its rotation, and invert it again"),
+    ],
+)
+def test_how_poses_are_stored_has_its_own_advice(family, numbers, keys, advice):
+    assert advise(family, numbers, keys) == advice
+
+
+def test_a_principal_point_is_found_in_both_directions(demo):
+    depth = mistakes.checked(mistakes.each(with_principal_point_moved(-9.0, 7.0))(demo)).depth
+    du, dv = map(float, re.match(r"principal point: cx (\S+), cy (\S+) px agrees", depth.cause).groups())
+    np.testing.assert_allclose((du, dv), (9, -7), atol=0.5)
+
+
+@pytest.mark.parametrize("change", [stored_inverted(with_quaternion_rolled(1)), flipped(1)])
+def test_a_change_that_is_undone_leaves_the_frame(demo, change):
+    frame = next(iter(demo.values()))
+    there = change(frame)
+    undo = stored_inverted(with_quaternion_rolled(-1)) if there.depth_camera is frame.depth_camera else change
+    np.testing.assert_allclose(undo(there).cam_to_world, frame.cam_to_world, atol=1e-12)
+    np.testing.assert_allclose(undo(there).depth_camera.intrinsics, frame.depth_camera.intrinsics)
+
+
 def test_a_size_that_is_said_already_is_put_right():
     """K was brought from there to the pictures, and so belongs to another share of it."""
     keys = {"intrinsics_size": [432, 324], "intrinsics_file": "k.txt"}
@@ -266,6 +325,12 @@ def test_a_size_that_is_said_already_is_put_right():
             "multiply the depths by 0.5, or multiply the translations of the stored poses by 2",
         ),
         ({}, with_focal_scaled(1.2), "look at the focal lengths of the depth camera's K: fx and fy × 0.83"),
+        (
+            {"depth_scale": None, "depth_float_scale": None},
+            with_depth_scaled(2.0),
+            "set data.depth_scale to 2 times the units in a metre that the file says, or multiply the translations",
+        ),
+        ({"intrinsics": None, "intrinsics_file": None, "hfov": 90.0}, with_focal_scaled(1.2), "set data.hfov=100."),
         (
             {"depth_scale": 5000.0, "depth_float_scale": 2.0},
             with_depth_scaled(0.2),
