@@ -7,6 +7,9 @@ from omegaconf import MISSING
 
 from clipfeat.config.checks import at_least, check_size, must_say, one_of
 from clipfeat.config.paths import path_key
+from clipfeat.data.archive_config import Record3dConfig, RosbagConfig, ScanNetPpRawConfig, StrayScannerConfig
+from clipfeat.data.base_config import DataConfig as DataConfig
+from clipfeat.data.base_config import check_rotate
 from clipfeat.errors import ConfigError
 from clipfeat.system.patterns import check_pattern
 
@@ -14,28 +17,6 @@ from clipfeat.system.patterns import check_pattern
 def as_size(value: list[int] | None) -> tuple[int, int] | None:
     """[width, height] of a configuration as (width, height)."""
     return None if value is None else (value[0], value[1])
-
-
-@dataclass
-class DataConfig:
-    """Where frames come from.
-
-    Attributes:
-        name: layout of the data set.
-        root: folder that holds one folder a scene.
-        masks: path of external instance masks (8 or 16 bits, PNG, PGM, TIFF or NPY, of the colour picture's size, 0 for
-            none), with {scene} and {frame} in it (padded or not) and perhaps {sequence}; null for none. The
-            camera.mask_* keys say what they do.
-    """
-
-    name: str = MISSING
-    root: str = path_key()
-    masks: str | None = path_key(None)
-
-
-def _check_rotate(degrees: int | None) -> None:
-    if degrees not in (None, 0, 90, 180, 270):
-        raise ConfigError(f"data.rotate={degrees}: expected 0, 90, 180 or 270 degrees clockwise, or null")
 
 
 @dataclass
@@ -58,7 +39,7 @@ class ScanNetConfig(DataConfig):
     rotate: int | None = None
 
     def __post_init__(self) -> None:
-        _check_rotate(self.rotate)
+        check_rotate(self.rotate)
         at_least("data.depth_scale", self.depth_scale, 0, above=True)
         for key in ("color_intrinsics_size", "depth_intrinsics_size"):
             check_size(f"data.{key}", getattr(self, key))
@@ -209,7 +190,7 @@ class PosedRgbdConfig(DataConfig):
     pose_camera: str = "depth"
 
     def __post_init__(self) -> None:
-        _check_rotate(self.rotate)
+        check_rotate(self.rotate)
         one_of("data.pose_camera", self.pose_camera, ("depth", "color"))
         must_say("data.pose_direction", self.pose_direction, POSE_DIRECTIONS)
         must_say("data.pose_format", self.pose_format, POSE_FORMATS)
@@ -305,7 +286,7 @@ class NerfstudioConfig(DataConfig):
     undo_applied_transform: bool = False
 
     def __post_init__(self) -> None:
-        _check_rotate(self.rotate)
+        check_rotate(self.rotate)
         check_pattern("data.transforms", self.transforms, required=["scene"], forbidden=["sequence", "frame"])
         at_least("data.depth_scale", self.depth_scale, 0, above=True)
         at_least("data.depth_float_scale", self.depth_float_scale, 0, above=True)
@@ -351,6 +332,10 @@ LAYOUTS: dict[str, tuple[type[DataConfig], str]] = {
     "posed_rgbd": (PosedRgbdConfig, "clipfeat.data.posed_rgbd:PosedRgbdDataset"),
     "nerfstudio": (NerfstudioConfig, "clipfeat.data.nerfstudio:NerfstudioDataset"),
     "scannet200_mv": (ScanNet200MvConfig, "clipfeat.data.scannet200_mv:open_scannet200_mv"),
+    "record3d": (Record3dConfig, "clipfeat.data.record3d:Record3dDataset"),
+    "strayscanner": (StrayScannerConfig, "clipfeat.data.strayscanner:StrayScannerDataset"),
+    "rosbag": (RosbagConfig, "clipfeat.data.rosbag:RosbagDataset"),
+    "scannetpp_raw": (ScanNetPpRawConfig, "clipfeat.data.scannetpp_raw:ScanNetPpRawDataset"),
 }
 """What ``data.name`` can be: the keys of each layout, and what makes its ``Dataset`` of them, imported when needed."""
 

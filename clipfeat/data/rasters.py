@@ -43,13 +43,22 @@ def read_depth(
             f"{path}: depth in floats, whose unit is not said: data.depth_float_scale=1 for metres, 1000 for "
             "millimetres"
         )
+    return depth_in_metres(without_gaps(raw, str(path)), float_scale, invalid)
+
+
+def without_gaps(raw: NDArray[np.float32], where: str) -> NDArray[np.float32]:
+    """Depth in floats, with 0 where NaN or inf says that nothing was measured.
+
+    Raises:
+        FrameError: If some is below 0.
+    """
     depth = np.where(np.isfinite(raw), raw, np.float32(0))
     if (below := int(np.count_nonzero(depth < 0))) > 0:
         raise FrameError(
-            f"{path}: {below} depths below 0, the least {depth.min():g}; expected distances along z, "
+            f"{where}: {below} depths below 0, the least {depth.min():g}; expected distances along z, "
             f"and 0, NaN or inf where nothing was measured"
         )
-    return depth_in_metres(depth, float_scale, invalid)
+    return depth
 
 
 def depth_in_metres(

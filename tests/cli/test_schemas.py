@@ -59,6 +59,7 @@ NEEDS = {
         "data.intrinsics=[500,500,320,240]",
     ],
     ("camera", "esam"): ["data=scannet200_mv"],
+    ("data", "rosbag"): ["data.color_topic=/c", "data.camera_info_topic=/k", "data.pose_topic=/p"],
 }  # fmt: skip
 
 
