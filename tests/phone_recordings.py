@@ -169,7 +169,8 @@ def write_stray(folder, frames, own_k=True, video=True, **options):
 def pack_depth_bin(depths, kind):
     """A depth.bin of (192, 256) depth in metres: "lz4" or "deflate" a frame, or "stream" for one of all."""
     if kind == "stream":
-        return deflated(np.stack(depths).astype("<f4").tobytes())
+        packer = zlib.compressobj(1, wbits=-15)
+        return b"".join(packer.compress(depth.astype("<f4").tobytes()) for depth in depths) + packer.flush()
     blocks = []
     for depth in depths:
         if kind == "lz4":
