@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from functools import cached_property
 from hashlib import blake2b
@@ -42,14 +42,50 @@ class PointStatus(IntEnum):
     """Seen, but an instance mask speaks against it: too near to an instance's edge, or another instance."""
 
 
+@dataclass(frozen=True)
+class Distortion:
+    """How a lens bends what a pinhole would see; ``clipfeat.camera.distortion`` has the formulas, and applies them.
+
+    All numbers are of directions and not of pixels, so they stay when a picture is resized.
+
+    Attributes:
+        fisheye: whether the polynomials are of the angle θ to the camera's axis (OpenCV's fisheye, COLMAP's), or of the
+            pinhole's radius r = tan θ.
+        radial: n1 to n4, of the square of that: ``1 + n1·q + n2·q² + n3·q³ + n4·q⁴``.
+        divisor: d1 to d3 of the polynomial that this is divided by: OpenCV's k4 to k6.
+        tangential: p1 and p2, OpenCV's.
+        prism: sx1 and sy1, of a thin prism.
+    """
+
+    fisheye: bool = False
+    radial: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    divisor: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    tangential: tuple[float, float] = (0.0, 0.0)
+    prism: tuple[float, float] = (0.0, 0.0)
+
+    @classmethod
+    def of_meta(cls, meta: dict[str, Any]) -> "Distortion":
+        """The lens that a file's meta tells: these attributes by name. Raises as ``Camera.of_meta``."""
+        n1, n2, n3, n4 = meta["radial"]
+        d1, d2, d3 = meta["divisor"]
+        (p1, p2), (s1, s2) = meta["tangential"], meta["prism"]
+        return cls(bool(meta["fisheye"]), (n1, n2, n3, n4), (d1, d2, d3), (p1, p2), (s1, s2))
+
+    @property
+    def bends(self) -> bool:
+        """Whether it does anything: a fisheye does, with whatever numbers."""
+        return self.fisheye or any(x != 0 for x in (*self.radial, *self.divisor, *self.tangential, *self.prism))
+
+
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """A pinhole camera: intrinsics that know the resolution they belong to.
+    """A camera: intrinsics that know the resolution they belong to, and perhaps a lens that distorts.
 
     Attributes:
         intrinsics: (3, 3) float64 K in pixels.
         width: picture width in pixels.
         height: picture height in pixels.
+        distortion: of the lens; None for a pinhole, also where one was given that does nothing.
 
     Raises:
         ValueError: If K has another shape, is not finite, has a focal length <= 0, or is not a K; or if the size is
@@ -59,6 +95,7 @@ class Camera:
     intrinsics: NDArray[np.float64]
     width: int
     height: int
+    distortion: Distortion | None = None
 
     def __post_init__(self) -> None:
         k = np.array(self.intrinsics, dtype=np.float64)
@@ -74,6 +111,24 @@ class Camera:
             raise ValueError(f"picture size must be positive, got {self.width}×{self.height}")
         k.setflags(write=False)
         object.__setattr__(self, "intrinsics", k)
+        if self.distortion is not None and not self.distortion.bends:
+            object.__setattr__(self, "distortion", None)
+
+    @classmethod
+    def of_meta(cls, meta: dict[str, Any]) -> "Camera":
+        """The camera that ``meta`` told.
+
+        Raises:
+            KeyError: If something is missing; TypeError or ValueError if something is no such number.
+        """
+        told = meta.get("distortion")
+        lens = None if told is None else Distortion.of_meta(told)
+        return cls(np.array(meta["intrinsics"]), meta["width"], meta["height"], lens)
+
+    def meta(self) -> dict[str, Any]:
+        """What files say of it, as JSON: of a pinhole no word about distortion."""
+        told = {"intrinsics": self.intrinsics.tolist(), "width": self.width, "height": self.height}
+        return told if self.distortion is None else told | {"distortion": asdict(self.distortion)}
 
     def resized(self, width: int, height: int) -> "Camera":
         """The camera of the same picture resized to ``width`` × ``height`` pixels."""
@@ -81,7 +136,7 @@ class Camera:
         k = self.intrinsics.copy()
         k[0] = to_new[0, 0] * k[0] + to_new[0, 2] * k[2]
         k[1] = to_new[1, 1] * k[1] + to_new[1, 2] * k[2]
-        return Camera(k, width, height)
+        return Camera(k, width, height, self.distortion)
 
 
 def resize_affine(size_from: tuple[float, float], size_to: tuple[float, float]) -> NDArray[np.float64]:

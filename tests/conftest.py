@@ -3,6 +3,7 @@
 Nothing heavy is imported at the top: the process that hands the tests out to the workers needs none of it.
 """
 
+import functools
 import json
 import logging
 import os
@@ -64,6 +65,16 @@ def made_once(tmp_path_factory):
         return folder
 
     return made_once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def rooms_built_once():
+    """A room of the demo takes two seconds, and does not change."""
+    from clipfeat.data.demo import scans
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scans, "build_room", functools.cache(scans.build_room))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from colmap_writer import model_of, write_depth_map, write_model
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from clipfeat.camera.projection import unproject_depth
 from clipfeat.data.scannet import ScanNetDataset
 
 COLOR_SIZE = (216, 162)
@@ -188,6 +190,20 @@ def _nerf_k(frame, factor):
     fx, fy, cx, cy = four_numbers(frame)
     size = {"w": frame.picture.width, "h": frame.picture.height}
     return {"fl_x": factor * fx, "fl_y": factor * fy, "cx": cx + 0.5, "cy": cy + 0.5} | size
+
+
+def write_colmap(scans, root):
+    """images/, sparse/0 and COLMAP's own depth maps a scene; of each frame fifty points that the next one sees too."""
+    for scene, frames in _frames(scans):
+        names, points = [f"{i + 1:04d}.jpg" for i in range(len(frames))], []
+        (root / scene / "images").mkdir(parents=True)
+        for i, (frame, name) in enumerate(zip(frames, names, strict=True)):
+            shutil.copy(scans / scene / "color" / f"{frame.frame_id}.jpg", root / scene / "images" / name)
+            write_depth_map(root / scene / "stereo/depth_maps" / f"{name}.geometric.bin", frame.depth_m)
+            camera, pixels = frame.depth_camera, np.flatnonzero(frame.depth_m)[::200][:50]
+            xyz, _ = unproject_depth(frame.depth_m, camera.intrinsics, frame.cam_to_world, pixels)
+            points += [(row, (i, 2, 3), (i + 1, (i + 1) % len(frames) + 1)) for row in xyz]
+        write_model(root / scene / "sparse/0", model_of(frames, names, points=points), binary=True)
 
 
 def write_polycam(scans, root):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.calibration.hypotheses import Change, depth_camera, depth_of, invert
-from clipfeat.camera.projection import build_uv_index, measured_pixels, unproject_depth, valid_depth, world_to_cam
+from clipfeat.camera.projection import build_uv_index, measured_pixels, unproject_pixels, valid_depth, world_to_cam
 from clipfeat.camera.visibility import depth_tolerance, lookup_depth
 from clipfeat.types import Frame
 
@@ -79,16 +79,29 @@ def make_pair(a: Frame, b: Frame, num_points: int = 6000) -> FramePair:
     return FramePair(a, b, measured[np.sort(chosen)])
 
 
+def _points_of(pair: FramePair) -> NDArray[np.float64]:
+    """(M, 3) world points of the pair's pixels; NaN where, by a changed K, the lens has no ray for one."""
+    a, camera = pair.a, depth_camera(pair.a)
+    depth_m = depth_of(a)
+    v, u = np.divmod(pair.pixels, depth_m.shape[1])
+    return unproject_pixels(u, v, depth_m[v, u], camera.intrinsics, a.cam_to_world, distortion=camera.distortion)
+
+
 def carry_depth(pair: FramePair) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Depth of ``a``'s points in ``b``'s camera, and what ``b`` measured there.
 
     Returns:
         (K,) expected and (K,) measured metres of the points that fall on measured pixels, and (M,) which those are.
     """
-    a, b = pair.a, pair.b
-    points, _ = unproject_depth(depth_of(a), depth_camera(a).intrinsics, a.cam_to_world, pair.pixels)
-    camera = depth_camera(b)
-    there = build_uv_index(points, camera.intrinsics, world_to_cam(b.cam_to_world), (camera.width, camera.height))
+    b = pair.b
+    camera, points = depth_camera(b), _points_of(pair)
+    there = build_uv_index(
+        points,
+        camera.intrinsics,
+        world_to_cam(b.cam_to_world),
+        (camera.width, camera.height),
+        distortion=camera.distortion,
+    )
     measured = lookup_depth(depth_of(b), there.uv)
     both = there.visible & (measured > 0)
     return there.depth_m[both].astype(np.float64), measured[both], both
@@ -96,9 +109,9 @@ def carry_depth(pair: FramePair) -> tuple[NDArray[np.float64], NDArray[np.float6
 
 def visible_points(pair: FramePair) -> NDArray[np.float64]:
     """(K, 3) world points of ``a`` that ``b``'s depth shows too; its colour has no say in it."""
-    a, b = pair.a, pair.b
-    points, _ = unproject_depth(depth_of(a), depth_camera(a).intrinsics, a.cam_to_world, pair.pixels)
-    there = build_uv_index(points, depth_camera(b).intrinsics, world_to_cam(b.cam_to_world))
+    b, points = pair.b, _points_of(pair)
+    camera = depth_camera(b)
+    there = build_uv_index(points, camera.intrinsics, world_to_cam(b.cam_to_world), distortion=camera.distortion)
     measured = lookup_depth(depth_of(b), there.uv)
     near = np.abs(there.depth_m - measured) <= depth_tolerance(there.depth_m, *_TOLERANCE)
     return points[(measured > 0) & near]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.camera.projection import world_to_cam
+from clipfeat.data.conventions import z_of_ray_lengths
 from clipfeat.types import Camera, Frame, resize_affine
 
 Change = Callable[[Frame], Frame]
@@ -78,6 +79,8 @@ def with_y_up(frame: Frame) -> Frame:
 def with_z_of_rays(frame: Frame) -> Frame:
     """Depths taken for the length of the ray: z is that times the ray's own z, 1 / |K⁻¹·(u, v, 1)|."""
     camera = depth_camera(frame)
+    if camera.distortion is not None:
+        return dataclasses.replace(frame, depth_m=z_of_ray_lengths(depth_of(frame), camera))
     (fx, _, cx), (_, fy, cy), _ = camera.intrinsics
     x = ((np.arange(camera.width) - cx) / fx).astype(np.float32)
     y = ((np.arange(camera.height) - cy) / fy).astype(np.float32)

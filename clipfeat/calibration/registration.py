@@ -122,7 +122,9 @@ def color_pair(pair: FramePair) -> ColorPair | None:
     if len(points) < _FEWEST_POINTS:
         return None
     uv_a, uv_b = (
-        build_uv_index(points, f.color_camera.intrinsics, world_to_cam(f.cam_to_world)).uv.astype(np.float64)
+        build_uv_index(
+            points, f.color_camera.intrinsics, world_to_cam(f.cam_to_world), distortion=f.color_camera.distortion
+        ).uv.astype(np.float64)
         for f in (a, b)
     )
     smooth = _unit(a.color_camera)

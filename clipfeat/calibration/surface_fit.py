@@ -129,7 +129,12 @@ def _view(frame: Frame, points: NDArray[np.floating], count: int) -> tuple[_View
     """What one frame sees of the points, how many fall on measured pixels, and how many of those lie before them."""
     camera, depth_m = depth_camera(frame), depth_of(frame)
     there = build_uv_index(
-        points, camera.intrinsics, world_to_cam(frame.cam_to_world), (camera.width, camera.height), near=0.1
+        points,
+        camera.intrinsics,
+        world_to_cam(frame.cam_to_world),
+        (camera.width, camera.height),
+        near=0.1,
+        distortion=camera.distortion,
     )
     rows = np.flatnonzero(there.visible)
     rows = rows[np.random.default_rng(0).permutation(len(rows))]

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from clipfeat.camera import kernel
-from clipfeat.types import PointStatus, Projection
+from clipfeat.camera.distortion import bent, rays_of
+from clipfeat.types import Distortion, PointStatus, Projection
 
 EDGE_PX = 1e-3
 """Pixels. Points of the outermost pixels, stored as float32, come back up to some 1e-4 px outside; that is rounding."""
@@ -42,16 +43,19 @@ def transform_points(transform: Any, points: Any) -> Any:
     return points @ transform[..., :3, :3].swapaxes(-1, -2) + transform[..., None, :3, 3]
 
 
-def project_camera_points(points_cam: Any, intrinsics: Any) -> tuple[Any, Any]:
-    """Pinhole projection ``u = fx·x/z + s·y/z + cx``, ``v = fy·y/z + cy``.
+def project_camera_points(points_cam: Any, intrinsics: Any, distortion: Distortion | None = None) -> tuple[Any, Any]:
+    """Pinhole projection ``u = fx·x/z + s·y/z + cx``, ``v = fy·y/z + cy``, of points that the lens has bent before.
 
     Args:
         points_cam: (..., N, 3) in camera axes, metres.
         intrinsics: (..., 3, 3).
+        distortion: of the lens; None for a pinhole.
 
     Returns:
-        uv (..., N, 2) pixels, NaN where z <= 0, and z (..., N) metres.
+        uv (..., N, 2) pixels, NaN where z <= 0 or where the lens shows nothing, and z (..., N) metres.
     """
+    if distortion is not None:
+        points_cam = _bent(points_cam, distortion)
     x, y, z = points_cam[..., 0], points_cam[..., 1], points_cam[..., 2]
     xp: Any = torch if isinstance(points_cam, torch.Tensor) else np
     in_front = xp.where(z > 0, z, xp.nan)
@@ -60,6 +64,12 @@ def project_camera_points(points_cam: Any, intrinsics: Any) -> tuple[Any, Any]:
     u = k[..., 0, 0] * x + k[..., 0, 1] * y + k[..., 0, 2]
     v = k[..., 1, 1] * y + k[..., 1, 2]
     return xp.stack((u, v), -1), z
+
+
+def _bent(points_cam: Any, distortion: Distortion) -> Any:
+    if not isinstance(points_cam, torch.Tensor):
+        return bent(points_cam, distortion)
+    return torch.from_numpy(bent(_float64(points_cam), distortion)).to(points_cam.device)
 
 
 def frustum_status(uv: Any, z: Any, image_size: tuple[Any, Any] | None, near: float, far: float) -> Any:
@@ -94,6 +104,7 @@ def build_uv_index(
     image_size: tuple[Any, Any] | None = None,
     near: float = 0.0,
     far: float = float("inf"),
+    distortion: Distortion | None = None,
 ) -> Projection:
     """Projects world points into pictures.
 
@@ -105,6 +116,7 @@ def build_uv_index(
             its edges are not told apart.
         near: nearest z in metres.
         far: farthest z in metres.
+        distortion: of the lens that took the pictures; None for pinholes.
 
     Leading dimensions broadcast: points (N, 3) with extrins (V, 4, 4) give uv (V, N, 2).
 
@@ -131,7 +143,7 @@ def build_uv_index(
     xp: Any = torch if isinstance(points, torch.Tensor) else np
     if not (xp.isfinite(intrins).all() and xp.isfinite(extrins).all()):
         raise ValueError("intrins or extrins hold inf or NaN: a lost track, leave the frame out")
-    uv, z = project_camera_points(transform_points(extrins, points), intrins)
+    uv, z = project_camera_points(transform_points(extrins, points), intrins, distortion)
     status = frustum_status(uv, z, image_size, near, far)
     in_view = status == int(PointStatus.VISIBLE)
     if isinstance(points, torch.Tensor):
@@ -144,14 +156,17 @@ def unproject_depth(
     intrinsics: ArrayLike,
     cam_to_world: ArrayLike,
     pixels: NDArray[np.integer] | None = None,
+    distortion: Distortion | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Lifts depth pixels to world points: ``X = cam_to_world · (z·K⁻¹·(u, v, 1))``.
+    """Lifts depth pixels to world points: ``X = cam_to_world · (z·K⁻¹·(u, v, 1))``, and straightened where distorted.
 
     Args:
         depth_m: (h, w) z-depth in metres; 0, negative and non-finite pixels are holes.
         intrinsics: (3, 3) K of the depth picture.
         cam_to_world: (4, 4).
-        pixels: (M,) flat indices v·w + u to lift; None for all. Holes among them are dropped.
+        pixels: (M,) flat indices v·w + u to lift; None for all. Holes among them are dropped, and
+            so are those that the lens has no ray for.
+        distortion: of the lens that took the depth; None for a pinhole.
 
     Returns:
         (N, 3) float64 world points and (N,) int64 flat indices of the pixels that they come from, in the order of
@@ -174,7 +189,10 @@ def unproject_depth(
         if not valid.all():
             index, z = index[valid], z[valid]
     v, u = np.divmod(index, depth_m.shape[1])
-    return unproject_pixels(u, v, z, k, pose), index
+    points = unproject_pixels(u, v, z, k, pose, distortion)
+    if distortion is not None and (blind := np.isnan(points[:, 0])).any():
+        return points[~blind], index[~blind]
+    return points, index
 
 
 def unproject_pixels(
@@ -183,10 +201,17 @@ def unproject_pixels(
     depth_m: NDArray[np.floating],
     intrinsics: NDArray[np.float64],
     cam_to_world: NDArray[np.float64],
+    distortion: Distortion | None = None,
 ) -> NDArray[np.float64]:
-    """World points (N, 3) of pixels u, v (N,) and their z (N,) in metres: ``cam_to_world · (z·K⁻¹·(u, v, 1))``."""
+    """World points (N, 3) of pixels u, v (N,) and their z (N,) in metres: ``cam_to_world · (z·K⁻¹·(u, v, 1))``.
+
+    Where a lens distorts, of the rays that lead to these pixels; NaN where none does.
+    """
     if not u.shape == v.shape == depth_m.shape:
         raise ValueError(f"u, v and depth must be (N,) all, got {u.shape}, {v.shape}, {depth_m.shape}")
+    if distortion is not None:
+        u, v = np.moveaxis(rays_of(np.stack((u, v), -1), intrinsics, distortion), -1, 0)
+        intrinsics = np.eye(3)
     points = np.empty((len(depth_m), 3))
     kernel.unproject_pixels(u, v, depth_m, intrinsics, cam_to_world, points)
     return points

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.camera.distortion import bent, carried_pixels
 from clipfeat.camera.kernel import project_points
-from clipfeat.camera.projection import EDGE_PX, valid_depth, world_to_cam
+from clipfeat.camera.projection import EDGE_PX, transform_points, valid_depth, world_to_cam
 from clipfeat.camera.zbuffer import ZBuffer
 from clipfeat.system.shards import usable_cores
-from clipfeat.types import FloatArray, Frame, PointStatus, Projection
+from clipfeat.types import Camera, FloatArray, Frame, PointStatus, Projection
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ def project_views(
 ) -> Projection:
     """Projects the points of a scene into V of its frames at once; the same numbers as V calls of ``project_frame``.
 
-    The depth test is done in the depth picture with the depth camera's own K, which shares the pose with the colour
-    camera. A frame without depth falls back on a z-buffer of the points themselves, see ``VisibilityRule.zbuffer``.
+    The depth test is done in the depth picture with the depth camera's own K and lens, which shares the pose with the
+    colour camera. A frame without depth falls back on a z-buffer of the points themselves, see
+    ``VisibilityRule.zbuffer``.
 
     Args:
         points: (N, 3) world metres.
@@ -114,18 +116,23 @@ def project_views(
 
 def _project_view(points: NDArray[np.float64], frame: Frame, rule: VisibilityRule, out: Projection) -> None:
     """Fills ``out`` for all points in one view."""
-    color, to_cam = frame.color_camera, world_to_cam(frame.cam_to_world)
-    # Both cameras share the pose, so a colour pixel's ray meets the depth picture in one place, whatever its depth.
+    color, depth_camera, to_cam = frame.color_camera, frame.depth_camera, world_to_cam(frame.cam_to_world)
     to_depth, depth_m = np.zeros((2, 3)), np.zeros((0, 0), np.float32)
-    if frame.depth_m is not None:
-        if frame.depth_camera is None:
-            raise ValueError(f"{frame.scene_id} frame {frame.frame_id}: depth without a depth camera")
-        to_depth = (frame.depth_camera.intrinsics @ np.linalg.inv(color.intrinsics))[:2]
+    if frame.depth_m is not None and depth_camera is None:
+        raise ValueError(f"{frame.scene_id} frame {frame.frame_id}: depth without a depth camera")
+    # Both cameras share the pose, so a colour pixel's ray meets the depth picture in one place, whatever its depth. It
+    # is the affine map of their K, unless their lenses differ.
+    alike = depth_camera is not None and depth_camera.distortion == color.distortion
+    if frame.depth_m is not None and depth_camera is not None and alike:
+        to_depth = (depth_camera.intrinsics @ np.linalg.inv(color.intrinsics))[:2]
         depth_m = np.ascontiguousarray(frame.depth_m, dtype=np.float32)
+    to_pixel = color.intrinsics @ to_cam[:3]
+    if color.distortion is not None:
+        points, to_pixel = bent(transform_points(to_cam, points), color.distortion), color.intrinsics @ np.eye(3, 4)
     low = rule.border - EDGE_PX
     project_points(
         points,
-        color.intrinsics @ to_cam[:3],
+        to_pixel,
         (low, color.width - 1 - low, color.height - 1 - low, float(rule.near), float(rule.far)),
         depth_m,
         to_depth,
@@ -136,6 +143,27 @@ def _project_view(points: NDArray[np.float64], frame: Frame, rule: VisibilityRul
         out.status,
         out.conf_2d,
     )
+    if color.distortion is not None:  # what the lens doesn't show is NaN, but it does lie before the camera
+        unseen = np.isnan(points[:, 0]) & (points[:, 2] > 0)
+        out.depth_m[unseen], out.status[unseen] = points[unseen, 2], PointStatus.OUT_OF_VIEW
+    if frame.depth_m is not None and depth_camera is not None and not alike:
+        _judge_by_depth(frame.depth_m, depth_camera, color, rule, out)
+
+
+def _judge_by_depth(
+    depth_m: NDArray[np.float32], depth_camera: Camera, color: Camera, rule: VisibilityRule, out: Projection
+) -> None:
+    """The depth test of points in view, where colour and depth were taken through two lenses."""
+    rows = np.flatnonzero(out.visible)
+    measured = lookup_depth(depth_m, carried_pixels(out.uv[rows].astype(np.float64), color, depth_camera))
+    z = out.depth_m[rows].astype(np.float64)
+    allowed = depth_tolerance(z, rule.tolerance, rule.tolerance_rel)
+    off = np.abs(z - measured)
+    hole, near = measured == 0, off <= allowed
+    unmeasured = PointStatus.VISIBLE if rule.keep_holes else PointStatus.NO_DEPTH
+    out.status[rows] = np.where(hole, unmeasured, np.where(near, PointStatus.VISIBLE, PointStatus.OCCLUDED))
+    seen = np.where(near, np.exp(-0.5 * (3 * off / allowed) ** 2), 0)
+    out.conf_2d[rows] = np.where(hole, np.exp(-4.5) if rule.keep_holes else 0, seen)
 
 
 def lookup_depth(depth_m: NDArray[np.floating], uv: FloatArray) -> NDArray[np.float64]:

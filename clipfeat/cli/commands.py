@@ -7,7 +7,7 @@ import argparse
 import logging
 import signal
 import sys
-import threading
+import time
 from pathlib import Path
 
 from clipfeat.cli.config import ComposerConfig
@@ -209,7 +209,8 @@ def view_main() -> None:
         viewer = Viewer(arguments.path, arguments.host, arguments.port)
         try:
             print(f"clipfeat: {arguments.path} is shown at {viewer.url} until Ctrl-C", flush=True)
-            threading.Event().wait()
+            while True:  # what comes right before a wait without an end would not be noticed in it
+                time.sleep(1)
         except KeyboardInterrupt:
             print("clipfeat: the viewer has ended")
         finally:

@@ -27,7 +27,7 @@ from clipfeat.cli.main import EXIT_USAGE, own_version, program
 from clipfeat.cli.schemas import COMMANDS, register_schemas, store_shared
 from clipfeat.cli.typed import for_hydra
 from clipfeat.config.folder import config_dir
-from clipfeat.config.paths import expand_home
+from clipfeat.config.paths import expand_home, with_home
 from clipfeat.errors import CannotTellError, ClipfeatError, ConfigError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
     _answer_version()
     register_schemas()
     OmegaConf.register_new_resolver("options", options, replace=True)  # which the help asks
+    OmegaConf.register_new_resolver("home", with_home, replace=True)  # which Hydra's own folder asks
     set_up_process()
     # With this set, Hydra hands every exception over as it is instead of printing it its own way.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"

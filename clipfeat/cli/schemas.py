@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigNode, ConfigStore
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from clipfeat.cli.config import ComposerConfig
 from clipfeat.data.config import LAYOUTS
@@ -45,13 +44,22 @@ def schemas_of() -> Iterator[tuple[str, type[Any]]]:
     yield from ((group, schema) for group, _, schema in _schemas() if group is not None)
 
 
-@cache
 def _nodes() -> list[ConfigNode]:
-    """All that Hydra is told, made once: it takes longer than to compose. Hydra copies what it takes from its store."""
+    """All that Hydra is told."""
     return [
-        ConfigNode(f"{name}.yaml", OmegaConf.structured(schema), group, package=None, provider=None)
+        ConfigNode(f"{name}.yaml", _node(schema), group, package=None, provider=None)
         for group, name, schema in _schemas()
     ]
+
+
+_made: dict[type[Any], DictConfig] = {}
+
+
+def _node(schema: type[Any]) -> DictConfig:
+    """Made once, which takes longer than to compose; Hydra copies what it takes from its store."""
+    if schema not in _made:
+        _made[schema] = OmegaConf.structured(schema)
+    return _made[schema]
 
 
 def register_schemas() -> None:

@@ -73,8 +73,9 @@ class RosbagConfig(PhoneConfig):
             for none.
         depth_scale: units of 16-bit depth in a metre. Floats are metres.
         camera_info_topic: of the K of colour.
-        rectified: whether colour and depth are of image_proc's rectified topics: then K is the one in CameraInfo's P.
-            Else distortion is refused.
+        rectified: of a lens that distorts, whether colour and depth are of image_proc's rectified topics, whose K is
+            the one in CameraInfo's P, or as the camera took them. Null: no lens may distort, for nothing in a message
+            tells the two apart.
         pose_topic: of the poses: Odometry, PoseStamped, PoseWithCovarianceStamped or TransformStamped. It, or
             ``tf_frames``, must be set.
         pose_frame: whose poses these are, a name of tf. Null: as the messages say (``child_frame_id``), and refused
@@ -91,7 +92,7 @@ class RosbagConfig(PhoneConfig):
     depth_topic: str | None = None
     depth_scale: float = 1000.0
     camera_info_topic: str | None = None
-    rectified: bool = False
+    rectified: bool | None = None
     pose_topic: str | None = None
     pose_frame: str | None = None
     tf_frames: list[str] | None = None

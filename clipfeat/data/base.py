@@ -5,8 +5,8 @@ import re
 import shlex
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -93,6 +93,22 @@ def check_scene_name(name: str, where: str) -> str:
     if not _SCENE_NAME.fullmatch(name):
         raise DataError(f"{where}: scene name '{name}' is not allowed: letters, digits, '_', '-', '.', and no path")
     return name
+
+
+def path_below(value: Any, where: str) -> PurePosixPath | None:
+    """A path below a folder, that of the file which tells it; None for none.
+
+    Raises:
+        DataError: If it is something else.
+    """
+    if value is None:
+        return None
+    path = PurePosixPath(value) if isinstance(value, str) else None
+    if path is None or not path.parts or "\0" in str(value):
+        raise DataError(f"{where} is {str(value)[:60]!r}, expected a path")
+    if path.is_absolute() or ".." in path.parts or "\\" in str(value):
+        raise DataError(f"{where} '{value}' leaves the folder of the file, which is not allowed")
+    return path
 
 
 def start_of_patterns(root: Path, *, root_is_scene: bool) -> tuple[Path, dict[str, str]]:

@@ -152,9 +152,14 @@ class PosedRgbdConfig(DataConfig):
             as they are stored, or what a JSON file says.
         pixel_center: where the centre of the first pixel lies by the stored K, 0 (OpenCV, most data sets) or 0.5
             (COLMAP, nerfstudio: half a pixel is then taken from cx and cy). Depth's own K is the same.
+        distortion: of the lens that took the pictures as they are: [MODEL, number, …] by a name of COLMAP's and its
+            numbers, such as [OPENCV,k1,k2,p1,p2] (also with k3, or k3 to k6) or [OPENCV_FISHEYE,k1,k2,k3,k4]. Null:
+            pinholes.
         depth_intrinsics: depth's own K, the same three ways; without one it has colour's, resized.
         depth_intrinsics_file: see depth_intrinsics.
         depth_intrinsics_size: see depth_intrinsics.
+        depth_distortion: the same as distortion of depth that has a K of its own, [PINHOLE] for none; must be said
+            where distortion is. Depth without a K of its own is distorted as colour is.
         rotate: see ScanNetConfig.
         color_from_depth: where depth has a camera of its own and is not registered: the transform from its axes to
             colour's, a translation [x,y,z] in metres or the 16 numbers of a 4×4 matrix. Null: depth is registered.
@@ -182,9 +187,11 @@ class PosedRgbdConfig(DataConfig):
     intrinsics_file: str | None = path_key(None)
     intrinsics_size: list[int] | None = None
     pixel_center: float = 0.0
+    distortion: list[Any] | None = None
     depth_intrinsics: list[float] | None = None
     depth_intrinsics_file: str | None = path_key(None)
     depth_intrinsics_size: list[int] | None = None
+    depth_distortion: list[Any] | None = None
     rotate: int | None = None
     color_from_depth: list[Any] | None = None
     pose_camera: str = "depth"
@@ -247,6 +254,17 @@ class PosedRgbdConfig(DataConfig):
             raise ConfigError(
                 "data.depth_intrinsics and data.depth_intrinsics_file are both set: expected one of the two"
             )
+        own = self.depth_intrinsics is not None or self.depth_intrinsics_file is not None
+        if not own and self.depth_distortion is not None:
+            raise ConfigError(
+                f"data.depth_distortion={self.depth_distortion} is set, but depth has no K of its own: without "
+                f"data.depth_intrinsics or data.depth_intrinsics_file it has colour's, and colour's lens"
+            )
+        if own and self.distortion is not None and self.depth_distortion is None:
+            raise ConfigError(
+                f"data.distortion={self.distortion}, but data.depth_distortion is not set, and depth has a K of its "
+                f"own: say how its pictures are distorted, [PINHOLE] if they aren't"
+            )
         # A K a frame goes by the number in the picture's name, which lists with times have not.
         known = [*self._scene_placeholders(), *([] if self.pose_format == "tum" else ["frame"])]
         unknown = [n for n in ("sequence", "frame") if n not in known]
@@ -294,6 +312,45 @@ class NerfstudioConfig(DataConfig):
 
 
 @dataclass
+class ColmapConfig(DataConfig):
+    """COLMAP's sparse model, the pictures that it names, and perhaps depth.
+
+    Attributes:
+        root_is_scene: see PosedRgbdConfig.
+        sparse: pattern of the model's folder, with ``{scene}``. Null: ``{scene}/sparse/0`` or ``{scene}/sparse``.
+        images: pattern of the folder that the names of pictures in the model begin in.
+        depth: pattern of the folder of COLMAP's own depth maps (``<picture>.geometric.bin``), read where there are any;
+            or, with ``{frame}``, of other depth pictures of the same camera. Null: none.
+        depth_scale: units of these pictures in a metre, where they hold whole numbers.
+        depth_float_scale: the same where they hold floats (TIFF or NPY). Null: floats are refused.
+        metres_per_unit: metres in a unit of the model, for its poses, points and own depth maps.
+        sparse_points: frames get the sparse points whose tracks name them, for sampling=frame_points.
+        rotate: see ScanNetConfig.
+    """
+
+    name: str = "colmap"
+    root_is_scene: bool = False
+    sparse: str | None = path_key(None)
+    images: str = path_key("{scene}/images")
+    depth: str | None = path_key("{scene}/stereo/depth_maps")
+    depth_scale: float = 1000.0
+    depth_float_scale: float | None = None
+    metres_per_unit: float = 1.0
+    sparse_points: bool = False
+    rotate: int | None = None
+
+    def __post_init__(self) -> None:
+        check_rotate(self.rotate)
+        for key in ("sparse", "images", "depth"):
+            if (pattern := getattr(self, key)) is not None:
+                others = ["sequence"] if key == "depth" else ["sequence", "frame"]
+                check_pattern(f"data.{key}", pattern, required=["scene"], forbidden=others)
+        at_least("data.depth_scale", self.depth_scale, 0, above=True)
+        at_least("data.depth_float_scale", self.depth_float_scale, 0, above=True)
+        at_least("data.metres_per_unit", self.metres_per_unit, 0, above=True)
+
+
+@dataclass
 class ScanNet200MvConfig(DataConfig):
     """ESAM's ``scannet200-mv`` tree: ``2D/<scene>/{color,depth,pose}``, ``points/<scene>/<frame>.bin`` and masks.
 
@@ -331,6 +388,7 @@ LAYOUTS: dict[str, tuple[type[DataConfig], str]] = {
     "demo": (DemoConfig, "clipfeat.data.demo.scans:open_demo"),
     "posed_rgbd": (PosedRgbdConfig, "clipfeat.data.posed_rgbd:PosedRgbdDataset"),
     "nerfstudio": (NerfstudioConfig, "clipfeat.data.nerfstudio:NerfstudioDataset"),
+    "colmap": (ColmapConfig, "clipfeat.data.colmap:ColmapDataset"),
     "scannet200_mv": (ScanNet200MvConfig, "clipfeat.data.scannet200_mv:open_scannet200_mv"),
     "record3d": (Record3dConfig, "clipfeat.data.record3d:Record3dDataset"),
     "strayscanner": (StrayScannerConfig, "clipfeat.data.strayscanner:StrayScannerDataset"),
@@ -338,20 +396,6 @@ LAYOUTS: dict[str, tuple[type[DataConfig], str]] = {
     "scannetpp_raw": (ScanNetPpRawConfig, "clipfeat.data.scannetpp_raw:ScanNetPpRawDataset"),
 }
 """What ``data.name`` can be: the keys of each layout, and what makes its ``Dataset`` of them, imported when needed."""
-
-
-LABEL_IDS = ("scannet", "scannet200", "nyu40", "scannet20", "mpcat40")
-"""Whose ids labels can be, beside those of a CSV file; clipfeat/data/label_ids.py knows them."""
-
-
-def check_label_ids(key: str, value: str | None) -> None:
-    """A set of ids that is known, or a CSV file; or None.
-
-    Raises:
-        ConfigError: If it is none of these.
-    """
-    if value is not None and not value.lower().endswith(".csv"):
-        one_of(key, value, (*LABEL_IDS, "a CSV file of id,name"))
 
 
 FRAME_SELECTIONS = ("first", "random", "uniform")

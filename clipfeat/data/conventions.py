@@ -7,6 +7,7 @@ Inside, camera axes are OpenCV's, poses camera-to-world, pixel centres on intege
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.camera.distortion import rays_of
 from clipfeat.types import Camera
 
 _OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -47,6 +48,8 @@ def centred_on_integers(k: NDArray[np.float64], pixel_center: float) -> NDArray[
 def z_of_ray_lengths(length_m: NDArray[np.float32], camera: Camera) -> NDArray[np.float32]:
     """Depth along z of depth that is the distance from the camera's centre: z = length / |K⁻¹ (u, v, 1)|.
 
+    Through a lens that distorts, of the ray that leads to the pixel; where none does, there is a hole.
+
     Args:
         length_m: (h, w) float32 metres along each pixel's ray, 0 where nothing was measured.
         camera: of these pixels.
@@ -55,6 +58,9 @@ def z_of_ray_lengths(length_m: NDArray[np.float32], camera: Camera) -> NDArray[n
         (h, w) float32 metres, 0 where nothing was measured.
     """
     k = camera.intrinsics
+    if camera.distortion is not None:
+        x, y = np.moveaxis(rays_of(np.moveaxis(np.indices(length_m.shape)[::-1], 0, -1), k, camera.distortion), -1, 0)
+        return np.nan_to_num(length_m / np.sqrt(x * x + y * y + 1)).astype(np.float32)
     v, u = np.ogrid[: length_m.shape[0], : length_m.shape[1]]
     y = (v - k[1, 2]) / k[1, 1]
     x = (u - k[0, 2] - k[0, 1] * y) / k[0, 0]

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.data.config import LABEL_IDS
+from clipfeat.data.label_sets import LABEL_IDS
 from clipfeat.data.scannet200 import LabelSet, read_label_set, scannet200
 from clipfeat.errors import DataError
 

@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 
 from clipfeat.data.scene_info import depth_scale_of, find_scene_info, intrinsics_of, size_of
 from clipfeat.errors import DataError, FrameError
-from clipfeat.types import FARTHEST_M, Camera
+from clipfeat.types import FARTHEST_M, Camera, Distortion
 
 _LARGEST_SIDE = 1 << 20
 """Pixels. A picture that is said to be larger is none."""
 
 _FOCAL_LENGTHS = (0.01, 1000.0)
 """The shortest and the longest, as shares of the picture's longer side: fields of view from 0.06 to 178 degrees."""
+
+DISTORTION_NAMES = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
+"""What JSON files call the numbers of a lens."""
 
 PARTING = str.maketrans(",;[]()", "      ")
 """What some write between numbers and around them."""
@@ -92,11 +95,13 @@ class Calibration:
         intrinsics: (3, 3) float64 K in pixels.
         size: (width, height) of the pictures that K belongs to, or None.
         depth_scale: units of the depth files in a metre, or None.
+        distortion: of the lens, where the file is of a kind that says it; None for a pinhole.
     """
 
     intrinsics: NDArray[np.float64]
     size: tuple[int, int] | None = None
     depth_scale: float | None = None
+    distortion: Distortion | None = None
 
 
 def pinhole(fx: float, fy: float, cx: float, cy: float) -> NDArray[np.float64]:
@@ -104,7 +109,7 @@ def pinhole(fx: float, fy: float, cx: float, cy: float) -> NDArray[np.float64]:
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
 
 
-def read_calibration(path: Path, kind: str = "color") -> Calibration:
+def read_calibration(path: Path, kind: str = "color", *, lens_said: bool = False) -> Calibration:
     """Reads a K in any of the usual forms.
 
     * ``.json``: ``fx fy cx cy``, perhaps ``w h`` (or ``width height``) and ``scale``, at the top or under ``camera``
@@ -115,6 +120,8 @@ def read_calibration(path: Path, kind: str = "color") -> Calibration:
     Args:
         path: the file.
         kind: color or depth, where the file says both.
+        lens_said: whether somebody else says what the lens does. Otherwise a JSON file with distortion is refused: its
+            numbers don't tell whose model they are of.
 
     Raises:
         DataError: If the file is missing or none of these.
@@ -138,16 +145,23 @@ def read_calibration(path: Path, kind: str = "color") -> Calibration:
         else:
             k = pinhole(*(float(found[name]) for name in ("fx", "fy", "cx", "cy")))
         scale = found.get("scale")
+        bent = [] if lens_said else [f"{name}={found[name]}" for name in DISTORTION_NAMES if found.get(name)]
         whole = None if None in size else (int(size[0]), int(size[1]))
         if whole is not None and not 1 <= min(whole) <= max(whole) <= _LARGEST_SIDE:
             raise ValueError(f"a picture of {whole[0]}×{whole[1]} pixels")
-        return Calibration(k, whole, None if scale is None else float(scale))
+        calibration = Calibration(k, whole, None if scale is None else float(scale))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file, a JSON file with fx, fy, cx, cy was expected") from error
     except KeyError as error:
         raise DataError(f"{path}: has no {error}, expected fx, fy, cx, cy or intrinsic_matrix") from error
     except Exception as error:  # what damaged numbers and lists bring about
         raise DataError(f"{path}: not a calibration, expected JSON with fx, fy, cx, cy ({error})") from error
+    if bent:
+        raise DataError(
+            f"{path}: pictures are distorted ({', '.join(bent)}), and by whose model it doesn't say; set "
+            f"data.distortion=[OPENCV,…] or [OPENCV_FISHEYE,…], or [PINHOLE] if they have been undistorted since"
+        )
+    return calibration
 
 
 def _four_numbers(path: Path) -> list[float] | None:
@@ -185,6 +199,7 @@ def camera_for(
     picture_size: tuple[int, int],
     where: str,
     size_key: str | None,
+    distortion: Distortion | None = None,
 ) -> Camera:
     """The camera of pictures of ``picture_size`` from a K that belongs to ``k_size`` (None: to the pictures as stored).
 
@@ -194,6 +209,7 @@ def camera_for(
         picture_size: (width, height).
         where: source of K, for messages.
         size_key: configuration key that sets ``k_size``, for messages; None if there is none.
+        distortion: of the lens; None for a pinhole.
 
     Raises:
         DataError: If K is no camera matrix, of no real camera, of a picture on its side, or its principal point lies
@@ -207,7 +223,7 @@ def camera_for(
             f"data.rotate=90 or 270"
         )
     try:
-        camera = Camera(k, width, height)
+        camera = Camera(k, width, height, distortion)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
     fx, fy, skew = camera.intrinsics[0, 0], camera.intrinsics[1, 1], camera.intrinsics[0, 1]

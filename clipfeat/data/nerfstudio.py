@@ -2,8 +2,6 @@
 
 import logging
 import math
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,16 +9,16 @@ from threading import Lock
 
 import numpy as np
 
-from clipfeat.data.base import check_scene_name, frame_number, start_of_patterns
+from clipfeat.camera.distortion import without_blind_pixels
 from clipfeat.data.config import NerfstudioConfig
 from clipfeat.data.conventions import cam_to_world_of, centred_on_integers, z_of_ray_lengths
 from clipfeat.data.images import read_picture
 from clipfeat.data.matrices import camera_for, check_pose
 from clipfeat.data.rasters import INVALID_DEPTH, read_depth
+from clipfeat.data.scene_files import COUNTED, SceneFiles, ToldOnce, number_pictures
 from clipfeat.data.transforms import ListedFrame, Transforms
 from clipfeat.data.turned import check_turn
 from clipfeat.errors import DataError, FrameError
-from clipfeat.system.patterns import PathPattern
 from clipfeat.types import Camera, Frame
 
 log = logging.getLogger(__name__)
@@ -65,13 +63,11 @@ class NerfstudioDataset:
     def __init__(self, cfg: NerfstudioConfig):
         self.cfg = cfg
         self.root = Path(cfg.root)
-        self._pattern = PathPattern(cfg.transforms)
-        if not self.root.is_dir():
-            raise DataError(f"data.root={self.root}: no such folder, expected one that holds {cfg.transforms}")
+        self._files = SceneFiles(self.root, [cfg.transforms], root_is_scene=cfg.root_is_scene, named=cfg.transforms)
         self._lock = Lock()
         # Cached an instance, so that two data sets never share an entry.
         self._scene = lru_cache(maxsize=8)(self._open_scene)
-        self._told: set[str] = set()
+        self._tell = ToldOnce(log)
 
     def scenes(self) -> list[str]:
         """All folders that hold a file where the pattern says, sorted by name.
@@ -79,10 +75,7 @@ class NerfstudioDataset:
         Raises:
             DataError: If there is none, or a name of theirs is not allowed.
         """
-        found = self._found(root_is_scene=self.cfg.root_is_scene)
-        if not found:
-            raise DataError(f"data.root={self.root}: holds no {self.cfg.transforms}{self._hint()}")
-        return sorted(check_scene_name(name, str(path)) for name, path in found.items())
+        return self._files.scenes()
 
     def frame_ids(self, scene_id: str) -> list[int]:
         """See ``Dataset``. Frames whose picture or pose is missing are among them."""
@@ -104,7 +97,8 @@ class NerfstudioDataset:
         picture = read_picture(folder / listed.color, self.cfg.rotate or 0)
         k = centred_on_integers(calibration.intrinsics, _PIXEL_CENTER)
         try:
-            camera = camera_for(k, calibration.size, (picture.width, picture.height), where, None)
+            size = (picture.width, picture.height)
+            camera = camera_for(k, calibration.size, size, where, None, calibration.distortion)
         except DataError as error:  # a frame may have a K of its own
             raise FrameError(str(error)) from error
         depth_m, depth_camera = None, None
@@ -115,7 +109,7 @@ class NerfstudioDataset:
             str(folder / listed.color), picture, camera.intrinsics, shape, said=self.cfg.rotate, own_depth_k=False
         )
         if note is not None:
-            self._tell(scene_id, f"WARNING {note}", logging.WARNING)
+            self._tell(scene_id, "turn", f"WARNING {note}", logging.WARNING)
         return Frame(
             scene_id=scene_id,
             frame_id=frame_id,
@@ -136,64 +130,35 @@ class NerfstudioDataset:
             )
         depth_m = read_depth(path, said or told or _DEPTH_SCALE, INVALID_DEPTH, self.cfg.depth_float_scale or told)
         camera = color.resized(depth_m.shape[1], depth_m.shape[0])
-        return (z_of_ray_lengths(depth_m, camera) if self.cfg.depth_along == "ray" else depth_m), camera
+        if self.cfg.depth_along == "ray":
+            depth_m = z_of_ray_lengths(depth_m, camera)
+        return without_blind_pixels(depth_m, camera), camera
 
     def _scene_of(self, scene_id: str) -> _Scene:
         with self._lock:  # one thread at a time, so that nothing is read, and nothing told, twice
             return self._scene(scene_id)
 
     def _open_scene(self, scene_id: str) -> _Scene:
-        check_scene_name(scene_id, "scene")
-        path = self._found(root_is_scene=self.cfg.root_is_scene).get(scene_id)
-        if path is None:
-            raise DataError(f"{self.root}: no such scene {scene_id}, expected {self.cfg.transforms}{self._hint()}")
+        path = self._files.paths(scene_id)[0]
         transforms = Transforms(path)
-        digits = _digits_of(transforms)
-        if digits is None:
-            self._tell(
-                scene_id, f"{path}: names don't number the pictures, so frames are counted in the order of names"
-            )
-            order = sorted(transforms.frames, key=lambda frame: str(frame.color))
-            digits = [str(number) for number in range(len(order))]
-        else:
-            order = transforms.frames
-        numbered = sorted((frame_number(text, path), text, frame) for text, frame in zip(digits, order, strict=True))
+        _check_twice(transforms)
+        numbering = number_pictures([frame.color for frame in transforms.frames], path)
+        if numbering.counted:
+            self._tell(scene_id, "numbers", f"{path}: {COUNTED}")
         undo = self.cfg.undo_applied_transform
         return _Scene(
             transforms=transforms,
-            frames={number: frame for number, _, frame in numbered},
-            digits={number: text for number, text, _ in numbered},
+            frames={number: transforms.frames[place] for number, place in numbering.places.items()},
+            digits=numbering.digits,
             to_world=np.linalg.inv(transforms.applied_transform()) if undo else np.eye(4),
         )
 
-    def _found(self, *, root_is_scene: bool) -> dict[str, Path]:
-        """Scene id to its file."""
-        root, values = start_of_patterns(self.root, root_is_scene=root_is_scene)
-        return {found["scene"]: path for found, path in self._pattern.walk(root, values)}
 
-    def _hint(self) -> str:
-        other = not self.cfg.root_is_scene
-        return f"; it is there for data.root_is_scene={str(other).lower()}" if self._found(root_is_scene=other) else ""
-
-    def _tell(self, scene_id: str, message: str, level: int = logging.INFO) -> None:
-        key = f"{scene_id} {level}"
-        if key not in self._told:
-            self._told.add(key)
-            log.log(level, "%s", message)
-
-
-def _digits_of(transforms: Transforms) -> Sequence[str] | None:
-    """The last number in the name of each frame's picture; None where they don't tell the pictures apart.
-
-    Raises:
-        DataError: If a picture is listed twice.
-    """
+def _check_twice(transforms: Transforms) -> None:
+    """Raises DataError if a picture is listed twice."""
     seen: dict[str, ListedFrame] = {}
-    digits: list[str] = []
     for frame in transforms.frames:
         if (before := seen.get(str(frame.color))) is not None:
             both = f"frames[{before.place}] and frames[{frame.place}]"
             raise DataError(f"{transforms.path}: {both} are both {frame.color}; remove one")
         seen[str(frame.color)] = frame
-        digits += re.findall(r"[0-9]+", frame.color.stem)[-1:]
-    return digits if len(digits) == len({int(text) for text in digits}) == len(transforms.frames) else None

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.camera.distortion import without_blind_pixels
 from clipfeat.data.base import check_scene_name, start_of_patterns
 from clipfeat.data.matrices import Calibration, camera_for
 from clipfeat.data.turned import check_turn
@@ -108,7 +109,7 @@ def registered_frame(
         scene_id: of the frame.
         frame_id: of the frame.
         picture: colour, turned already where ``data.rotate`` says so.
-        calibration: of colour, with pixel centres on integers.
+        calibration: of colour, with pixel centres on integers, perhaps with a lens.
         depth_m: (h, w) metres, or None.
         cam_to_world: (4, 4), of OpenCV's axes.
         where: the picture, for messages.
@@ -121,22 +122,22 @@ def registered_frame(
         DataError: If picture, K and depth can't all be upright.
     """
     try:
-        camera = camera_for(
-            calibration.intrinsics, calibration.size, (picture.width, picture.height), f"{where}, K", None
-        )
+        size, lens = (picture.width, picture.height), calibration.distortion
+        camera = camera_for(calibration.intrinsics, calibration.size, size, f"{where}, K", None, lens)
     except DataError as error:  # each frame may have a K of its own
         raise FrameError(str(error)) from error
     shape = None if depth_m is None else depth_m.shape
     note = check_turn(where, picture, camera.intrinsics, shape, said=rotate, own_depth_k=False, by=by)
     if note is not None:
         told.warn(scene_id, note, "turned")
+    depth_camera = None if depth_m is None else camera.resized(depth_m.shape[1], depth_m.shape[0])
     return Frame(
         scene_id=scene_id,
         frame_id=frame_id,
         picture=picture,
-        depth_m=depth_m,
+        depth_m=None if depth_m is None or depth_camera is None else without_blind_pixels(depth_m, depth_camera),
         color_camera=camera,
-        depth_camera=None if depth_m is None else camera.resized(depth_m.shape[1], depth_m.shape[0]),
+        depth_camera=depth_camera,
         cam_to_world=cam_to_world,
     )
 

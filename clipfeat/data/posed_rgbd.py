@@ -29,11 +29,13 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.camera.distortion import without_blind_pixels
 from clipfeat.data.base import check_scene_name, frame_number, start_of_patterns
 from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.conventions import cam_to_world_of, centred_on_integers, z_of_ray_lengths
 from clipfeat.data.images import read_picture
 from clipfeat.data.json_files import read_json_pose
+from clipfeat.data.lenses import lens_said
 from clipfeat.data.matrices import Calibration, camera_for, check_pose, pinhole, read_calibration, read_pose
 from clipfeat.data.pose_rows import PoseRowsError, rows_of_pictures
 from clipfeat.data.rasters import read_depth
@@ -93,7 +95,7 @@ class PosedRgbdDataset:
 
     Raises:
         DataError: If ``root`` is no folder.
-        ConfigError: If ``color_from_depth`` is no transform.
+        ConfigError: If ``color_from_depth`` is no transform, or a distortion is none.
     """
 
     def __init__(self, cfg: PosedRgbdConfig):
@@ -110,6 +112,10 @@ class PosedRgbdDataset:
                 cfg.intrinsics or cfg.intrinsics_file, cfg.depth_intrinsics or cfg.depth_intrinsics_file or "the same",
                 cfg.color_from_depth, cfg.pose_camera,
             )  # fmt: skip
+        self._lenses = {
+            "intrinsics": lens_said("distortion", cfg.distortion),
+            "depth_intrinsics": lens_said("depth_distortion", cfg.depth_distortion),
+        }
         self._frames_pattern = PathPattern(cfg.color or cfg.color_list or "")
         self._lock = Lock()
         # Methods are cached an instance, so that two data sets never share an entry.
@@ -166,6 +172,8 @@ class PosedRgbdDataset:
         depth_camera = None if depth_m is None else self._depth_camera(scene_id, frame_id, color_size, depth_m.shape)
         if depth_m is not None and depth_camera is not None and self.cfg.depth_along == "ray":
             depth_m = z_of_ray_lengths(depth_m, depth_camera)
+        if depth_m is not None and depth_camera is not None:
+            depth_m = without_blind_pixels(depth_m, depth_camera)
         if self._color_from_depth is not None:
             if self.cfg.pose_camera == "depth":
                 cam_to_world = cam_to_world @ np.linalg.inv(self._color_from_depth)
@@ -360,7 +368,8 @@ class PosedRgbdDataset:
     def _color_camera(self, scene_id: str, frame_id: int, size: tuple[int, int]) -> Camera:
         with self._own_trouble("intrinsics"):
             calibration, where = self._calibration(scene_id, frame_id, "intrinsics")
-            return camera_for(calibration.intrinsics, calibration.size, size, where, "data.intrinsics_size")
+            lens = calibration.distortion
+            return camera_for(calibration.intrinsics, calibration.size, size, where, "data.intrinsics_size", lens)
 
     def _depth_camera(
         self, scene_id: str, frame_id: int, color_size: tuple[int, int], shape: tuple[int, ...]
@@ -371,7 +380,8 @@ class PosedRgbdDataset:
             return self._color_camera(scene_id, frame_id, color_size).resized(*size)
         with self._own_trouble("depth_intrinsics"):
             calibration, where = self._calibration(scene_id, frame_id, "depth_intrinsics")
-            return camera_for(calibration.intrinsics, calibration.size, size, where, "data.depth_intrinsics_size")
+            lens = calibration.distortion
+            return camera_for(calibration.intrinsics, calibration.size, size, where, "data.depth_intrinsics_size", lens)
 
     @contextmanager
     def _own_trouble(self, key: str) -> Iterator[None]:
@@ -408,11 +418,13 @@ class PosedRgbdDataset:
             calibration, where = Calibration(pinhole(*numbers)), f"data.{key}={numbers}"
         else:
             path = self._k_file(scene_id, key, frame_id)
-            calibration, where = read_calibration(path, "depth" if key == "depth_intrinsics" else "color"), str(path)
+            kind, where = ("depth" if key == "depth_intrinsics" else "color"), str(path)
+            said = getattr(self.cfg, key.replace("intrinsics", "distortion")) is not None
+            calibration = read_calibration(path, kind, lens_said=said)
         scale = calibration.depth_scale
         if scale is not None and not math.isclose(scale, self.cfg.depth_scale, rel_tol=1e-6):
             raise DataError(
                 f"{where}: depth scale {scale:g}, but data.depth_scale={self.cfg.depth_scale:g}; which is right?"
             )
         k = centred_on_integers(calibration.intrinsics, self.cfg.pixel_center)
-        return Calibration(k, tuple(size) if size else calibration.size, scale), where
+        return Calibration(k, tuple(size) if size else calibration.size, scale, self._lenses[key]), where

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.camera.lens_models import distortion_of
 from clipfeat.data.images import MAX_PIXELS, picture_of
 from clipfeat.data.matrices import Calibration
 from clipfeat.data.png import SIGNATURE, decode_grey16
 from clipfeat.data.rasters import INVALID_DEPTH, depth_in_metres, without_gaps
 from clipfeat.errors import DataError, FrameError
-from clipfeat.types import Picture
+from clipfeat.types import Distortion, Picture
 
 KINDS = ("Image", "CompressedImage")
 
@@ -27,6 +28,12 @@ _COLORS = {
 """By encoding: bytes of a pixel, and which of them are red, green and blue."""
 
 _DEPTHS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
+
+_LENSES = {
+    "plumb_bob": ("OPENCV", 5), "rational_polynomial": ("OPENCV", 8), "equidistant": ("OPENCV_FISHEYE", 4),
+    "fisheye": ("OPENCV_FISHEYE", 4),
+}  # fmt: skip
+"""By a CameraInfo's model: what the field calls it, and its numbers (distortion_models.h)."""
 
 _CONFIG = struct.Struct("<iff")
 """Before packed depth: its format, and the two numbers of the inverse depth."""
@@ -104,16 +111,17 @@ def _unpacked(data: bytes, kind: str, where: str, depth_scale: float) -> NDArray
         return without_gaps(np.where(raw == 0, 0, a / (raw - np.float32(b))).astype(np.float32), where)
 
 
-def calibration_of(message: Any, where: str, *, rectified: bool) -> Calibration:
-    """The K that a CameraInfo gives.
+def calibration_of(message: Any, where: str, *, rectified: bool | None) -> Calibration:
+    """The K that a CameraInfo gives, and its lens.
 
     Args:
         message: CameraInfo.
         where: its topic.
-        rectified: whether the pictures are: then it is that of P, and the distortion was taken out.
+        rectified: whether the pictures are: then K is that of P, and the distortion was taken out; None if nobody said.
 
     Raises:
-        DataError: If it is not calibrated, or the pictures are distorted or a part of the camera's.
+        DataError: If it is not calibrated, the lens distorts and nobody said whether the pictures are rectified, or
+            they are a part of the camera's.
     """
     lower = {name.lower(): getattr(message, name) for name in ("K", "k", "P", "p", "D", "d") if hasattr(message, name)}
     k = np.array(lower["k"], np.float64).reshape(3, 3)
@@ -121,16 +129,36 @@ def calibration_of(message: Any, where: str, *, rectified: bool) -> Calibration:
         k = np.array(lower["p"], np.float64).reshape(3, 4)[:, :3]
     if k[0, 0] == 0:
         raise DataError(f"{where}: {'P' if rectified else 'K'} is 0: the camera was not calibrated")
-    bent = [f"{value:g}" for value in lower["d"] if value != 0]
-    if bent and not rectified:
-        raise DataError(
-            f"{where}: pictures are distorted (D: {', '.join(bent)[:60]}), and points would be misplaced; take the "
-            "topics of image_proc's rectified pictures and depth, and say data.rectified=true"
-        )
+    numbers = [float(value) for value in lower["d"]]
+    lens = None
+    if any(numbers) and not rectified:
+        told = f"the lens distorts ({message.distortion_model}, D: {', '.join(f'{one:g}' for one in numbers)[:80]})"
+        if rectified is None:
+            raise DataError(
+                f"{where}: {told}; say data.rectified=true if colour and depth are of image_proc's rectified topics, "
+                "data.rectified=false if they are as the camera took them"
+            )
+        try:
+            lens = _lens(message.distortion_model, numbers)
+        except ValueError as error:
+            raise DataError(
+                f"{where}: {told}, which is not read ({error}); rectify the pictures by image_proc, and say "
+                "data.rectified=true"
+            ) from error
     part = message.roi.width not in (0, message.width) or message.roi.height not in (0, message.height)
     if part or message.binning_x > 1 or message.binning_y > 1:
         raise DataError(
             f"{where}: pictures are a part of the camera's, or binned, which is not read; record whole ones"
         )
     size = (int(message.width), int(message.height))
-    return Calibration(k, size if min(size) > 0 else None)
+    return Calibration(k, size if min(size) > 0 else None, distortion=lens)
+
+
+def _lens(model: str, numbers: list[float]) -> Distortion | None:
+    """The lens of a CameraInfo. Raises ValueError if it is of another kind."""
+    if model not in _LENSES:
+        raise ValueError(f"expected {', '.join(_LENSES)}")
+    name, most = _LENSES[model]
+    if any(numbers[most:]):
+        raise ValueError(f"{len(numbers)} numbers, of which {most} are read")
+    return distortion_of(name, numbers[:most])

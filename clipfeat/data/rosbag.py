@@ -141,7 +141,7 @@ class RosbagDataset:
         if own is not None:
             size = (depth_m.shape[1], depth_m.shape[0])
             where = f"{recording.bag.path}, {self.cfg.depth_camera_info_topic}"
-            camera = camera_for(own.intrinsics, own.size, size, where, None)
+            camera = camera_for(own.intrinsics, own.size, size, where, None, own.distortion)
         if self._color_from_depth is None or camera is None:
             return frame
         depth_m, camera = seen_from_color(depth_m, camera, frame.color_camera, self._color_from_depth)

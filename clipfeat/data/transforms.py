@@ -12,18 +12,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.data.base import path_below
 from clipfeat.data.json_files import json_object, matrix_of, names_in, number_of
-from clipfeat.data.matrices import Calibration, pinhole
+from clipfeat.data.matrices import DISTORTION_NAMES, Calibration, pinhole
 from clipfeat.errors import DataError, FrameError
+from clipfeat.types import Distortion
 
 _K = ("fl_x", "fl_y", "cx", "cy")
 
 _SIZE = ("w", "h")
 
-_DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
+_MODEL = ("camera_model", "is_fisheye")
 
 _PERSPECTIVE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
-"""Models that are a pinhole once all their distortion is 0."""
+"""Models that nerfstudio takes for one: k1 to k4 of r² to r⁸ (OpenCV's k4 divides), p1 and p2."""
+
+_FISHEYE = "OPENCV_FISHEYE"
+"""k1 to k4 of θ² to θ⁸, as OpenCV's fisheye."""
 
 _SAME = 1e-6
 """Relative difference of two numbers that are one, written twice."""
@@ -60,7 +65,7 @@ class Transforms:
         path: the file.
 
     Raises:
-        DataError: If it is missing, no such file, of a unit other than metres, or says distortion for all pictures.
+        DataError: If it is missing, no such file, of a unit other than metres, or of a camera that is not read.
     """
 
     def __init__(self, path: Path):
@@ -85,7 +90,11 @@ class Transforms:
                 f"translations by it and remove it"
             )
         self.depth_scale = None if factor is None else 1 / factor
-        self._check_pinhole(self._top, "")
+        try:
+            numbers = {name: number_of(self._top, name) for name in DISTORTION_NAMES}
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
+        self._lens(self._top, numbers, "")
         self.frames = [self._listed(place, entry) for place, entry in enumerate(listed)]
 
     def pose(self, frame: ListedFrame) -> NDArray[np.float64]:
@@ -125,16 +134,17 @@ class Transforms:
         return matrix
 
     def calibration(self, frame: ListedFrame) -> Calibration:
-        """K of a frame's picture as written, and the size that it belongs to.
+        """K of a frame's picture as written, its lens, and the size that it belongs to.
 
         Raises:
             FrameError: If a number is missing or none, is said at the top and in the frame in two ways, or if the
-                picture is distorted.
+                camera model is not read.
         """
         where = self.where(frame)
         try:
-            said = {name: self._said(frame, name) for name in (*_K, *_SIZE)}
-            self._check_pinhole(frame.entry, f", {frame.color}")
+            said = {name: self._said(frame, name) for name in (*_K, *_SIZE, *DISTORTION_NAMES)}
+            node = {name: self._top[name] for name in _MODEL if name in self._top} | dict(frame.entry)
+            lens = self._lens(node, {name: said[name] for name in DISTORTION_NAMES}, f", {frame.color}")
         except (ValueError, DataError) as error:
             raise FrameError(str(error) if isinstance(error, DataError) else f"{where}: {error}") from error
         k, size = [said[name] for name in _K], [said[name] for name in _SIZE]
@@ -147,7 +157,7 @@ class Transforms:
         sides = [int(value) for value in size if value is not None]
         if len(sides) == 1 or any(side < 1 or side != value for side, value in zip(sides, size, strict=False)):
             raise FrameError(f"{where}: w={size[0]} h={size[1]}, expected both in whole pixels, or neither")
-        return Calibration(pinhole(*numbers), (sides[0], sides[1]) if sides else None)
+        return Calibration(pinhole(*numbers), (sides[0], sides[1]) if sides else None, distortion=lens)
 
     def where(self, frame: ListedFrame) -> str:
         """A frame of the file, for messages."""
@@ -162,48 +172,36 @@ class Transforms:
             raise ValueError(f"{name} is {own:g}, but {top:g} at the top of the file; remove the one that is wrong")
         return top
 
-    def _check_pinhole(self, node: Mapping[str, Any], place: str) -> None:
-        """Raises DataError if a camera model is none of a pinhole."""
+    def _lens(self, node: Mapping[str, Any], numbers: Mapping[str, float | None], place: str) -> Distortion | None:
+        """The lens of a camera model and its numbers; None for a pinhole.
+
+        Raises:
+            DataError: If there is no such model, or a number has no meaning for it.
+        """
         where = f"{self.path}{place}"
         model = node.get("camera_model", "OPENCV")
-        if model not in _PERSPECTIVE or node.get("is_fisheye"):
+        fisheye = model == _FISHEYE
+        if model not in (*_PERSPECTIVE, _FISHEYE) or (node.get("is_fisheye") and not fisheye):
             named = "is_fisheye" if node.get("is_fisheye") else f"camera_model {str(model)[:40]}"
             raise DataError(
-                f"{where}: {named} is not read, expected camera_model to be "
-                f"one of {', '.join(_PERSPECTIVE)}; undistort the pictures first, as colmap image_undistorter does"
+                f"{where}: {named} is not read, expected camera_model to be one of {', '.join(_PERSPECTIVE)}, "
+                f"{_FISHEYE}; undistort the pictures first, as colmap image_undistorter does"
             )
-        try:
-            values = {name: number_of(node, name) for name in _DISTORTION}
-        except ValueError as error:
-            raise DataError(f"{where}: {error}") from error
-        bent = [f"{name}={value:g}" for name, value in values.items() if value]
-        if bent:
+        said = {name: value or 0.0 for name, value in numbers.items()}
+        odd = [f"{name}={said[name]:g}" for name in ("k5", "k6", *(("p1", "p2") if fisheye else ())) if said[name]]
+        if odd:
             raise DataError(
-                f"{where}: pictures are distorted ({', '.join(bent)}), and points would be misplaced; undistort them "
-                f"first, as colmap image_undistorter does, and write the new K without {bent[0].split('=')[0]}"
+                f"{where}: {', '.join(odd)} is no number that nerfstudio knows of camera_model {model}, and points "
+                f"would be misplaced; undistort the pictures first, as colmap image_undistorter does"
             )
+        k1, k2, k3, k4, p1, p2 = (said[name] for name in ("k1", "k2", "k3", "k4", "p1", "p2"))
+        return Distortion(fisheye, radial=(k1, k2, k3, k4), tangential=(p1, p2))
 
     def _listed(self, place: int, entry: Any) -> ListedFrame:
         where = f"{self.path}, frames[{place}]"
         if not isinstance(entry, dict):
             raise DataError(f"{where}: of type {type(entry).__name__}, expected an object with file_path; {_EXPECTED}")
-        color = _below(entry.get("file_path"), f"{where}: file_path")
+        color = path_below(entry.get("file_path"), f"{where}: file_path")
         if color is None:
             raise DataError(f"{where}: has no file_path, but {names_in(entry)}; {_EXPECTED}")
-        return ListedFrame(place, color, _below(entry.get("depth_file_path"), f"{where}: depth_file_path"), entry)
-
-
-def _below(value: Any, where: str) -> PurePosixPath | None:
-    """A path below the file's folder; None for none.
-
-    Raises:
-        DataError: If it is something else.
-    """
-    if value is None:
-        return None
-    path = PurePosixPath(value) if isinstance(value, str) else None
-    if path is None or not path.parts or "\0" in str(value):
-        raise DataError(f"{where} is {str(value)[:60]!r}, expected a path")
-    if path.is_absolute() or ".." in path.parts or "\\" in str(value):
-        raise DataError(f"{where} '{value}' leaves the folder of the file, which is not allowed")
-    return path
+        return ListedFrame(place, color, path_below(entry.get("depth_file_path"), f"{where}: depth_file_path"), entry)

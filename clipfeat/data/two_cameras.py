@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.camera.distortion import bent, rays_of
 from clipfeat.errors import ConfigError
 from clipfeat.types import Camera
 
@@ -57,7 +58,7 @@ def seen_from_color(
 
     Args:
         depth_m: (h, w) metres, 0 where nothing was measured.
-        depth_camera: K of it.
+        depth_camera: K of it, and its lens.
         color_camera: K of the colour picture, of whatever size.
         color_from_depth: (4, 4), from axes of the depth camera to those of colour.
 
@@ -69,8 +70,13 @@ def seen_from_color(
     v, u = np.nonzero(depth_m > 0)
     z = depth_m[v, u].astype(np.float64)
     rays = np.linalg.inv(depth_camera.intrinsics) @ np.stack((u, v, np.ones_like(u)))
+    if depth_camera.distortion is not None:
+        rays[:2] = rays_of(np.stack((u, v), -1), depth_camera.intrinsics, depth_camera.distortion).T
     points = color_from_depth[:3, :3] @ (rays * z) + color_from_depth[:3, 3:]
     points = points[:, points[2] > 0]
+    if camera.distortion is not None:
+        points = bent(points.T, camera.distortion).T
+        points = points[:, np.isfinite(points[0])]
     pixels = camera.intrinsics @ points
     u, v = np.rint(pixels[:2] / pixels[2]).astype(np.int64)
     inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)

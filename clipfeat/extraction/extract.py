@@ -106,12 +106,19 @@ def check_only(cfg: ExtractConfig) -> None:
     Raises:
         CheckError: If a scene's calibration looks wrong, so that scripts see it.
         CannotTellError: If nothing could be told of any scene; the same.
+        DataError: If a scene can't be read; the others were looked at.
         ClipfeatError: If the data set can't be read or ``output_dir`` not be written.
     """
     folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype)  # finds out before the work
     dataset = build_dataset(cfg.data)
-    frames = list_frames(cfg, dataset, shard=this_shard(cfg.shard.index, cfg.shard.count))
+    bad_scenes: dict[str, str] = {}
+    frames = list_frames(cfg, dataset, bad_scenes, this_shard(cfg.shard.index, cfg.shard.count))
+    for scene_id, why in bad_scenes.items():
+        log.warning("check %s: can't be read: %s", scene_id, why)
     require_calibration(check_scenes(dataset, frames, _mesh(cfg), folder.path, vars(cfg.data)))
+    if bad_scenes:
+        why = next(iter(bad_scenes.values()))
+        raise DataError(f"{len(bad_scenes)} of the scenes can't be read, the others are well; the first: {why}")
 
 
 def _mesh(cfg: ExtractConfig) -> SceneMesh:

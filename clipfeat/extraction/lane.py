@@ -192,11 +192,10 @@ class Lane:
 
 def frame_meta(frame: Prepared, image_to_map: NDArray[np.float64]) -> dict[str, Any]:
     """What a feature file says of its frame."""
-    camera = frame.frame.color_camera
     return {
         "scene_id": frame.frame.scene_id,
         "frame_id": frame.frame.frame_id,
-        "camera": {"intrinsics": camera.intrinsics.tolist(), "width": camera.width, "height": camera.height},
+        "camera": frame.frame.color_camera.meta(),
         "cam_to_world": frame.frame.cam_to_world.tolist(),
         "image_to_map": image_to_map.tolist(),
         "points": frame.counts,

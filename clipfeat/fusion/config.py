@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from clipfeat.config.checks import at_least, one_of, resume_word
 from clipfeat.config.paths import path_key
-from clipfeat.data.config import check_label_ids
+from clipfeat.data.label_sets import check_label_ids
 from clipfeat.errors import ConfigError
 from clipfeat.model.config import ModelConfig
 from clipfeat.sampling.config import PointsConfig

@@ -156,6 +156,11 @@ class LabelledFrames:
         if self.with_maps:
             grid = self.store.map(*key)
             grid = grid if chooser is None else grid.take(chooser(len(grid.pts_idx)))
+            if grid.camera.distortion is not None:
+                raise DataError(
+                    f"{self.store.path(*key)}: taken through a lens that distorts, which training on maps doesn't "
+                    f"know; extract by output=npz, whose features lie at the points, or from undistorted pictures"
+                )
             xyz, idx, conf, attributes = grid.xyz, grid.pts_idx, grid.conf_2d, grid.attributes
             own: dict[str, Any] = {
                 "map": grid.feature_map,

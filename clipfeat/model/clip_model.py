@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from clipfeat.model.heads import Head, map_values, point_channels
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.model.pretrained import state_hash
 from clipfeat.model.windows import Windows
+from clipfeat.system.turns import Turns
 from clipfeat.types import FeatureMap, Frame
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class ClipModel:
         offload: whether maps are moved to the host before they are sampled.
         cfg: what it was loaded by, if ``load_model`` did.
         seed: of those of its weights that are random, if ``load_model`` loaded it.
+        turns: of the threads that use it.
     """
 
     arch: str
@@ -49,6 +51,7 @@ class ClipModel:
     offload: bool = False
     cfg: ModelConfig | None = field(default=None, compare=False)
     seed: int | None = field(default=None, compare=False)
+    turns: Turns = field(default_factory=Turns, compare=False, repr=False)
 
     def network_input(self, frame: Frame) -> NDArray[np.uint8]:
         """(S, S, 3) uint8 pixels of the frame's picture; with windows (h, w, 3).
@@ -80,7 +83,7 @@ class ClipModel:
     def feature_maps(
         self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]
     ) -> list[FeatureMap]:
-        """Runs a batch; on a GPU that is too small for it, in halves.
+        """Runs a batch; on a GPU that is too small for those of all threads, alone; for that as well, in halves.
 
         Args:
             inputs: (S, S, 3) uint8 pictures as ``network_input`` makes them; with windows (h, w, 3), of any sizes.
@@ -94,17 +97,26 @@ class ClipModel:
         """
         if not inputs:
             return []
+        with suppress(torch.OutOfMemoryError), self.turns.together():
+            return self._forward(inputs, image_sizes)
+        # Perhaps it is the other threads that have the memory.
+        with self.turns.alone():
+            return self._in_halves(inputs, image_sizes)
+
+    def _in_halves(
+        self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]
+    ) -> list[FeatureMap]:
+        torch.cuda.empty_cache()
         try:
             return self._forward(inputs, image_sizes)
         except torch.OutOfMemoryError as error:
             if len(inputs) == 1:
                 why = "the GPU's memory does not suffice for one picture; take device=cpu or a smaller model.input_size"
                 raise ConfigError(f"device={self.device}: {why}") from error
-        torch.cuda.empty_cache()
         half = len(inputs) // 2
         _say_once("the GPU's memory does not suffice for %d pictures, going on with %d at a time", len(inputs), half)
-        first = self.feature_maps(inputs[:half], image_sizes[:half])
-        return first + self.feature_maps(inputs[half:], image_sizes[half:])
+        first = self._in_halves(inputs[:half], image_sizes[:half])
+        return first + self._in_halves(inputs[half:], image_sizes[half:])
 
     @torch.inference_mode()
     def _forward(self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:

@@ -20,7 +20,11 @@ _FREE_KEYS = (
     "tensorboard", "train_scenes_file", "val_scenes_file",
 )  # fmt: skip
 
-_CAME_LATER = {"posed_rgbd": {"pose_axes": "opencv", "pixel_center": 0.0, "depth_along": "z"}}
+_CAME_LATER = {
+    "posed_rgbd": {
+        "pose_axes": "opencv", "pixel_center": 0.0, "depth_along": "z", "distortion": None, "depth_distortion": None,
+    },
+}  # fmt: skip
 """Keys of a data layout that earlier versions did not have, and what they did: a run of theirs goes on."""
 
 ANOTHER_FOLDER = "Choose another folder, or resume=overwrite to do everything again"

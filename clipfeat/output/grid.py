@@ -66,7 +66,9 @@ class GridFrame:
     def xyz(self) -> NDArray[np.float32]:
         """(N, 3) world metres: the pixels, lifted by their z."""
         u, v = self.uv_idx.astype(np.float64).T
-        return unproject_pixels(u, v, self.depth_m, self.camera.intrinsics, self.cam_to_world).astype(np.float32)
+        camera = self.camera
+        xyz = unproject_pixels(u, v, self.depth_m, camera.intrinsics, self.cam_to_world, distortion=camera.distortion)
+        return xyz.astype(np.float32)
 
     def take(self, rows: NDArray[np.integer]) -> "GridFrame":
         """The same map, and some of the points."""
@@ -121,10 +123,9 @@ def grid_frame(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) 
             np.array(meta["image_to_map"], np.float64),
             None if clip_global is None else torch.from_numpy(clip_global),
         )
-        camera = meta["camera"]
         return GridFrame(
             feature_map=feature_map,
-            camera=Camera(np.array(camera["intrinsics"]), camera["width"], camera["height"]),
+            camera=Camera.of_meta(meta["camera"]),
             cam_to_world=np.array(meta["cam_to_world"], np.float64),
             uv_idx=left.pop("uv_idx"),
             depth_m=left.pop("depth_m"),

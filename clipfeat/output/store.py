@@ -209,7 +209,8 @@ class FeatureStore:
         size = (grid.camera.width, grid.camera.height)
         if frame is None:
             to_cam = world_to_cam(grid.cam_to_world)
-            seen = build_uv_index(world, grid.camera.intrinsics, to_cam, size, rule.near, rule.far)
+            k, lens = grid.camera.intrinsics, grid.camera.distortion
+            seen = build_uv_index(world, k, to_cam, size, rule.near, rule.far, distortion=lens)
         else:
             given = (frame.scene_id, frame.frame_id, (frame.color_camera.width, frame.color_camera.height))
             if given != (scene_id, frame_id, size):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from clipfeat.camera.distortion import lens_array
 from clipfeat.errors import DataError, OutputError
 from clipfeat.output.columns import Columns
 from clipfeat.output.files import SCHEMA_VERSION
@@ -30,7 +31,7 @@ from clipfeat.sampling.points import check_vertices
 from clipfeat.system.atomic import atomic_file, remove_leftovers
 from clipfeat.system.shards import usable_cores
 from clipfeat.system.streaming import prefetch
-from clipfeat.types import resize_affine
+from clipfeat.types import Distortion, resize_affine
 
 log = logging.getLogger(__name__)
 
@@ -171,8 +172,9 @@ class SceneExporter:
     ``pts_feat`` (M, C), ``uv_idx`` (M, 2), ``conf_2d`` (M,), ``xyz`` (M, 3), ``pts_idx`` (M,) and what the points carry
     along, as in the frames' files. Of the frames, in ascending order: ``frame_id`` (F,) int64, ``offset`` (F,) int64
     (frame f has the rows from ``offset[f - 1]``, or 0, to ``offset[f]``), ``intrinsics`` (F, 3, 3), ``image_size``
-    (F, 2) int64 width and height that they belong to, ``cam_to_world`` (F, 4, 4) and ``clip_global`` (F, D). ``meta``
-    is JSON. A ``.pt`` is a dictionary of tensors, and ``meta`` a string.
+    (F, 2) int64 width and height that they belong to, ``cam_to_world`` (F, 4, 4) and ``clip_global`` (F, D); where a
+    lens distorts, ``distortion`` (F, 12), see ``clipfeat.types.Distortion``: fisheye (0 or 1), n1 to n4, d1 to d3, p1,
+    p2, sx1, sy1. ``meta`` is JSON. A ``.pt`` is a dictionary of tensors, and ``meta`` a string.
 
     Memory is needed for a frame and not for the scene: a file grows on the disk, which meanwhile needs room for two of
     the largest.
@@ -224,6 +226,8 @@ class SceneExporter:
         if "camera" in meta:
             camera = meta["camera"]
             of_frame |= {"intrinsics": camera["intrinsics"], "image_size": [camera["width"], camera["height"]]}
+            if "distortion" in camera:
+                of_frame["distortion"] = lens_array(Distortion.of_meta(camera["distortion"]))[:-1]
         if "cam_to_world" in meta:
             of_frame["cam_to_world"] = meta["cam_to_world"]
         if features.clip_global is not None:
@@ -249,7 +253,9 @@ def _save_pt(file: BinaryIO, arrays: dict[str, np.ndarray], meta: str) -> None:
 
 _SCENE_FILES = {"scene_npz": (".npz", _save_npz), "scene_pt": (".pt", _save_pt)}
 
-_OF_FRAMES = ("frame_id", "offset", "intrinsics", "image_size", "cam_to_world", "clip_global", "meta")
+_OF_FRAMES = (
+    "frame_id", "offset", "intrinsics", "image_size", "distortion", "cam_to_world", "clip_global", "meta",
+)  # fmt: skip
 """Names that no array of the points can have in a scene's file; what is called so is left out."""
 
 EXPORTERS: dict[str, Callable[[FeatureStore, ExportConfig], Exporter]] = {

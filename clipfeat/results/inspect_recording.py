@@ -64,4 +64,7 @@ def _camera(camera: Camera | None) -> str:
         return "no K"
     k = camera.intrinsics
     of = f"fx {k[0, 0]:.1f}, fy {k[1, 1]:.1f}, cx {k[0, 2]:.1f}, cy {k[1, 2]:.1f}"
-    return f"{camera.width}×{camera.height}, {of}"
+    lens = (
+        "" if camera.distortion is None else ", distorted as a fisheye" if camera.distortion.fisheye else ", distorted"
+    )
+    return f"{camera.width}×{camera.height}, {of}{lens}"

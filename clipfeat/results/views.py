@@ -149,7 +149,8 @@ class MapViews:
             grid = self.store.map(*key)
             return grid.xyz, grid.attributes.get("rgb"), None
         used = np.where((frame.depth_m >= camera.near) & (frame.depth_m <= camera.far), frame.depth_m, 0)
-        xyz, pixels = unproject_depth(used, frame.depth_camera.intrinsics, frame.cam_to_world)
+        lens = frame.depth_camera
+        xyz, pixels = unproject_depth(used, lens.intrinsics, frame.cam_to_world, distortion=lens.distortion)
         return xyz, *depth_pixel_colors(frame, pixels)
 
     def of(self, points: Points) -> Callable[[FrameKey], View]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.camera.distortion import carried_pixels
 from clipfeat.sampling.locate import Located
 from clipfeat.types import FloatArray, Frame, Points
 
@@ -46,7 +47,5 @@ def depth_pixel_colors(frame: Frame, pixels: NDArray[np.int64]) -> tuple[NDArray
     """
     if frame.depth_camera is None:
         raise ValueError(f"{frame.scene_id} frame {frame.frame_id}: no depth camera")
-    to_color = frame.color_camera.intrinsics @ np.linalg.inv(frame.depth_camera.intrinsics)
     v, u = np.divmod(pixels, frame.depth_camera.width)
-    uv = np.stack([row[0] * u + row[1] * v + row[2] for row in to_color[:2]], 1)
-    return picture_colors(frame, uv)
+    return picture_colors(frame, carried_pixels(np.stack((u, v), 1), frame.depth_camera, frame.color_camera))

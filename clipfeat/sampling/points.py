@@ -43,7 +43,10 @@ def depth_points(frame: Frame, count: int | None, rng: np.random.Generator) -> P
     if len(measured) == 0:
         raise FrameError(f"{where}: no depth pixel holds a measurement, so there are no points")
     pixels = choose(measured, count, rng)
-    return Points(*unproject_depth(frame.depth_m, frame.depth_camera.intrinsics, frame.cam_to_world, pixels))
+    camera = frame.depth_camera
+    return Points(
+        *unproject_depth(frame.depth_m, camera.intrinsics, frame.cam_to_world, pixels, distortion=camera.distortion)
+    )
 
 
 def frame_points(frame: Frame, count: int | None, rng: np.random.Generator) -> Points:

@@ -40,6 +40,17 @@ def test_check_only_looks_and_stops(run_cli, demo_root, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["check.json"]
 
 
+def test_the_other_scenes_are_looked_at_where_one_can_not_be_read(run_cli, scans, tmp_path):
+    for path in (scans / "demo0000_00" / "color").iterdir():
+        path.unlink()
+    code, err = run_cli(f"data.root={scans}", "output_dir=out", "check=only")
+    assert code == 1
+    assert "check demo0001_00: ok" in err
+    assert err.count("check demo0000_00: can't be read: ") == 1
+    assert "clipfeat: 1 of the scenes can't be read, the others are well; the first: " in err
+    assert [scene["scene_id"] for scene in report_of(tmp_path)["checks"]] == ["demo0001_00"]
+
+
 def test_check_true_goes_on_with_the_run(run_cli, demo_root, tmp_path):
     code, err = run_cli(f"data.root={demo_root}", "output_dir=out", "check=true", "frames_per_scene=1")
     assert code == 0

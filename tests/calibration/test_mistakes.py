@@ -73,7 +73,7 @@ def test_a_broken_convention_is_named_in_a_demo_room(demo, name):
 
 
 def some(names):
-    """Every fourth by default, all of them with -m slow: each takes a real recording seconds."""
+    """Every fourth by default, all of them with -m slow: each takes a second or more."""
     return [pytest.param(name, marks=pytest.mark.slow if number % 4 else ()) for number, name in enumerate(names)]
 
 
@@ -88,6 +88,7 @@ def test_a_broken_convention_is_named_where_a_camera_hardly_moves(open3d, name):
     named(check, "none" if name in UNSEEN else name)
 
 
+@pytest.mark.slow
 def test_the_page_has_what_the_check_says(demo):
     page = (conftest.CHECKOUT / "docs" / "check.md").read_text(encoding="utf-8")
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.count(" | ") == 3][1:]
@@ -103,7 +104,7 @@ def test_rooms_in_few_frames_raise_no_alarm(tmp_path, seed):
         num_frames=3, color_size=(216, 162), depth_size=(128, 96), depth_noise=0.002, depth_holes=0.1, lost_poses=0,
         mesh_spacing=0.2, seed=seed,
     )  # fmt: skip
-    render_scenes(tmp_path, 2, options)
+    render_scenes(tmp_path, 1, options)
     dataset = ScanNetDataset(tmp_path)
     for scene_id in dataset.scenes():
         assert mistakes.checked(mistakes.frames_of(dataset, scene_id)).verdict != "warning"
@@ -218,7 +219,7 @@ TO_FOLLOW = {
 }
 
 
-@pytest.mark.parametrize("name", TO_FOLLOW)
+@pytest.mark.parametrize("name", some(TO_FOLLOW))
 def test_an_advice_that_is_followed_makes_it_right(demo, tmp_path, name):
     change, keys, expected = TO_FOLLOW[name]
     keys = dict(keys)

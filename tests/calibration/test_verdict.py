@@ -19,8 +19,8 @@ from clipfeat.calibration.hypotheses import (
     with_principal_point_moved,
 )
 from clipfeat.calibration.verdict import judge
+from clipfeat.data.demo import scans as rendering
 from clipfeat.data.demo.render import cast_rays
-from clipfeat.data.demo.room import build_room
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.types import Camera, Frame, Picture
 
@@ -159,7 +159,7 @@ def test_noise_that_grows_with_depth_hides_things_but_is_no_mistake(demo):
 
 @pytest.fixture(scope="module")
 def room():
-    return build_room(0, 0)
+    return rendering.build_room(0, 0)
 
 
 def rendered(room, poses):

@@ -388,6 +388,7 @@ assert not changed, changed
 """
 
 
+@pytest.mark.slow
 def test_a_plain_script_runs_once_and_keeps_its_logging_and_signals(demo_root, tmp_path):
     """Pictures are drawn in processes, which must not run a script again that guards nothing."""
     (tmp_path / "script.py").write_text(SCRIPT)

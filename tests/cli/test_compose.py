@@ -155,14 +155,18 @@ def stop_after(count, call):
     return stopped
 
 
+def slowly(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("step", "place", "name", "how_far"),
     [
-        (0, clipfeat.extraction.uv_index, "write_located", "3 of 8 frames are done in out/uv_index"),
+        slowly(0, clipfeat.extraction.uv_index, "write_located", "3 of 8 frames are done in out/uv_index"),
         (1, clipfeat.extraction.lane.Lane, "__call__", "3 of 8 frames are done in out"),
-        (2, clipfeat.results.fuse.SceneFuser, "__call__", "1 of 2 scenes are done in out/fused"),
+        slowly(2, clipfeat.results.fuse.SceneFuser, "__call__", "1 of 2 scenes are done in out/fused"),
         (3, clipfeat.vis.pictures, "save_png", "what was finished is kept"),
-        (4, clipfeat.cli.compose, "write_report", "what was finished is kept"),
+        slowly(4, clipfeat.cli.compose, "write_report", "what was finished is kept"),
     ],
 )
 def test_a_stop_in_any_step_is_made_up_for(composer, in_peace, tmp_path, monkeypatch, step, place, name, how_far):

@@ -192,6 +192,15 @@ def test_home_is_expanded_in_every_key_that_is_a_path_and_in_files(monkeypatch, 
         clipfeat.extract("~/scans", "out")
 
 
+def test_the_folder_of_a_sweep_is_at_home_wherever_that_was_said(monkeypatch, tmp_path, run_main):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\noutput_dir: ~/out\n")
+    assert run_main(commands.extract_main, "-m", "--config-dir", "own", "experiment=mine", "seed=1,2", "data.root=x")[0]
+    assert (tmp_path / "home" / "out" / "multirun.yaml").is_file()
+    assert not (tmp_path / "~").exists()
+
+
 def test_a_path_with_a_comma_is_one_if_it_exists(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(

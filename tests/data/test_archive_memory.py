@@ -52,5 +52,4 @@ def test_memory_does_not_grow_with_the_frames(name, tmp_path):
         last, peak = done.stdout.split()
         assert int(last) == count - 1
         peaks.append(float(peak))
-    print(name, peaks)
     assert peaks[1] < peaks[0] + 100, peaks

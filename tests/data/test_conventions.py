@@ -5,7 +5,7 @@ import pytest
 from twins import random_pose
 
 from clipfeat.data.conventions import cam_to_world_of, centred_on_integers, z_of_ray_lengths
-from clipfeat.types import Camera
+from clipfeat.types import Camera, Distortion
 
 DIRECTIONS = ("camera_to_world", "world_to_camera")
 AXES = ("opencv", "opengl")
@@ -76,3 +76,13 @@ def test_ray_lengths_become_z():
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, z, rtol=1e-6)
     assert ours[2, 3] == 0
+
+
+def test_ray_lengths_through_a_lens_become_z_of_the_pixels_own_rays():
+    """A fisheye of f = 60 pixels an angle of 1: z is the cosine of that angle times the length, and 0 beyond 90°."""
+    camera = Camera(np.array([[60.0, 0, 99.5], [0, 60, 79.5], [0, 0, 1]]), 200, 160, Distortion(fisheye=True))
+    v, u = np.indices((160, 200))
+    angle = np.hypot(u - 99.5, v - 79.5) / 60
+    z = z_of_ray_lengths(np.full((160, 200), 3, np.float32), camera)
+    np.testing.assert_allclose(z, np.where(angle < np.pi / 2, 3 * np.cos(angle), 0), atol=1e-6)
+    assert (z == 0).any()

@@ -2,7 +2,6 @@
 
 import json
 import math
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,15 +20,10 @@ SMALL = SceneOptions(num_frames=5, color_size=(160, 120), depth_size=(80, 60), m
 NUMBERS = [0, 20, 40, 60, 80]
 
 
-shared_room = lru_cache(build_room)  # a room takes a second
-
-
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory) -> Path:
     """Scene 0 without noise."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "build_room", shared_room)
-        return render_scene(tmp_path_factory.mktemp("clean"), 0, SMALL)
+    return render_scene(tmp_path_factory.mktemp("clean"), 0, SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +33,12 @@ def noisy(tmp_path_factory) -> Path:
         num_frames=3, color_size=(160, 120), depth_size=(80, 60), mesh_spacing=0.08, depth_noise=0.01, depth_holes=0.3,
         lost_poses=1,
     )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "build_room", shared_room)
-        return render_scene(tmp_path_factory.mktemp("noisy"), 0, options)
+    return render_scene(tmp_path_factory.mktemp("noisy"), 0, options)
 
 
 @pytest.fixture(scope="module")
 def room() -> Room:
-    return shared_room(SMALL.seed, 0)
+    return demo.build_room(SMALL.seed, 0)
 
 
 def matrix(path: Path) -> np.ndarray:
@@ -121,7 +113,8 @@ def test_the_pictures_are_worth_looking_at(clean):
         assert len(np.unique(np.asarray(Image.open(clean / "instance-filt" / f"{number}.png")))) >= 6
 
 
-def test_same_options_give_equal_bytes(clean, tmp_path):
+def test_same_options_give_equal_bytes(clean, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "build_room", build_room)
     again = render_scene(tmp_path, 0, SMALL)
     files = sorted(path.relative_to(clean) for path in clean.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
@@ -129,13 +122,13 @@ def test_same_options_give_equal_bytes(clean, tmp_path):
 
 
 def test_another_seed_or_number_is_another_room(room):
-    for other in (shared_room(0, 1), shared_room(1, 1)):
+    for other in (demo.build_room(0, 1), demo.build_room(1, 1)):
         assert np.abs(other.shell.center - room.shell.center).max() > 0.1
 
 
 @pytest.mark.parametrize(("seed", "index"), [(0, 0), (0, 1), (1, 1)])
 def test_rooms_are_furnished_and_the_camera_is_free(seed, index):
-    room = shared_room(seed, index)
+    room = demo.build_room(seed, index)
     assert 8 <= room.num_objects <= 14
     for count in (1, 5, 40):
         for frame in range(count):

@@ -14,6 +14,7 @@ from clipfeat.data.config import NerfstudioConfig
 from clipfeat.data.nerfstudio import NerfstudioDataset
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.errors import ConfigError, DataError, FrameError
+from clipfeat.types import Distortion
 
 SCENE = "demo0000_00"
 UNDONE = {"undo_applied_transform": True}
@@ -169,6 +170,21 @@ def test_the_same_k_twice_is_one_and_another_is_refused(root):
     assert open_root(root).load(SCENE, 2)
 
 
+@pytest.mark.parametrize(
+    ("said", "lens"),
+    [
+        ({"k1": -0.02, "p1": 1e-4, "k4": 0.003}, Distortion(radial=(-0.02, 0, 0, 0.003), tangential=(1e-4, 0))),
+        ({"camera_model": "OPENCV_FISHEYE", "k2": 0.01}, Distortion(True, radial=(0, 0.01, 0, 0))),
+        ({"camera_model": "OPENCV_FISHEYE", "is_fisheye": True}, Distortion(True)),
+        ({"camera_model": "SIMPLE_RADIAL", "k1": 0.0}, None),
+    ],
+)
+def test_the_lens_is_that_of_both_pictures(root, said, lens):
+    edit(root, lambda content: content.update(said))
+    frame = open_root(root).load(SCENE, 1)
+    assert frame.color_camera.distortion == frame.depth_camera.distortion == lens
+
+
 def picture_on_its_side(root):
     path = root / SCENE / "images" / "frame_00001.jpg"
     Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path)
@@ -184,7 +200,8 @@ def picture_on_its_side(root):
         (lambda c: frame_1(c).update(transform_matrix=np.full((4, 4), np.nan).tolist()), "the pose holds inf or NaN"),
         (lambda c: frame_1(c).update(file_path="images/9999.jpg"), "images/9999.jpg: no such file"),
         (lambda c: frame_1(c).update(depth_file_path="depth/9999.png"), "depth/9999.png: no such file"),
-        (lambda c: frame_1(c).update(k1=0.01), r"pictures are distorted \(k1=0.01\), and points would be misplaced"),
+        (lambda c: frame_1(c).update(k5=0.01), "jpg: k5=0.01 is no number that nerfstudio knows of camera_model OP"),
+        (lambda c: frame_1(c).update(p1=0.01), "jpg: p1 is 0.01, but 0 at the top of the file; remove the one that is"),
         (lambda c: frame_1(c).update(k1="much"), "k1 is 'much', a number was expected"),
         (lambda c: frame_1(c).update(camera_model="EQUIRECTANGULAR"), "jpg: camera_model EQUIRECTANGULAR is not read,"),
     ],
@@ -228,8 +245,9 @@ def test_a_bad_k_is_named(root, damage, message):
         (lambda c: frame_1(c).update(file_path="../x.jpg"), r"file_path '../x.jpg' leaves the folder of the file"),
         (lambda c: frame_1(c).update(depth_file_path="/x.png"), r"depth_file_path '/x.png' leaves the folder"),
         (lambda c: c["frames"].append(c["frames"][0]), r"frames\[0\] and frames\[4\] are both images/frame_00004.jpg"),
-        (lambda c: c.update(k1=-0.02, p2=1e-4), r"distorted \(k1=-0.02, p2=0.0001\), .*; undistort them first"),
-        (lambda c: c.update(camera_model="OPENCV_FISHEYE"), "camera_model OPENCV_FISHEYE is not read, expected camera"),
+        (lambda c: c.update(k6=-0.02), "k6=-0.02 is no number that nerfstudio knows of .*; undistort the pictures"),
+        (lambda c: c.update(camera_model="OPENCV_FISHEYE", p1=1e-3), "p1=0.001 is no number .* camera_model OPENCV_"),
+        (lambda c: c.update(camera_model="FISHEYE624"), "camera_model FISHEYE624 is not read, expected camera_mo"),
         (lambda c: c.update(camera_model=["x"]), r"camera_model \['x'\] is not read"),
         (lambda c: c.update(is_fisheye=True), "is_fisheye is not read, expected camera_model to be one of SIMPLE_PINH"),
         (lambda c: c.update(applied_scale=0.25), "applied_scale=0.25, so the poses are not in metres and don't fit de"),

@@ -13,6 +13,7 @@ from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.posed_rgbd import PosedRgbdDataset
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.errors import ClipfeatError, ConfigError, DataError, FrameError
+from clipfeat.types import Distortion
 
 SCENE = "demo0000_00"
 SCANNET = {
@@ -358,3 +359,53 @@ def test_whatever_goes_wrong_is_one_line(scans):
         with pytest.raises(ClipfeatError) as caught:
             dataset_of(scans).load(SCENE, 0)
         assert "\n" not in explain(caught.value, "extract")
+
+
+# Lenses
+
+OWN_K = {"intrinsics_file": SCANNET["intrinsics_file"], "depth_intrinsics_file": None}
+
+
+def test_a_lens_is_said_by_its_model_and_numbers(demo_root):
+    bent = [-0.2, 0.05, 0.001, 0.002]
+    frame = dataset_of(demo_root, **OWN_K, distortion=["OPENCV", *bent]).load(SCENE, 20)
+    lens = Distortion(radial=(-0.2, 0.05, 0, 0), tangential=(0.001, 0.002))
+    assert frame.color_camera.distortion == frame.depth_camera.distortion == lens
+    both = dataset_of(demo_root, distortion=["OPENCV", *bent], depth_distortion=["PINHOLE"]).load(SCENE, 20)
+    assert (both.color_camera.distortion, both.depth_camera.distortion) == (lens, None)
+    plain = dataset_of(demo_root).load(SCENE, 20)
+    np.testing.assert_array_equal(both.depth_m, plain.depth_m)
+    folded = dataset_of(demo_root, **OWN_K, distortion=["SIMPLE_RADIAL", -1]).load(SCENE, 20)
+    assert (folded.depth_m[0, 0], plain.depth_m[0, 0] > 0) == (0, True)
+
+
+def test_a_wrong_lens_is_named(demo_root, scans):
+    for said, message in (
+        (
+            [],
+            r"data.distortion=\[\]: expected \[MODEL,number,…\], such as \[OPENCV,k1,k2,p1,p2\] or .*; models are SIMP",
+        ),
+        ([0.1, 0.2, 0, 0], r"data.distortion=\[0.1, .*: expected \[MODEL,number,…\], such as"),
+        (["FOV", 1], r"data.distortion=\['FOV', 1\]: camera model FOV is not known, expected one of SIMPLE_PINHOLE, "),
+        (["RADIAL", 1], "1 numbers of distortion for RADIAL, expected 2"),
+        (["RADIAL", 1, "x"], "could not convert"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            dataset_of(demo_root, **OWN_K, distortion=said)
+    with pytest.raises(
+        ConfigError, match="data.depth_distortion is not set, and depth has a K of its own: say how its pi"
+    ):
+        dataset_of(demo_root, distortion=["RADIAL", 0.1, 0])
+    with pytest.raises(
+        ConfigError, match=r"data.depth_distortion=\['PINHOLE'\] is set, but depth has no K of its own: "
+    ):
+        dataset_of(demo_root, **OWN_K, depth_distortion=["PINHOLE"])
+    k = dict.fromkeys(("fx", "fy", "cx", "cy"), 100.0)
+    (scans / SCENE / "k.json").write_text(json.dumps(k | {"k1": 0.1, "p2": 0.0}))
+    (scans / "demo0001_00" / "k.json").write_text(json.dumps(k))
+    changes = OWN_K | {"intrinsics_file": "{scene}/k.json"}
+    with pytest.raises(
+        DataError, match=r"k.json: pictures are distorted \(k1=0.1\), and by whose model it doesn't say; s"
+    ):
+        dataset_of(scans, **changes).load(SCENE, 20)
+    assert dataset_of(scans, **changes, distortion=["PINHOLE"]).load(SCENE, 20).color_camera.distortion is None

@@ -82,9 +82,24 @@ def info(**changes):
 def test_k_is_that_of_the_pictures_or_what_is_wrong_with_it():
     found = calibration_of(info(), "/info", rectified=False)
     assert (found.intrinsics[0, 0], found.size) == (9, (8, 6))
-    assert calibration_of(info(D=[0.1]), "/info", rectified=True).intrinsics[0, 0] == 7
-    with pytest.raises(DataError, match=r"/info: pictures are distorted \(D: 0.1, -0.2\).*data.rectified=true"):
-        calibration_of(info(D=[0.1, -0.2, 0]), "/info", rectified=False)
+    bent = {"D": [0.1, -0.2, 0, 0, 0.3], "distortion_model": "plumb_bob"}
+    found = calibration_of(info(**bent), "/info", rectified=True)
+    assert (found.intrinsics[0, 0], found.distortion) == (7, None)
+    found = calibration_of(info(**bent), "/info", rectified=False)
+    assert (found.intrinsics[0, 0], found.distortion.radial) == (9, (0.1, -0.2, 0.3, 0))
+    fisheye = {"D": [0.1, 0, 0, 0], "distortion_model": "equidistant"}
+    assert calibration_of(info(**fisheye), "/info", rectified=False).distortion.fisheye
+    with pytest.raises(
+        DataError, match=r"/info: the lens distorts .plumb_bob, D: 0.1, -0.2, 0, 0, 0.3.; say data.rect"
+    ):
+        calibration_of(info(**bent), "/info", rectified=None)
+    bent = {"D": [1.0] * 9, "distortion_model": "rational_polynomial"}
+    with pytest.raises(DataError, match=r"which is not read .9 numbers, of which 8 are read.; rectify the pictures by"):
+        calibration_of(info(**bent), "/info", rectified=False)
+    with pytest.raises(
+        DataError, match=r"which is not read .expected plumb_bob, rational_polynomial, equidistant, fis"
+    ):
+        calibration_of(info(D=[1], distortion_model="polar"), "/info", rectified=False)
     with pytest.raises(DataError, match="/info: K is 0: the camera was not calibrated"):
         calibration_of(info(K=np.zeros(9)), "/info", rectified=False)
     with pytest.raises(DataError, match="/info: pictures are a part of the camera's, or binned"):

@@ -118,11 +118,13 @@ def test_depth_of_another_camera_has_to_be_told_how_it_lies(frames, tmp_path):
     assert np.isin((seen * 1000).round(), (frames[1].depth * 1000).round() + 500).all()
 
 
-def test_distortion_is_refused_unless_the_pictures_are_rectified(frames, tmp_path):
+def test_whether_pictures_are_rectified_must_be_said_of_a_lens_that_distorts(frames, tmp_path):
     pytest.importorskip("rosbags")
     write_bag(tmp_path / "a.bag", "bag", frames, d=(0.1, 0, 0, 0, 0), p=frames[1].k)
-    with pytest.raises(DataError, match=r"a.bag, /camera/color/camera_info: pictures are distorted \(D: 0.1\)"):
+    with pytest.raises(DataError, match=r"a.bag, /camera/color/camera_info: the lens distorts .plumb_bob, D: 0.1, 0"):
         opened(tmp_path).frame_ids("a")
+    taken = opened(tmp_path, rectified=False).load("a", 0)
+    assert taken.depth_camera.distortion.radial[0] == taken.color_camera.distortion.radial[0] == 0.1
     assert_is(opened(tmp_path, rectified=True).load("a", 0), frames[0], k=frames[1].k)
 
 

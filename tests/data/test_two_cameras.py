@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipfeat.camera.distortion import carried_pixels
 from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.matrices import pinhole
 from clipfeat.data.posed_rgbd import PosedRgbdDataset
 from clipfeat.data.two_cameras import color_from_depth_matrix, seen_from_color
 from clipfeat.errors import ConfigError
-from clipfeat.types import Camera
+from clipfeat.types import Camera, Distortion
 
 DEPTH = Camera(pinhole(146, 146, 79.5, 59.5), 160, 120)
 COLOR = Camera(pinhole(263, 263, 159.5, 119.5), 320, 240)
@@ -94,3 +95,19 @@ def test_a_point_of_depth_falls_on_its_own_pixel_of_colour(tmp_path, pose_camera
     in_color = np.linalg.inv(frame.cam_to_world) @ world
     uv = (frame.color_camera.intrinsics @ in_color[:3])[:2] / in_color[2]
     np.testing.assert_allclose(uv, [159.5 + 263 * (seen[0] - 0.025) / 1.5, 119.5 + 263 * seen[1] / 1.5])
+
+
+@pytest.mark.parametrize("lens", [Distortion(radial=(-0.2, 0.04, 0, 0), tangential=(1e-3, 2e-3)), Distortion(True)])
+def test_both_cameras_may_have_a_lens(lens):
+    """Of one lens each pixel is its own; a pinhole shows the wall where the rays through the lens meet it."""
+    wall = np.full((120, 160), 2, np.float32)
+    depth, same = (Camera(pinhole(146, 146, 79.5, 59.5), 160, 120, lens) for _ in range(2))
+    np.testing.assert_array_equal(seen_from_color(wall, depth, same, np.eye(4))[0], wall)
+    seen, camera = seen_from_color(wall, depth, COLOR, np.eye(4))
+    assert camera.distortion is None
+    rays = np.stack(np.meshgrid(np.arange(160), np.arange(120)), -1)
+    u, v = np.rint(carried_pixels(rays, depth, camera)).astype(int).reshape(-1, 2).T
+    inside = (u >= 0) & (u < 160) & (v >= 0) & (v < 120)
+    expected = np.zeros_like(wall)
+    expected[v[inside], u[inside]] = 2
+    np.testing.assert_array_equal(seen, expected)

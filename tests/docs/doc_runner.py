@@ -8,7 +8,7 @@ import importlib.util
 import re
 import shutil
 import sys
-import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
@@ -29,6 +29,7 @@ FOLDERS = {
     "/data/mine": "mine",
     "/data/nerf": "nerf",
     "/data/polycam": "polycam",
+    "/data/colmap": "colmap",
     "/path/to/checkpoint.pt": "checkpoint.pt",
 }
 """Absolute paths of the documentation, and the inputs (``doc_inputs.MAKERS``) that stand in for them."""
@@ -217,11 +218,11 @@ class Runner(Checker):
 
 def _stopped_at_once():
     """A command that would wait for ever is told Ctrl-C."""
-    wait = threading.Event.wait
+    sleep = time.sleep
 
-    def stop(self, timeout=None):
-        if timeout is None and sys._getframe(1).f_globals["__name__"].startswith("clipfeat."):
+    def stop(seconds):
+        if sys._getframe(1).f_globals["__name__"] == "clipfeat.cli.commands":
             raise KeyboardInterrupt
-        return wait(self, timeout)
+        sleep(seconds)
 
-    return patch.object(threading.Event, "wait", stop)
+    return patch.object(time, "sleep", stop)

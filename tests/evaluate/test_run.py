@@ -169,7 +169,7 @@ def test_no_head_is_fitted_to_scenes_that_it_is_judged_by(demo_root, tmp_path, m
     assert [one.scenes for one in begun] == [{"demo0001_00"}]
 
 
-@pytest.mark.parametrize("sub_cells", [False, True])
+@pytest.mark.parametrize("sub_cells", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_pixelshuffle_helps_only_features_that_were_made_for_it(demo_root, tmp_path, sub_cells):
     view = PlantedView(demo_root, noise=0.3, model=PlantedPatches(demo_root, 128, sub_cells=sub_cells))
     rows = run(demo_root, tmp_path, view, candidates=["none", "pixelshuffle", "quarter"], edge_px=4)["rows"]

@@ -47,7 +47,9 @@ def assert_agree(store, plain, feature_error=0.0):
             assert store.meta(scene, frame) == plain.meta(scene, frame)
 
 
-@pytest.mark.parametrize("head", ["none", "pixelshuffle", "proj128"])
+@pytest.mark.parametrize(
+    "head", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "pixelshuffle")), "proj128"]
+)
 def test_all_formats_hold_the_same(run, demo_root, head):
     base = [f"data.root={demo_root}", f"model/head={head}"]
     plain = run("npz", *base)
@@ -137,7 +139,8 @@ def test_a_frame_that_fails_does_not_keep_its_scene_from_being_finished(run, sca
     assert not list(store.folder.glob("*/*.h5"))
 
 
-@pytest.mark.parametrize("head", [pytest.param("pixelshuffle", marks=pytest.mark.slow), "proj128"])
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["pixelshuffle", "proj128"])
 def test_a_grid_of_real_frames_is_a_25th_and_as_accurate(run, office, head):
     base = [f"data.root={office}", "model.arch=ViT-B-16", "model.pretrained=null", "vis=none", f"model/head={head}",
             "frames_per_scene=1"]  # fmt: skip

@@ -71,6 +71,7 @@ def two_jobs(run, root, launcher, *more):
     return run(*sweep, f"data.root={root}", "output_dir=out", *more)
 
 
+@pytest.mark.slow
 def test_two_jobs_on_this_machine_give_the_arrays_of_one_process(run, demo_root, tmp_path):
     assert run(f"data.root={demo_root}", "output_dir=plain")[0] == 0
     code, err = two_jobs(run, demo_root, "submitit_local")
@@ -97,6 +98,7 @@ def test_two_jobs_on_slurm_give_the_arrays_of_one_process_on_real_frames(run, of
         assert f"#SBATCH {line}" in asked
 
 
+@pytest.mark.slow
 def test_what_is_wrong_in_a_job_is_told_in_one_line(run, tmp_path):
     code, err = two_jobs(run, "nowhere", "submitit_local")
     assert code == 1

@@ -121,7 +121,10 @@ def test_another_input_size_interpolates_the_position_embedding(tiny_arch, tmp_p
     assert encoder.tokens(inputs(336, 1)).shape == (1, 64, 21, 21)
 
 
-@pytest.mark.parametrize("arch", ["RN50", "coca_ViT-B-32", "MobileCLIP-S1"])
+SLOW = [pytest.param(arch, marks=pytest.mark.slow) for arch in ("coca_ViT-B-32", "MobileCLIP-S1")]
+
+
+@pytest.mark.parametrize("arch", ["RN50", *SLOW])
 def test_models_without_patch_tokens_are_refused(arch):
     with pytest.raises(WeightsError, match="take a ViT such as ViT-B-16"):
         load_encoder(arch, None)

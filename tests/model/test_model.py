@@ -1,4 +1,7 @@
 import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -59,6 +62,33 @@ def test_a_gpu_that_is_too_small_gets_halves_and_says_so_once(model, monkeypatch
         torch.testing.assert_close(a.values, b.values, atol=1e-5, rtol=1e-5)
     said = [r.getMessage() for r in caplog.records if "does not suffice" in r.getMessage()]
     assert said == ["WARNING: the GPU's memory does not suffice for 7 pictures, going on with 3 at a time"]
+
+
+def test_threads_that_fill_a_gpu_together_go_on_one_after_another(model, monkeypatch):
+    """Played on a CPU: there is room for four pictures, and eight threads come with three each."""
+    expected = model.feature_maps(pictures(3), SIZES[:3])
+    real, lock, held, refused = ClipModel._forward, threading.Lock(), [], []
+
+    def crowded(self, inputs, sizes):
+        with lock:
+            if sum(held) + len(inputs) > 4:
+                refused.append(len(inputs))
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            held.append(len(inputs))
+        try:
+            time.sleep(0.02)
+            return real(self, inputs, sizes)
+        finally:
+            with lock:
+                held.remove(len(inputs))
+
+    monkeypatch.setattr(ClipModel, "_forward", crowded)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: model.feature_maps(pictures(3), SIZES[:3]), range(8)))
+    assert refused
+    for maps in found:
+        for a, b in zip(maps, expected, strict=True):
+            torch.testing.assert_close(a.values, b.values, atol=1e-5, rtol=1e-5)
 
 
 def test_a_gpu_too_small_for_one_picture_is_an_error_that_says_what_to_do(model, monkeypatch):

@@ -57,7 +57,9 @@ def pictures(folder):
     return {path.relative_to(folder).as_posix(): np.asarray(Image.open(path)) for path in folder.glob("*/vis_*.png")}
 
 
-@pytest.mark.parametrize(("kind", "output"), [("tsne", "npz"), ("pca", "npz"), ("heatmap", "h5_scene")])
+@pytest.mark.parametrize(
+    ("kind", "output"), [pytest.param("tsne", "npz", marks=pytest.mark.slow), ("pca", "npz"), ("heatmap", "h5_scene")]
+)
 def test_the_pictures_are_those_of_the_run(run_of, run_vis, tmp_path, monkeypatch, kind, output):
     if kind != "tsne":
         stay_in_this_process(monkeypatch, clipfeat.extraction.redraw)
