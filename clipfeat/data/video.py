@@ -69,7 +69,7 @@ class Video:
                     shown.append(packet.pts)
                     if packet.is_keyframe:
                         keys.append(packet.pts)
-            except self._av.FFmpegError as error:
+            except (self._av.FFmpegError, ValueError) as error:
                 self.ends_early = str(error)
         if not shown or not keys:
             raise DataError(f"{path}: holds no frame that can be decoded; {_AGAIN}")
@@ -98,7 +98,7 @@ class Video:
             raise FrameError(f"{where}: the video holds {len(self)} frames, from 0{why}; is it cut off? {_AGAIN}")
         try:
             pixels, turned = self._decoder()(number)
-        except self._av.FFmpegError as error:
+        except (self._av.FFmpegError, ValueError) as error:
             self._local.decoder = None
             raise FrameError(f"{where}: can't be decoded ({error}); {_AGAIN}") from error
         except StopIteration as error:
@@ -125,7 +125,7 @@ class Video:
             if not self.path.is_file():
                 raise DataError(f"{self.path}: no such file, expected a video")
             container = self._av.open(str(self.path))
-        except (self._av.FFmpegError, OSError) as error:
+        except (self._av.FFmpegError, OSError, ValueError) as error:  # ValueError of names that are no text
             # The table of an MP4's frames stands at its end, where it was recorded and not edited since.
             raise DataError(f"{self.path}: no video, or cut off ({error}); {_AGAIN}") from error
         stream = next(iter(container.streams.video), None)
@@ -149,6 +149,8 @@ class _Decoder:
         self._keys = keys
         # A decoder a thread is enough of them; of several threads each would hold a frame more.
         self._stream.thread_type = "NONE"
+        # By default FFmpeg makes some picture or other of damaged data, and says nothing.
+        self._stream.codec_context.options = {"err_detect": "explode"}
         self._frames: Iterator[Any] = iter(())
         self._last: int | None = None
         """Number of the frame that came last, or None."""
@@ -166,7 +168,7 @@ class _Decoder:
             self._frames = self._container.decode(self._stream)
         self._last = None  # until it is known, for an error may come
         frame = next(frame for frame in self._frames if frame.pts is not None and frame.pts >= time)
-        if frame.pts != time:
+        if frame.pts != time or frame.is_corrupt:
             raise StopIteration
         self._last = number
         return frame.to_ndarray(format="rgb24"), frame.rotation

@@ -89,6 +89,27 @@ def test_a_video_that_is_cut_off_or_none_is_told(colors, tmp_path):
         Video(tmp_path / "b.mp4")
 
 
+def test_damage_costs_the_frames_up_to_the_next_key_frame(tmp_path):
+    """Of H.264. HEVC's decoder makes some picture of nearly anything, and nobody can know."""
+    pytest.importorskip("av")
+    noise = np.random.default_rng(0).integers(0, 255, (15, 48, 64, 3), np.uint8)
+    path = write_video(tmp_path / "a.mp4", noise, bf="0", sc_threshold="0", crf="30")
+    whole = [Video(path).picture(i).pixels for i in range(15)]
+    data = path.read_bytes()
+    at = data.index(b"mdat") + (data.index(b"moov") - data.index(b"mdat")) // 2
+    path.write_bytes(data[:at] + bytes(300) + data[at + 300 :])
+    video, bad = Video(path), []
+    for i in range(15):
+        try:
+            np.testing.assert_array_equal(video.picture(i).pixels, whole[i])
+        except FrameError:
+            bad.append(i)
+    assert bad
+    assert set(bad) <= set(range(5, 10))
+    with pytest.raises(FrameError, match=f"a.mp4: frame {bad[0]}: can't be decoded.*; copy or record it again"):
+        video.picture(bad[0])
+
+
 def test_a_package_that_is_missing_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ConfigError, match=r"needs the package av: pip install 'clipfeat\[video\]'"):
