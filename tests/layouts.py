@@ -221,3 +221,23 @@ def write_polycam(scans, root):
             camera |= {"fx": fx + i, "fy": fy + i, "cx": cx, "cy": cy, "blur_score": 120.5}
             camera |= {"width": frame.picture.width, "height": frame.picture.height}
             (folder / "corrected_cameras" / f"{name}.json").write_text(json.dumps(camera))
+
+
+def write_arkitscenes(scans, root):
+    """Raw: names are seconds, poses 0.4 ms late, world-to-camera in axis-angle; depth is of colour's camera."""
+    for scene, frames in _frames(scans):
+        folder, lines = root / scene, []
+        for name in ("lowres_wide", "lowres_depth", "confidence", "lowres_wide_intrinsics"):
+            (folder / name).mkdir(parents=True)
+        for i, frame in enumerate(frames):
+            time_s = 3387 + 0.1 * i
+            name = f"{scene}_{time_s:.3f}"
+            Image.fromarray(frame.image).save(folder / "lowres_wide" / f"{name}.png")
+            _save_depth(folder / "lowres_depth" / f"{name}.png", frame.depth_m, 1000)
+            Image.fromarray(np.full(frame.depth_m.shape, 2, np.uint8)).save(folder / "confidence" / f"{name}.png")
+            words = [*COLOR_SIZE, *four_numbers(frame)]
+            (folder / "lowres_wide_intrinsics" / f"{name}.pincam").write_text(" ".join(map(str, words)))
+            pose = np.linalg.inv(frame.cam_to_world)
+            numbers = [time_s + 0.0004, *Rotation.from_matrix(pose[:3, :3]).as_rotvec(), *pose[:3, 3]]
+            lines.append(" ".join(f"{x:.9f}" for x in numbers))
+        (folder / "lowres_wide.traj").write_text("\n".join(lines) + "\n")

@@ -124,7 +124,7 @@ def _size(numbers: tuple[float, ...], keys: Keys, own: str) -> str:
     """Of (width, height) that K as it was read belongs to, and those that it was taken for."""
     key = next((key for key in (own, "intrinsics_size") if key in keys), None)
     width, height, *taken_for = numbers
-    if key is None or keys.get("intrinsics") == "esam":
+    if key is None or keys.get("intrinsics") == "esam" or keys.get("hfov") is not None:
         return f"bring K from {width:.0f}×{height:.0f} pictures to the size that these have"
     if keys[key]:  # what is said already was worked into K
         width, height = (said * n / taken for said, n, taken in zip(keys[key], numbers, taken_for, strict=False))
@@ -157,7 +157,7 @@ def _center(numbers: tuple[float, ...], keys: Keys) -> str:
 
 def _whose_k(keys: Keys) -> str:
     own = _own_k(keys)
-    said = next((key for key in (own, f"{own}_file", "intrinsics") if keys.get(key) is not None), None)
+    said = next((key for key in (own, f"{own}_file", "intrinsics", "hfov") if keys.get(key) is not None), None)
     return f"data.{said}={keys[said]}" if said else "the depth camera's K"
 
 

@@ -268,14 +268,14 @@ def scene_table(check: SceneCheck) -> str:
     """The few lines that show what was measured in a scene."""
     lines = [f"check {check.scene_id}: {check.verdict}"]
     if check.depth is not None:
-        lines.append(f"  {'frames':<14}{'apart':<18}{'overlap':<10}{'visible':<10}{'|Δz|':<12}pose inverted")
-        for p in check.depth.pairs:
+        named = [f"{p.frame_a} → {p.frame_b}" for p in check.depth.pairs]
+        column = max(14, *(len(name) + 2 for name in named), 0)  # numbers that are times have 16 digits
+        lines.append(f"  {'frames':<{column}}{'apart':<18}{'overlap':<10}{'visible':<10}{'|Δz|':<12}pose inverted")
+        for name, p in zip(named, check.depth.pairs, strict=True):
             apart = f"{p.motion_m:.2f} m {p.rotation_deg:.0f}°"
             overlap, visible = f"{p.overlap:.0%}", f"{p.visible:.0%}"
             own, inverted = _millimetres(p.depth_error_m), _millimetres(p.depth_error_inverted_m)
-            lines.append(
-                f"  {f'{p.frame_a} → {p.frame_b}':<14}{apart:<18}{overlap:<10}{visible:<10}{own:<12}{inverted}"
-            )
+            lines.append(f"  {name:<{column}}{apart:<18}{overlap:<10}{visible:<10}{own:<12}{inverted}")
         lines.append(f"  depth   {check.depth.error:.2%} off in the median; tried instead: {_tried(check.depth)}")
     if check.color is not None and check.color.verdict != "unknown":
         c = check.color

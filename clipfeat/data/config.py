@@ -5,11 +5,12 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from clipfeat.config.checks import at_least, check_size, must_say, one_of
+from clipfeat.config.checks import at_least, check_size, one_of
 from clipfeat.config.paths import path_key
 from clipfeat.data.archive_config import Record3dConfig, RosbagConfig, ScanNetPpRawConfig, StrayScannerConfig
 from clipfeat.data.base_config import DataConfig as DataConfig
 from clipfeat.data.base_config import check_rotate
+from clipfeat.data.posed_checks import DEPTH_ALONG, check_posed
 from clipfeat.errors import ConfigError
 from clipfeat.system.patterns import check_pattern
 
@@ -98,32 +99,16 @@ class DemoConfig(ScanNetConfig):
                 raise ConfigError(f"data.{key}={size}: expected [width,height] of at least 16 pixels each")
 
 
-POSE_FORMATS = (
-    "matrix_per_frame", "json_per_frame", "xyzw_per_frame", "wxyz_per_frame", "trajectory_matrices",
-    "trajectory_xyzw", "trajectory_wxyz", "trajectory_log", "tum",
-)  # fmt: skip
-
-
-POSE_DIRECTIONS = ("camera_to_world", "world_to_camera")
-
-
-POSE_AXES = ("opencv", "opengl")
-
-
-DEPTH_ALONG = ("z", "ray")
-
-
-POSE_ROWS = ("frame_number", "picture_order")
-
-
 @dataclass
 class PosedRgbdConfig(DataConfig):
     """Posed RGB-D folders whose layout is told by patterns: see ``clipfeat/data/posed_rgbd.py`` and ``patterns.py``.
 
     Attributes:
         root_is_scene: root is itself one scene: ``{scene}`` stands for its name, and patterns begin in its parent.
-        color: pattern of the colour pictures, with ``{scene}`` and ``{frame}``. It, or ``color_list``, must be set.
-        color_list: pattern of a file of ``timestamp filename`` lines instead, one a scene; for ``pose_format=tum``.
+        color: pattern of the colour pictures, with ``{scene}`` and ``{frame}``, or ``{stamp}`` where names are times.
+            It, or ``color_list``, must be set.
+        color_list: pattern of a file of ``timestamp filename`` lines instead, one a scene; for poses that go by time.
+        stamp_unit: of the times that ``{stamp}`` stands for: s, ms, us or ns. Has no default.
         depth: pattern of the depth pictures; null for a data set without depth.
         depth_list: pattern of a file of ``timestamp filename`` lines instead.
         depth_scale: units of the depth files in a metre, where they hold whole numbers (PNG, PGM, TIFF or NPY).
@@ -132,11 +117,16 @@ class PosedRgbdConfig(DataConfig):
         depth_along: what depth measures, z (the distance along the camera's axis: nearly all) or ray (the distance from
             the camera itself: some renderers).
         depth_invalid: raw depth values that mean: nothing was measured. Of floats, 0, NaN and inf mean it, too.
-        pose: pattern of the poses: with ``{frame}`` for …_per_frame, else of one trajectory file a scene.
+        confidence: pattern of pictures of how sure the depth is, of depth's size (whole numbers of 8 or 16 bits); null
+            for none.
+        confidence_min: the least confidence that counts: depth of less is a hole. Must be said with confidence.
+        pose: pattern of the poses: with ``{frame}`` or ``{stamp}`` for …_per_frame, else of one file a scene.
         pose_format: matrix_per_frame (4×4 text), json_per_frame (t_00 … t_23, or transform_matrix), xyzw_per_frame
-            (``tx ty tz qx qy qz qw``) or wxyz_per_frame (``tx ty tz qw qx qy qz``); trajectory_matrices (16 or 12
-            numbers a line), trajectory_xyzw or trajectory_wxyz (those seven numbers a line), trajectory_log
-            (Open3D, Redwood: ``i i i+1`` and 4×4) or tum (``timestamp tx ty tz qx qy qz qw`` a line).
+            (``tx ty tz qx qy qz qw``) or wxyz_per_frame (``tx ty tz qw qx qy qz``); json_per_scene (matrices at
+            pose_field); trajectory_matrices (16 or 12 numbers a line), trajectory_xyzw or trajectory_wxyz (those seven
+            numbers a line), trajectory_log (Open3D, Redwood: ``i i i+1`` and 4×4); by time: tum (``timestamp tx ty tz
+            qx qy qz qw`` a line) or timed_axis_angle (``timestamp rx ry rz tx ty tz``, radians).
+        pose_field: where in the JSON file of a scene the pose of a frame is, such as ``frame_{frame}/pose``.
         pose_direction: camera_to_world or world_to_camera. Has no default: a wrong one ruins everything silently.
         pose_axes: the camera axes of the stored poses, opencv (x right, y down, z forward: ScanNet and most benchmarks)
             or opengl (x right, y up, z back: ARKit's apps, Blender, NeRF). Has no default either.
@@ -144,10 +134,17 @@ class PosedRgbdConfig(DataConfig):
             in a log, with the picture of number k) or picture_order (the k-th with the k-th).
         pose_first: number of the picture that a trajectory's first pose is of, for pose_rows=frame_number; the others'
             follow. Null: 0, or what the log says, and refused where that may be off by one.
-        max_dt: how many seconds a depth picture or a pose may be away from the colour picture, in lists with times.
-        intrinsics: [fx,fy,cx,cy] in pixels. It, or ``intrinsics_file``, must be set.
-        intrinsics_file: pattern of a calibration file: fx fy cx cy, a 3×3 or 4×4 matrix, or JSON; with ``{frame}`` of
-            one a frame.
+        posed_only: pictures without a pose are no frames, of recorders that write fewer poses than pictures. Otherwise
+            each is a bad frame.
+        max_dt: how many seconds depth, confidence, a pose or a K may be away from the colour picture, where they go by
+            time.
+        intrinsics: [fx,fy,cx,cy] in pixels. It, or ``intrinsics_file``, or ``hfov`` must be set.
+        intrinsics_file: pattern of a calibration file: fx fy cx cy, a 3×3 or 4×4 matrix, or JSON; with ``{frame}`` or
+            ``{stamp}`` of one a frame.
+        intrinsics_field: where in a JSON file the 3×3 K is, such as ``frame_{frame}/intrinsic``; null: a calibration
+            file is one K.
+        hfov: degrees that a rendered picture shows across, instead of intrinsics: pixels are square, and the principal
+            point is the middle.
         intrinsics_size: [width,height] that K belongs to, where the pictures were resized since; null: to the pictures
             as they are stored, or what a JSON file says.
         pixel_center: where the centre of the first pixel lies by the stored K, 0 (OpenCV, most data sets) or 0.5
@@ -170,21 +167,28 @@ class PosedRgbdConfig(DataConfig):
     root_is_scene: bool = False
     color: str | None = path_key(None)
     color_list: str | None = path_key(None)
+    stamp_unit: str | None = None
     depth: str | None = path_key(None)
     depth_list: str | None = path_key(None)
     depth_scale: float = 1000.0
     depth_float_scale: float | None = None
     depth_along: str = "z"
     depth_invalid: list[int] = field(default_factory=lambda: [0, 65535])
+    confidence: str | None = path_key(None)
+    confidence_min: int | None = None
     pose: str | None = path_key(None)
     pose_format: str | None = None
+    pose_field: str | None = None
     pose_direction: str | None = None
     pose_axes: str | None = None
     pose_rows: str = "frame_number"
     pose_first: int | None = None
+    posed_only: bool = False
     max_dt: float = 0.02
     intrinsics: list[float] | None = None
     intrinsics_file: str | None = path_key(None)
+    intrinsics_field: str | None = None
+    hfov: float | None = None
     intrinsics_size: list[int] | None = None
     pixel_center: float = 0.0
     distortion: list[Any] | None = None
@@ -198,83 +202,7 @@ class PosedRgbdConfig(DataConfig):
 
     def __post_init__(self) -> None:
         check_rotate(self.rotate)
-        one_of("data.pose_camera", self.pose_camera, ("depth", "color"))
-        must_say("data.pose_direction", self.pose_direction, POSE_DIRECTIONS)
-        must_say("data.pose_format", self.pose_format, POSE_FORMATS)
-        must_say("data.pose_axes", self.pose_axes, POSE_AXES)
-        one_of("data.pose_rows", self.pose_rows, POSE_ROWS)
-        one_of("data.depth_along", self.depth_along, DEPTH_ALONG)
-        if self.pixel_center not in (0, 0.5):
-            raise ConfigError(
-                f"data.pixel_center={self.pixel_center:g}: expected 0, or 0.5 if K counts from the first pixel's edge"
-            )
-        at_least("data.pose_first", self.pose_first, 0)
-        at_least("data.depth_scale", self.depth_scale, 0, above=True)
-        at_least("data.depth_float_scale", self.depth_float_scale, 0, above=True)
-        at_least("data.max_dt", self.max_dt, 0)
-        if any(not 0 <= value <= 65535 for value in self.depth_invalid):
-            raise ConfigError(f"data.depth_invalid={self.depth_invalid}: expected raw values from 0 to 65535")
-        self._check_files()
-        self._check_intrinsics()
-
-    def _check_files(self) -> None:
-        timed = self.pose_format == "tum"
-        if timed != (self.color_list is not None) or timed == (self.color is not None):
-            raise ConfigError(
-                f"data.color={self.color} data.color_list={self.color_list} data.pose_format={self.pose_format}: "
-                "expected color_list alone for pose_format=tum, whose poses go by time, and color alone for any other"
-            )
-        if (self.depth if timed else self.depth_list) is not None:
-            wrong, right = ("depth", "depth_list") if timed else ("depth_list", "depth")
-            raise ConfigError(f"data.{wrong} is set, but with pose_format={self.pose_format} depth is data.{right}")
-        if self.pose is None:
-            raise ConfigError("data.pose is not set: give the pattern of the pose files, or of the trajectory file")
-        per_scene = self._scene_placeholders()
-        for key in ("color", "depth"):
-            if (pattern := getattr(self, key)) is not None:
-                check_pattern(f"data.{key}", pattern, required=[*per_scene, "frame"])
-            if (pattern := getattr(self, f"{key}_list")) is not None:
-                check_pattern(f"data.{key}_list", pattern, required=per_scene, forbidden=["frame"])
-        if (self.pose_format or "").endswith("_per_frame"):
-            check_pattern("data.pose", self.pose, required=[*per_scene, "frame"])
-        else:
-            check_pattern("data.pose", self.pose, required=per_scene, forbidden=["frame"])
-
-    def _scene_placeholders(self) -> list[str]:
-        """{scene}, and {sequence} where the pictures have it: then all other files must tell them apart too."""
-        return ["scene", "sequence"] if "{sequence}" in (self.color or self.color_list or "") else ["scene"]
-
-    def _check_intrinsics(self) -> None:
-        if (self.intrinsics is None) == (self.intrinsics_file is None):
-            raise ConfigError(
-                f"data.intrinsics={self.intrinsics} data.intrinsics_file={self.intrinsics_file}: "
-                "expected one of the two, and null for the other"
-            )
-        if self.depth_intrinsics is not None and self.depth_intrinsics_file is not None:
-            raise ConfigError(
-                "data.depth_intrinsics and data.depth_intrinsics_file are both set: expected one of the two"
-            )
-        own = self.depth_intrinsics is not None or self.depth_intrinsics_file is not None
-        if not own and self.depth_distortion is not None:
-            raise ConfigError(
-                f"data.depth_distortion={self.depth_distortion} is set, but depth has no K of its own: without "
-                f"data.depth_intrinsics or data.depth_intrinsics_file it has colour's, and colour's lens"
-            )
-        if own and self.distortion is not None and self.depth_distortion is None:
-            raise ConfigError(
-                f"data.distortion={self.distortion}, but data.depth_distortion is not set, and depth has a K of its "
-                f"own: say how its pictures are distorted, [PINHOLE] if they aren't"
-            )
-        # A K a frame goes by the number in the picture's name, which lists with times have not.
-        known = [*self._scene_placeholders(), *([] if self.pose_format == "tum" else ["frame"])]
-        unknown = [n for n in ("sequence", "frame") if n not in known]
-        for key in ("intrinsics", "depth_intrinsics"):
-            numbers = getattr(self, key)
-            if numbers is not None and (len(numbers) != 4 or min(numbers[:2]) <= 0):
-                raise ConfigError(f"data.{key}={numbers}: expected [fx,fy,cx,cy] in pixels, focal lengths above 0")
-            if (file := getattr(self, f"{key}_file")) is not None:
-                check_pattern(f"data.{key}_file", file, forbidden=unknown)
-            check_size(f"data.{key}_size", getattr(self, f"{key}_size"))
+        check_posed(self)
 
 
 @dataclass
@@ -305,10 +233,34 @@ class NerfstudioConfig(DataConfig):
 
     def __post_init__(self) -> None:
         check_rotate(self.rotate)
-        check_pattern("data.transforms", self.transforms, required=["scene"], forbidden=["sequence", "frame"])
+        check_pattern("data.transforms", self.transforms, required=["scene"], forbidden=["sequence", "frame", "stamp"])
         at_least("data.depth_scale", self.depth_scale, 0, above=True)
         at_least("data.depth_float_scale", self.depth_float_scale, 0, above=True)
         one_of("data.depth_along", self.depth_along, DEPTH_ALONG)
+
+
+@dataclass
+class Matterport3DConfig(DataConfig):
+    """Matterport3D's undistorted pictures and depth, and the ``.conf`` of each house.
+
+    Attributes:
+        root_is_scene: see PosedRgbdConfig.
+        parameters: pattern of those files, with ``{scene}``; the pictures lie in folders beside theirs.
+        depth_scale: units of the depth files in a metre.
+        intrinsics_size: [width,height] that K belongs to, where the pictures were resized since; null: to the pictures
+            as they are stored.
+    """
+
+    name: str = "matterport3d"
+    root_is_scene: bool = False
+    parameters: str = path_key("{scene}/undistorted_camera_parameters/{scene}.conf")
+    depth_scale: float = 4000.0
+    intrinsics_size: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        check_pattern("data.parameters", self.parameters, required=["scene"], forbidden=["sequence", "frame", "stamp"])
+        at_least("data.depth_scale", self.depth_scale, 0, above=True)
+        check_size("data.intrinsics_size", self.intrinsics_size)
 
 
 @dataclass
@@ -343,7 +295,7 @@ class ColmapConfig(DataConfig):
         check_rotate(self.rotate)
         for key in ("sparse", "images", "depth"):
             if (pattern := getattr(self, key)) is not None:
-                others = ["sequence"] if key == "depth" else ["sequence", "frame"]
+                others = ["sequence", "stamp"] if key == "depth" else ["sequence", "frame", "stamp"]
                 check_pattern(f"data.{key}", pattern, required=["scene"], forbidden=others)
         at_least("data.depth_scale", self.depth_scale, 0, above=True)
         at_least("data.depth_float_scale", self.depth_float_scale, 0, above=True)
@@ -379,7 +331,7 @@ class ScanNet200MvConfig(DataConfig):
         elif "." not in self.intrinsics:
             raise ConfigError(f"data.intrinsics={self.intrinsics}: {expected}")
         else:
-            check_pattern("data.intrinsics", self.intrinsics, forbidden=["sequence", "frame"])
+            check_pattern("data.intrinsics", self.intrinsics, forbidden=["sequence", "frame", "stamp"])
 
 
 LAYOUTS: dict[str, tuple[type[DataConfig], str]] = {
@@ -388,6 +340,7 @@ LAYOUTS: dict[str, tuple[type[DataConfig], str]] = {
     "demo": (DemoConfig, "clipfeat.data.demo.scans:open_demo"),
     "posed_rgbd": (PosedRgbdConfig, "clipfeat.data.posed_rgbd:PosedRgbdDataset"),
     "nerfstudio": (NerfstudioConfig, "clipfeat.data.nerfstudio:NerfstudioDataset"),
+    "matterport3d": (Matterport3DConfig, "clipfeat.data.matterport:MatterportDataset"),
     "colmap": (ColmapConfig, "clipfeat.data.colmap:ColmapDataset"),
     "scannet200_mv": (ScanNet200MvConfig, "clipfeat.data.scannet200_mv:open_scannet200_mv"),
     "record3d": (Record3dConfig, "clipfeat.data.record3d:Record3dDataset"),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.errors import FrameError
+from clipfeat.system.patterns import PathPattern
 
 _ROWS = [[f"t_{row}{column}" for column in range(4)] for row in range(3)]
 """Names of a 3×4 pose's numbers, row by row, in Polycam's files."""
@@ -64,6 +65,29 @@ def number_of(node: Mapping[str, Any], name: str) -> float | None:
 def names_in(node: Mapping[str, Any]) -> str:
     """The first names of an object, for messages about another schema."""
     return ", ".join(str(name)[:30] for name in list(node)[:8]) or "nothing"
+
+
+def field_of(found: Mapping[str, Any], field: str, values: Mapping[str, str]) -> tuple[str, Any]:
+    """What an object holds at a field such as ``frame_{frame}/pose``: names of objects in objects, with placeholders.
+
+    Args:
+        found: the object.
+        field: names, "/" between them.
+        values: what the placeholders stand for.
+
+    Returns:
+        The field with its placeholders replaced, and what is there.
+
+    Raises:
+        ValueError: If there is no such field; the message says what there is instead.
+    """
+    name, node = PathPattern(field).fill(values), found
+    for part in name.split("/"):
+        if not isinstance(node, Mapping) or part not in node:
+            inside = names_in(node) if isinstance(node, Mapping) else f"a {type(node).__name__}"
+            raise ValueError(f"has no {name}, where there is {inside}")
+        node = node[part]
+    return name, node
 
 
 def matrix_of(value: Any) -> NDArray[np.float64]:

@@ -1,12 +1,16 @@
 """Reading camera matrices and poses from text files, with the checks that keep a wrong one out."""
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.data.json_files import field_of
 from clipfeat.data.scene_info import depth_scale_of, find_scene_info, intrinsics_of, size_of
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import FARTHEST_M, Camera, Distortion
@@ -109,11 +113,43 @@ def pinhole(fx: float, fy: float, cx: float, cy: float) -> NDArray[np.float64]:
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
 
 
+def pinhole_of_view(hfov_deg: float, width: int, height: int) -> NDArray[np.float64]:
+    """The (3, 3) K of a rendered picture that shows ``hfov_deg`` degrees from its left edge to its right one.
+
+    Pixels are square, and the principal point is the picture's middle: (W - 1) / 2, for pixel centres on integers.
+    """
+    f = width / 2 / math.tan(math.radians(hfov_deg) / 2)
+    return pinhole(f, f, (width - 1) / 2, (height - 1) / 2)
+
+
+def k_of_field(found: Mapping[str, Any], field: str, values: Mapping[str, str], path: Path) -> tuple[Calibration, str]:
+    """The 3×3 K (or 3×4, or 4×4) in a JSON object at a field, and its place for messages.
+
+    Args:
+        found: what the file holds.
+        field: see ``field_of``.
+        values: what the placeholders in it stand for.
+        path: the file, for messages.
+
+    Raises:
+        DataError: If there is none.
+    """
+    try:
+        name, value = field_of(found, field, values)
+        k = np.array(value, dtype=np.float64)
+        if k.shape not in ((3, 3), (3, 4), (4, 4)):
+            raise ValueError(f"{name} is of shape {k.shape}")
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"{path}: {error}; a 3×3 K was expected at data.intrinsics_field={field}") from error
+    return Calibration(k[:3, :3]), f"{path}, {name}"
+
+
 def read_calibration(path: Path, kind: str = "color", *, lens_said: bool = False) -> Calibration:
     """Reads a K in any of the usual forms.
 
     * ``.json``: ``fx fy cx cy``, perhaps ``w h`` (or ``width height``) and ``scale``, at the top or under ``camera``
       (NICE-SLAM's ``cam_params.json``); or Open3D's ``intrinsic_matrix``, column after column, ``width``, ``height``;
+    * ``.pincam`` (ARKitScenes): width, height, fx, fy, cx, cy;
     * lines of ``name = value``: ScanNet's ``<scene>.txt`` and 3RScan's ``_info.txt``, see ``scene_info``;
     * other text: the four numbers fx, fy, cx, cy, or a 3×3, 3×4 or 4×4 matrix; what follows a ``#`` is a comment.
 
@@ -126,6 +162,8 @@ def read_calibration(path: Path, kind: str = "color", *, lens_said: bool = False
     Raises:
         DataError: If the file is missing or none of these.
     """
+    if path.suffix.lower() == ".pincam":
+        return _read_pincam(path)
     if path.suffix.lower() != ".json" and (info := find_scene_info(path)) is not None:
         k = intrinsics_of(info, kind, path)
         if k is None:
@@ -162,6 +200,20 @@ def read_calibration(path: Path, kind: str = "color", *, lens_said: bool = False
             f"data.distortion=[OPENCV,…] or [OPENCV_FISHEYE,…], or [PINHOLE] if they have been undistorted since"
         )
     return calibration
+
+
+def _read_pincam(path: Path) -> Calibration:
+    expected = "expected 'width height fx fy cx cy'"
+    try:
+        numbers = [float(word) for row in _rows(path) for word in row]
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file, {expected}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {error}, {expected}") from error
+    sizes = numbers[:2]
+    if len(numbers) != 6 or any(not 1 <= size <= _LARGEST_SIDE or size != int(size) for size in sizes):
+        raise DataError(f"{path}: {len(numbers)} values, {expected}, whole numbers of pixels first")
+    return Calibration(pinhole(*numbers[2:]), (int(sizes[0]), int(sizes[1])))
 
 
 def _four_numbers(path: Path) -> list[float] | None:

@@ -61,6 +61,27 @@ def without_gaps(raw: NDArray[np.float32], where: str) -> NDArray[np.float32]:
     return depth
 
 
+def without_unsure(depth_m: NDArray[np.float32], confidence: Path, least: int) -> NDArray[np.float32]:
+    """Depth with 0 where its confidence is below ``least``.
+
+    Args:
+        depth_m: (h, w) metres.
+        confidence: a picture of whole numbers, of depth's size.
+        least: that counts.
+
+    Raises:
+        FrameError: If the picture is missing, damaged, or of another size.
+    """
+    try:
+        sure = read_labels(confidence, "confidence")
+    except FrameError as error:
+        raise FrameError(f"{error}; data.confidence=null data.confidence_min=null takes all depth as it is") from error
+    if sure.shape != depth_m.shape:
+        (h, w), (height, width) = sure.shape, depth_m.shape
+        raise FrameError(f"{confidence}: confidence of {w}×{h} pixels, but depth has {width}×{height}")
+    return np.where(sure >= least, depth_m, np.float32(0))
+
+
 def depth_in_metres(
     raw: NDArray[Any], depth_scale: float, invalid: Collection[int] = INVALID_DEPTH
 ) -> NDArray[np.float32]:

@@ -1,7 +1,9 @@
 """What a folder that nobody described may be a recording of: each layout is asked whether it finds its files there."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -85,19 +87,33 @@ def readings(folder: Path, layouts: Mapping[str, DataConfig]) -> list[Reading]:
         raise DataError(f"{folder}: no such folder")
     folder = folder.resolve()
     if folder.is_file():
-        return [
-            reading
-            for name in layouts
-            if folder.suffix in _ARCHIVES.get(name, ())
-            for reading in _reading(folder.parent, name, layouts[name], folder.stem)
-        ]
+        with _unheard():
+            return [
+                reading
+                for name in layouts
+                if folder.suffix in _ARCHIVES.get(name, ())
+                for reading in _reading(folder.parent, name, layouts[name], folder.stem)
+            ]
     unread: list[Reading] = []
     for place in (folder, *islice(sorted(path for path in folder.iterdir() if path.is_dir()), _MOST_FOLDERS)):
-        found = [reading for name, cfg in layouts.items() for reading in _reading(place, name, cfg)]
+        with _unheard():
+            found = [reading for name, cfg in layouts.items() for reading in _reading(place, name, cfg)]
         if read := [reading for reading in found if reading.frame is not None]:
             return read
         unread = unread or found
     return unread
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """What a layout warns of is nothing to be told before it is known to be the one."""
+    of_data = logging.getLogger("clipfeat.data")
+    before = of_data.level
+    of_data.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        of_data.setLevel(before)
 
 
 def _reading(folder: Path, name: str, cfg: DataConfig, only: str | None = None) -> Iterator[Reading]:

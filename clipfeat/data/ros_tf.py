@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.data.trajectories import nearest, rotation_from_quaternion
+from clipfeat.data.matching import nearest
+from clipfeat.data.trajectories import rotation_from_quaternion
 from clipfeat.errors import DataError, FrameError
 
 _NUMBERS = 8

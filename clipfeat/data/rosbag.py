@@ -1,8 +1,8 @@
 """ROS bags: pictures, depth and poses by topics, streamed.
 
 A frame is a message of colour; its number is its place by the messages' own clock (the header's), from 0. Depth goes
-with the picture that is nearest in time, and poses are interpolated between the two around it; both within
-``data.max_dt``.
+with the picture that is nearest in time, each with one, and poses are interpolated between the two around it; both
+within ``data.max_dt``.
 
 Whose pose a topic gives is never guessed. An Odometry or TransformStamped says it (``child_frame_id``), for others
 ``data.pose_frame`` does; from there to the frame that the pictures say they are of, tf leads. That frame has OpenCV's
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from clipfeat.data.archive_config import RosbagConfig
 from clipfeat.data.base import check_scene_name
+from clipfeat.data.matching import Matched, match_times, nearest
 from clipfeat.data.matrices import Calibration, camera_for, check_pose
 from clipfeat.data.phones import Told, registered_frame
 from clipfeat.data.ros_bag import Bag, Stamped
 from clipfeat.data.ros_images import KINDS, calibration_of, color_of, depth_of
 from clipfeat.data.ros_tf import FrameTree, TimedTrack
-from clipfeat.data.trajectories import nearest
 from clipfeat.data.two_cameras import color_from_depth_matrix, seen_from_color
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Frame
@@ -49,6 +49,7 @@ class _Recording:
         bag: it.
         color: its pictures.
         depth: its depth, or None.
+        matched: which of it is which picture's.
         calibration: of colour.
         depth_calibration: of depth, where it has a topic of its own.
         track: the poses of pose_topic, or None.
@@ -59,6 +60,7 @@ class _Recording:
     bag: Bag
     color: Stamped
     depth: Stamped | None
+    matched: Matched | None
     calibration: Calibration
     depth_calibration: Calibration | None
     track: TimedTrack | None
@@ -116,20 +118,18 @@ class RosbagDataset:
         where = f"{recording.bag.path}, {color.topic} at {time_s:.6f} s"
         cam_to_world = check_pose(self._pose(recording, time_s), where)
         picture = color_of(recording.bag.read(color, frame_id), where, cfg.rotate or 0)
-        depth_m = self._depth(recording, time_s)
+        depth_m = self._depth(recording, frame_id)
         frame = registered_frame(
             scene_id, frame_id, picture, recording.calibration, depth_m, cam_to_world,
             where=where, rotate=cfg.rotate, told=self._told,
         )  # fmt: skip
         return frame if depth_m is None else self._seen_from_color(recording, frame, depth_m)
 
-    def _depth(self, recording: _Recording, time_s: float) -> NDArray[np.float32] | None:
-        """(h, w) metres of the depth that is nearest; None where none is near."""
+    def _depth(self, recording: _Recording, frame_id: int) -> NDArray[np.float32] | None:
+        """(h, w) metres of a picture's depth; None where it has none."""
         depth = recording.depth
-        if depth is None:
-            return None
-        place = nearest(depth.times_s, time_s)
-        if abs(depth.times_s[place] - time_s) > self.cfg.max_dt:
+        place = None if recording.matched is None else recording.matched.rows.get(frame_id)
+        if depth is None or place is None:
             return None
         where = f"{recording.bag.path}, {depth.topic} at {depth.times_s[place]:.6f} s"
         return depth_of(recording.bag.read(depth, place), where, self.cfg.depth_scale)
@@ -195,8 +195,7 @@ class RosbagDataset:
         calibration = self._calibration(bag, "data.camera_info_topic", cfg.camera_info_topic or "")
         own = cfg.depth_camera_info_topic
         depth_calibration = None if own is None else self._calibration(bag, "data.depth_camera_info_topic", own)
-        if depth is not None:
-            self._check_depth(bag, color, depth)
+        matched = None if depth is None else self._match(scene_id, bag, color, depth)
         track, body, tree = None, "", None
         if cfg.pose_topic is not None:
             track, body = self._read_track(bag)
@@ -215,8 +214,9 @@ class RosbagDataset:
             )
         if track is None or body != color.frame.strip("/"):
             tree = FrameTree(str(bag.path), _transforms(bag))
-        self._try_poses(bag, _Recording(bag, color, depth, calibration, depth_calibration, track, tree, body))
-        return _Recording(bag, color, depth, calibration, depth_calibration, track, tree, body)
+        found = _Recording(bag, color, depth, matched, calibration, depth_calibration, track, tree, body)
+        self._try_poses(bag, found)
+        return found
 
     def _calibration(self, bag: Bag, key: str, topic: str) -> Calibration:
         bag.check(key, topic, ("CameraInfo",))
@@ -225,21 +225,19 @@ class RosbagDataset:
             raise DataError(f"{bag.path}: {key}={topic} holds no message, so there is no K")
         return calibration_of(message, f"{bag.path}, {topic}", rectified=self.cfg.rectified)
 
-    def _check_depth(self, bag: Bag, color: Stamped, depth: Stamped) -> None:
-        """Refuses depth of another clock, and of another camera where nobody said how it lies to colour's."""
-        self._check_clocks(bag, color, depth.topic, depth.times_s)
+    def _match(self, scene_id: str, bag: Bag, color: Stamped, depth: Stamped) -> Matched:
+        """Which depth is which picture's; refuses another clock, and another camera if nobody said how it lies."""
+        where = f"{bag.path}, {depth.topic}"
+        matched = match_times("depth", where, dict(enumerate(color.times_s.tolist())), depth.times_s, self.cfg.max_dt)
+        if message := matched.told():
+            self._told.warn(scene_id, message, "depth")
         if self._color_from_depth is None and color.frame.strip("/") != depth.frame.strip("/"):
             raise DataError(
-                f"{bag.path}: {depth.topic} is of the frame {depth.frame or '(none)'}, {color.topic} of "
-                f"{color.frame or '(none)'}, so depth is not registered to colour; take the topic of registered depth "
-                "(aligned_depth_to_color), or say data.color_from_depth, [0,0,0] if it is registered all the same"
+                f"{where}: is of the frame {depth.frame or '(none)'}, {color.topic} of {color.frame or '(none)'}, so "
+                "depth is not registered to colour; take the topic of registered depth (aligned_depth_to_color), or "
+                "say data.color_from_depth, [0,0,0] if it is registered all the same"
             )
-        if abs(len(color.times_s) - len(depth.times_s)) > max(len(color.times_s), len(depth.times_s)) // 10:
-            log.info(
-                "%s: %d pictures and %d of depth; each picture takes the depth that is nearest in time, within "
-                "data.max_dt=%g s",
-                bag.path, len(color.times_s), len(depth.times_s), self.cfg.max_dt,
-            )  # fmt: skip
+        return matched
 
     def _check_clocks(self, bag: Bag, color: Stamped, topic: str, times_s: NDArray[np.float64]) -> None:
         """Refuses times that no picture is near to: two clocks."""

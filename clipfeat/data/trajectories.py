@@ -14,6 +14,12 @@ from clipfeat.errors import DataError, FrameError
 _UNIT_TOLERANCE = 1e-2
 """Allowed | |q| - 1 |. Files print four to seven digits; a quaternion further off is another kind of number."""
 
+_WHOLE_TURN = 2 * math.pi + 1e-3
+"""A longer rotation vector is in degrees, or another kind of number."""
+
+TIMED_COLUMNS = {7: "timestamp tx ty tz qx qy qz qw", 6: "timestamp rx ry rz tx ty tz"}
+"""Of TUM's lines, and of ARKitScenes', by how many numbers follow the time."""
+
 
 @dataclass(frozen=True, eq=False)
 class NumberedPoses:
@@ -30,28 +36,29 @@ class NumberedPoses:
 
 @dataclass(frozen=True, eq=False)
 class TimedPoses:
-    """Poses with times, as TUM's RGB-D benchmark writes them.
+    """Poses with times, as TUM's RGB-D benchmark and ARKitScenes write them.
 
     Attributes:
         times_s: (P,) float64, ascending.
         translations: (P, 3) float64 metres.
-        quaternions: (P, 4) float64, x y z w, as written.
+        rotations: float64 as written: (P, 4) quaternions x y z w, or (P, 3) rotation vectors in radians.
         lines: the line of the file that each stands in.
     """
 
     times_s: NDArray[np.float64]
     translations: NDArray[np.float64]
-    quaternions: NDArray[np.float64]
+    rotations: NDArray[np.float64]
     lines: list[int]
 
     def matrix(self, index: int, where: str) -> NDArray[np.float64]:
         """The (4, 4) pose of a row; ``where`` names the file in messages.
 
         Raises:
-            FrameError: If its quaternion is zero, not finite or not of unit length.
+            FrameError: If its quaternion is zero, not finite or not of unit length, or its rotation vector no angle.
         """
+        of_numbers = rotation_from_quaternion if self.rotations.shape[1] == 4 else rotation_from_vector
         pose = np.eye(4)
-        pose[:3, :3] = rotation_from_quaternion(self.quaternions[index], f"{where}, line {self.lines[index]}")
+        pose[:3, :3] = of_numbers(self.rotations[index], f"{where}, line {self.lines[index]}")
         pose[:3, 3] = self.translations[index]
         return pose
 
@@ -102,14 +109,31 @@ def rotation_from_quaternion(
     )
 
 
-def nearest(times_s: NDArray[np.float64], time_s: float) -> int:
-    """Index of the entry of ascending, non-empty times that is nearest; the earlier of two that are equally near."""
-    right = int(np.searchsorted(times_s, time_s))
-    if right == 0:
-        return 0
-    if right == len(times_s) or time_s - times_s[right - 1] <= times_s[right] - time_s:
-        return right - 1
-    return right
+def rotation_from_vector(vector: NDArray[np.float64], where: str) -> NDArray[np.float64]:
+    """The (3, 3) rotation about an axis by an angle (axis-angle): the vector's direction, and its length in radians.
+
+    Source: Rodrigues' formula, R = I + sin(a) X + (1 - cos(a)) X².
+
+    Args:
+        vector: (3,).
+        where: its source, for messages.
+
+    Raises:
+        FrameError: If it is not finite, or longer than a whole turn.
+    """
+    angle = math.hypot(*vector.tolist())
+    if not np.isfinite(angle):
+        raise FrameError(f"{where}: the rotation holds inf or NaN, so tracking was lost in this frame")
+    if angle > _WHOLE_TURN:
+        raise FrameError(
+            f"{where}: a rotation by {angle:.4g}, expected radians, 2π at most (columns: {TIMED_COLUMNS[6]}); degrees?"
+        )
+    if angle == 0:
+        return np.eye(3)
+    x, y, z = vector / angle
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    rotation: NDArray[np.float64] = np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
+    return rotation
 
 
 def read_matrix_lines(path: Path) -> NumberedPoses:
@@ -227,14 +251,30 @@ def read_tum_poses(path: Path) -> TimedPoses:
     Raises:
         DataError: If the file is missing, holds no pose, a line has other columns, or the times are not ascending.
     """
+    times_s, table, lines = _timed_lines(path, TIMED_COLUMNS[7])
+    return TimedPoses(times_s, table[:, :3], table[:, 3:], lines)
+
+
+def read_axis_angle_poses(path: Path) -> TimedPoses:
+    """Reads ``timestamp rx ry rz tx ty tz`` lines (ARKitScenes): seconds, a rotation vector in radians, metres.
+
+    Raises:
+        DataError: See ``read_tum_poses``.
+    """
+    times_s, table, lines = _timed_lines(path, TIMED_COLUMNS[6])
+    return TimedPoses(times_s, table[:, 3:], table[:, :3], lines)
+
+
+def _timed_lines(path: Path, columns: str) -> tuple[NDArray[np.float64], NDArray[np.float64], list[int]]:
+    """The times (P,), the other numbers (P, 6 or 7), and the line of each."""
     lines, rows = [], []
-    for line, words in _lines(path, "'timestamp tx ty tz qx qy qz qw' a line", matrices=False):
-        if len(words) != 8:
-            raise DataError(f"{path}, line {line}: {len(words)} values, expected 'timestamp tx ty tz qx qy qz qw'")
+    for line, words in _lines(path, f"'{columns}' a line", matrices=False):
+        if len(words) != len(columns.split()):
+            raise DataError(f"{path}, line {line}: {len(words)} values, expected '{columns}'")
         rows.append(_numbers(path, line, words))
         lines.append(line)
     table = np.array(rows)
-    return TimedPoses(_ascending(path, lines, table[:, 0]), table[:, 1:4], table[:, 4:], lines)
+    return _ascending(path, lines, table[:, 0]), table[:, 1:], lines
 
 
 def read_tum_list(path: Path) -> TimedFiles:

@@ -23,6 +23,7 @@ _FREE_KEYS = (
 _CAME_LATER = {
     "posed_rgbd": {
         "pose_axes": "opencv", "pixel_center": 0.0, "depth_along": "z", "distortion": None, "depth_distortion": None,
+        "posed_only": False,
     },
 }  # fmt: skip
 """Keys of a data layout that earlier versions did not have, and what they did: a run of theirs goes on."""

@@ -1,7 +1,8 @@
 """Paths with placeholders: how a configuration describes where a data set keeps its files.
 
 ``"{scene}/color/{frame}.jpg"`` is a path below the data set's root in which ``{scene}`` and ``{sequence}`` stand for
-(parts of) names and ``{frame}`` for a frame's number, padded or not. Everything else is meant literally.
+(parts of) names, ``{frame}`` for a frame's number, padded or not, and ``{stamp}`` for a time, with decimals or without.
+Everything else is meant literally.
 """
 
 import os
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from clipfeat.errors import ConfigError, DataError
 
-PLACEHOLDERS = {"scene": r"[^./][^/]*", "sequence": r"[^./][^/]*", "frame": r"[0-9]+"}
+PLACEHOLDERS = {
+    "scene": r"[^./][^/]*", "sequence": r"[^./][^/]*", "frame": r"[0-9]+", "stamp": r"[0-9]+(?:\.[0-9]+)?",
+}  # fmt: skip
 """What each placeholder stands for. Names that begin with a dot are hidden, and never a scene."""
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")

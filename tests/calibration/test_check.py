@@ -1,5 +1,6 @@
 """``check=…`` from the command line."""
 
+import dataclasses
 import json
 from contextlib import nullcontext
 
@@ -8,7 +9,9 @@ import pytest
 import trimesh
 
 from clipfeat.calibration import check as checking
-from clipfeat.calibration.check import SceneMesh, check_scene, choose_pairs, mesh_points
+from clipfeat.calibration.agreement import PairAgreement
+from clipfeat.calibration.check import SceneCheck, SceneMesh, check_scene, choose_pairs, mesh_points, scene_table
+from clipfeat.calibration.verdict import CalibrationReport
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.errors import CannotTellError, CheckError, ConfigError
 from clipfeat.extraction.config import ExtractConfig
@@ -249,3 +252,12 @@ def test_json_gets_null_for_what_it_has_no_number_for():
         "error": None,
         "pairs": [{"x": None}, 1.5],
     }
+
+
+@pytest.mark.parametrize("number", [20, 1667344455000000])
+def test_columns_stay_apart_where_numbers_are_times(number):
+    pair = PairAgreement(number, number + 200006, 0.1, 3, 0.5, 0.9, 0.002, None)
+    report = CalibrationReport("s", "ok", "", "", 0.01, 0.5, (pair, dataclasses.replace(pair, frame_b=1)), (), {})
+    _, *rows = scene_table(SceneCheck("s", "ok", [], report, None, None, [])).splitlines()[:4]
+    assert [row.split("  ")[1] for row in rows] == ["frames", f"{number} → {number + 200006}", f"{number} → 1"]
+    assert {row.index("0.10 m") for row in rows[1:]} == {rows[0].index("apart")}

@@ -44,13 +44,13 @@ def composed(*overrides):
 
 
 # Layouts that are YAML alone bear the name of the reader behind them.
-READERS = {
-    "sevenscenes": "posed_rgbd",
-    "tum": "posed_rgbd",
-    "replica": "posed_rgbd",
-    "open3d": "posed_rgbd",
-    "polycam": "posed_rgbd",
-}
+READERS = dict.fromkeys(
+    (
+        "sevenscenes", "tum", "replica", "open3d", "polycam", "arkitscenes", "arkitscenes_3dod", "scannetpp_iphone",
+        "hm3d", "habitat", "rscan",
+    ),
+    "posed_rgbd",
+)  # fmt: skip
 # What an option needs beside itself: a template has to be filled in, and some go with one data set alone.
 NEEDS = {
     ("data", "posed_rgbd"): [

@@ -4,6 +4,7 @@ The recordings are those of the writers in ../shared/recordings, where these are
 """
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -45,6 +46,8 @@ def assert_on_the_room(dataset, scene, room, truth, most_m=1e-3):
 @pytest.fixture
 def small(writers, monkeypatch):  # noqa: F811
     """The writers, of three frames and small pictures, for pixels are far fewer than say anything new."""
+    for name in ("lz4", "lz4.block"):  # here it is the real one
+        monkeypatch.delitem(sys.modules, name)
     room, recording = writers("room"), writers("recording")
     path, phone = room.path, recording.phone
     monkeypatch.setattr(room, "path", lambda _count=3, *rest: path(3, *rest))

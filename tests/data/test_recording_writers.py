@@ -1,4 +1,4 @@
-"""Layouts of phones and radiance fields, on recordings of a room whose geometry is known exactly.
+"""Layouts of phones, benchmarks and radiance fields, on recordings of a room whose geometry is known exactly.
 
 The recordings are those of the writers in ../shared/recordings, where these are.
 """
@@ -6,36 +6,40 @@ The recordings are those of the writers in ../shared/recordings, where these are
 import importlib
 import json
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from colmap_writer import motion_of, write_depth_map
 from conftest import SHARED
 from PIL import Image
-from test_posed_layouts import open_layout
 
 from clipfeat.camera.projection import build_uv_index, unproject_depth, world_to_cam
 from clipfeat.camera.visibility import project_frame
 from clipfeat.data.colmap import ColmapDataset
 from clipfeat.data.config import ColmapConfig
+from clipfeat.data.layouts import build_dataset, layouts
+from clipfeat.data.recognize import readings
 
 WRITERS = SHARED.parent / "recordings"
 
 pytestmark = pytest.mark.skipif(not WRITERS.is_dir(), reason="the writers of recordings are not here")
 
 CASES = {
-    "nerfstudio": ("write_nerfstudio", {}),
-    "nerfstudio_per_frame_k": ("write_nerfstudio", {"per_frame": True}),
-    "polycam": ("write_polycam", {}),
-    "colmap": ("write_colmap", {"scale": 0.4}),
-    "habitat": ("write_replica", {}),
+    "nerfstudio": ("write_nerfstudio", "write", {}),
+    "nerfstudio_per_frame_k": ("write_nerfstudio", "write", {"per_frame": True}),
+    "polycam": ("write_polycam", "write", {}),
+    "colmap": ("write_colmap", "write", {"scale": 0.4}),
+    "habitat": ("write_replica", "write_habitat", {}),
+    "hm3d": ("write_replica", "write_habitat", {}),
+    "arkitscenes": ("write_arkitscenes", "write", {}),
+    "arkitscenes_3dod": ("write_arkitscenes", "write", {}),
+    "scannetpp_iphone": ("write_scannetpp_iphone", "write", {"packed": False}),
+    "rscan": ("write_3rscan", "write", {"packed": False}),
+    "matterport3d": ("write_matterport", "write", {}),
 }
-HABITAT = [
-    "data.color='{scene}/rgb/{frame}.png'", "data.depth='{scene}/depth/{frame}.npy'", "data.depth_float_scale=1",
-    "data.pose='{scene}/pose/{frame}.txt'", "data.pose_format=xyzw_per_frame", "data.pose_direction=camera_to_world",
-    "data.pose_axes=opengl", "data.intrinsics=[320,320,320,240]", "data.pixel_center=0.5",
-]  # fmt: skip
-"""Walks through Habitat, told by patterns: 90° across 640 pixels, and the middle of the picture is its half."""
+"""A layout, perhaps with more of its name, and its writer."""
 
 
 @pytest.fixture
@@ -44,30 +48,75 @@ def writers(monkeypatch):
     before = set(sys.modules)
     monkeypatch.syspath_prepend(str(WRITERS))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    # ScanNet++'s depth.bin is packed by it; its extracted depth is what is read here.
+    lz4 = SimpleNamespace(block=SimpleNamespace(compress=lambda data, **_: data))
+    monkeypatch.setitem(sys.modules, "lz4", lz4)
+    monkeypatch.setitem(sys.modules, "lz4.block", lz4.block)
     yield importlib.import_module
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(WRITERS)):
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_each_point_lies_on_the_room_and_on_its_pixel(name, writers, tmp_path, monkeypatch):
-    """All measured pixels: to 1 mm of where their rays meet the room, to 0.01 px of where that is seen."""
-    module, options = CASES[name]
-    path = writers("room").path
-    monkeypatch.setattr(writers("room"), "path", lambda count=3, *rest: path(3, *rest))
-    if name == "colmap":  # a quarter of its pixels say the same
-        phone = writers("recording").phone
-        monkeypatch.setattr(writers("recording"), "phone", lambda *_: phone((320, 240), (320, 240)))
-    getattr(writers(module), "write_habitat" if name == "habitat" else "write")(tmp_path, **options)
+@pytest.fixture(scope="session")
+def known():
+    return layouts()
+
+
+@pytest.fixture
+def few(writers, monkeypatch):
+    """Two frames, those of 640 pixels across a quarter as large; pictures of one colour, whose size is looked at."""
     room = writers("room")
-    truth = json.loads((tmp_path / "truth.json").read_text())
+    path, pinhole = room.path, room.Pinhole
+
+    def small(fx, fy, cx, cy, width, height):
+        camera = pinhole(fx, fy, cx, cy, width, height)
+        return camera.resized(width // 4, height // 4) if width == 640 else camera
+
+    monkeypatch.setattr(room, "Pinhole", small)
+    monkeypatch.setattr(room, "path", lambda count=2, *rest: path(2, *rest))
+    monkeypatch.setattr(room, "colour_of", lambda points, which: np.zeros((*which.shape, 3), np.uint8))
+
+    def plain(recording, _):
+        return np.zeros((recording.colour.height, recording.colour.width, 3), np.uint8)
+
+    monkeypatch.setattr(writers("recording").Recording, "picture", plain)
+
+
+def write(name, writers, root):
+    module, function, options = CASES[name]
+    getattr(writers(module), function)(root, **options)
+    if name == "hm3d":
+        as_hov_sg(next(root.glob("*/rgb")).parent)
+    if name == "arkitscenes_3dod":
+        video = next(root.glob("*/lowres_wide")).parent
+        video.rename(root / "frames")
+        video.mkdir()
+        (root / "frames").rename(video / f"{video.name}_frames")
+        for path in (video / f"{video.name}_frames" / "confidence").iterdir():
+            path.unlink()
+
+
+def as_hov_sg(scene):
+    """What Habitat gives, as HOV-SG stores it: millimetres, and 16 numbers on one line."""
+    from scipy.spatial.transform import Rotation
+
+    for path in scene.glob("depth/*.npy"):
+        Image.fromarray(np.round(np.load(path) * 1000).astype(np.uint16)).save(path.with_suffix(".png"))
+        path.unlink()
+    for path in scene.glob("pose/*.txt"):
+        numbers, pose = np.loadtxt(path), np.eye(4)
+        pose[:3, 3], pose[:3, :3] = numbers[:3], Rotation.from_quat(numbers[3:]).as_matrix()
+        path.write_text(" ".join(map(repr, pose.ravel().tolist())))
+
+
+def points_lie_on_the_room(cfg, writers, root):
+    """All measured pixels: to 1 mm of where their rays meet the room, to 0.01 px of where that is seen."""
+    room = writers("room")
+    truth = json.loads((root / "truth.json").read_text())
     colour, depth = (room.Pinhole(*truth[kind]) for kind in ("colour", "depth"))
-    given = {
-        "habitat": ("posed_rgbd", tmp_path, *HABITAT),
-        "colmap": ("colmap", tmp_path / "scene", "data.metres_per_unit=2.5"),
-    }
-    dataset = open_layout(*given.get(name, (name.split("_per")[0], tmp_path)))
+    own = {"root": str(root / "scene"), "metres_per_unit": 2.5} if cfg.name == "colmap" else {"root": str(root)}
+    dataset = build_dataset(replace(cfg, **own))
     (scene,) = dataset.scenes()
     assert [str(number) for number in dataset.frame_ids(scene)] == sorted(truth["cam_to_room"], key=int)
     for number in dataset.frame_ids(scene):
@@ -86,6 +135,23 @@ def test_each_point_lies_on_the_room_and_on_its_pixel(name, writers, tmp_path, m
         true_uv = camera[:, :2] / camera[:, 2:] * (colour.fx, colour.fy) + (colour.cx, colour.cy)
         assert np.abs(seen.uv - true_uv).max() < 0.01
         assert size == (colour.width, colour.height)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("few")
+def test_each_point_lies_on_the_room_and_on_its_pixel(name, writers, known, tmp_path, caplog):
+    write(name, writers, tmp_path)
+    layout = name.split("_per")[0]
+    points_lie_on_the_room(known[layout], writers, tmp_path)
+    assert [reading.layout for reading in readings(tmp_path, known)] == [layout]
+    assert caplog.messages == []  # what the other layouts miss is nothing to tell
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_so_does_each_of_all_frames(name, writers, known, tmp_path):
+    write(name, writers, tmp_path)
+    points_lie_on_the_room(known[name.split("_per")[0]], writers, tmp_path)
 
 
 LENSES = {

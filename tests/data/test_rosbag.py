@@ -95,9 +95,17 @@ def test_clocks_that_never_meet_are_told(frames, tmp_path):
     with pytest.raises(DataError) as error:
         opened(tmp_path).frame_ids("a")
     assert (
-        f"a.bag: {DEPTH} ({START + 5.5:.3f} to {START + 5.8:.3f} s) is never within data.max_dt=0.02 s of {COLOR} "
-        f"({START:.3f} to {START + 0.3:.3f} s), the nearest is 5.200 s away; two clocks?"
+        f"a.bag, {DEPTH}: no depth is within data.max_dt=0.02 s of a picture; pictures are from {START:.3f} to "
+        f"{START + 0.3:.3f} s, these from {START + 5.5:.3f} to {START + 5.8:.3f} s: another clock, or another unit?"
     ) in str(error.value)
+    with BagWriter(tmp_path / "c.bag", "bag") as bag:
+        bag.camera_info(INFO, frames[0].k, (32, 24), "optical")
+        bag.add(COLOR, "sensor_msgs/msg/Image", START, "optical", image(frames[0].color, "rgb8"))
+        bag.odometry("/odom", 5.0, frames[0].pose, "optical")
+    with pytest.raises(
+        DataError, match=r"c.bag: /odom \(5.000 to 5.000 s\) is never within data.max_dt=0.02 s of /cam"
+    ):
+        opened(tmp_path, depth_topic=None).frame_ids("c")
     write_bag(tmp_path / "b.bag", "bag", frames, depth_late=0.09)  # of the picture after it, by 0.01 s
     dataset = opened(tmp_path)
     assert dataset.load("b", 0).depth_m is None

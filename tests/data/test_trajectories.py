@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from clipfeat.data.matching import nearest
 from clipfeat.data.trajectories import (
-    nearest,
     read_log,
     read_matrix_lines,
     read_tum_list,

@@ -147,6 +147,7 @@ MAKERS: dict[str, Callable[[Inputs, Path], None]] = {
     "open3d": Inputs.one_open3d,
     "nerf": Inputs.nerf,
     "polycam": _layout(layouts.write_polycam),
+    "arkitscenes": _layout(layouts.write_arkitscenes),
     "colmap": _layout(layouts.write_colmap),
     "mine": Inputs.mine,
     "run": Inputs.run,

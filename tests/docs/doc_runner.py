@@ -29,6 +29,7 @@ FOLDERS = {
     "/data/mine": "mine",
     "/data/nerf": "nerf",
     "/data/polycam": "polycam",
+    "/data/arkitscenes": "arkitscenes",
     "/data/colmap": "colmap",
     "/path/to/checkpoint.pt": "checkpoint.pt",
 }

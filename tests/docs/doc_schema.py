@@ -142,15 +142,25 @@ def _filled(config: str, chosen: dict[str, str]) -> DictConfig:
     for group, choice in chosen.items():
         if f"{group}.name" not in keys()[config]:
             continue
-        plain = OmegaConf.load(config_dir() / group / f"{choice}.yaml")
-        names = [name for name in plain.pop("defaults", []) if str(name).endswith("_schema")]
-        if names:
-            schema[group] = _schema(names[0], group)
-        schema[group] = OmegaConf.merge(schema[group], plain)
+        layers = list(_layers(group, choice))
+        if OmegaConf.get_type(layers[0]) is dict:
+            layers.insert(0, schema[group])
+        schema[group] = OmegaConf.merge(*layers)
     for key, value in (("data.root", "x"), ("store", "x"), ("fuse.store", "x"), ("format", "scene_npz")):
         if key in keys()[config]:
             OmegaConf.update(schema, key, value)
     return schema
+
+
+def _layers(group: str, choice: str) -> Iterator[DictConfig]:
+    """What a choice is merged of: its schema if it has one, the choice that it changes if there is one, its YAML."""
+    plain = OmegaConf.load(config_dir() / group / f"{choice}.yaml")
+    for name in plain.pop("defaults", []):
+        if str(name).endswith("_schema"):
+            yield _schema(name, group)
+        elif (config_dir() / group / f"{name}.yaml").is_file():
+            yield from _layers(group, name)
+    yield plain
 
 
 def _groups() -> dict[str, list[str]]:

@@ -57,7 +57,7 @@ def test_a_run_from_before_a_key_goes_on(tmp_path):
     """Poses of any layout by patterns had OpenCV's axes before there was a word for it."""
     (tmp_path / "config.yaml").write_text("data: {name: posed_rgbd, root: x}\nseed: 0\n")
     before, now = read_config(tmp_path), {"name": "posed_rgbd", "root": "x"}
-    now |= {"pose_axes": "opencv", "pixel_center": 0.0, "depth_along": "z"}
+    now |= {"pose_axes": "opencv", "pixel_center": 0.0, "depth_along": "z", "posed_only": False}
     now |= {"distortion": None, "depth_distortion": None}
     assert different_keys(before, {"data": now, "seed": 0}) == []
     changed = {"data": now | {"pose_axes": "opengl"}, "seed": 0}
