@@ -140,23 +140,3 @@ def registered_frame(
         depth_camera=depth_camera,
         cam_to_world=cam_to_world,
     )
-
-
-def trusted(
-    depth_m: NDArray[np.float32], confidence: NDArray[np.integer], least: int, where: str
-) -> NDArray[np.float32]:
-    """Depth with holes where the phone trusts it less than ``least``.
-
-    Args:
-        depth_m: (h, w) metres.
-        confidence: (h, w), of the same pixels.
-        least: ``data.confidence_min``.
-        where: the confidence, for messages.
-
-    Raises:
-        FrameError: If the confidence is of another size.
-    """
-    if confidence.shape != depth_m.shape:
-        (h, w), (rows, columns) = depth_m.shape, confidence.shape
-        raise FrameError(f"{where}: confidence of {columns}×{rows} pixels, but depth of {w}×{h}")
-    return np.where(confidence >= least, depth_m, np.float32(0))

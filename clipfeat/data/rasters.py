@@ -76,10 +76,27 @@ def without_unsure(depth_m: NDArray[np.float32], confidence: Path, least: int) -
         sure = read_labels(confidence, "confidence")
     except FrameError as error:
         raise FrameError(f"{error}; data.confidence=null data.confidence_min=null takes all depth as it is") from error
-    if sure.shape != depth_m.shape:
-        (h, w), (height, width) = sure.shape, depth_m.shape
-        raise FrameError(f"{confidence}: confidence of {w}×{h} pixels, but depth has {width}×{height}")
-    return np.where(sure >= least, depth_m, np.float32(0))
+    return trusted(depth_m, sure, least, str(confidence))
+
+
+def trusted(
+    depth_m: NDArray[np.float32], confidence: NDArray[np.integer], least: int, where: str
+) -> NDArray[np.float32]:
+    """The same of confidence that is at hand.
+
+    Args:
+        depth_m: (h, w) metres.
+        confidence: (h, w), of the same pixels.
+        least: that counts.
+        where: the confidence, for messages.
+
+    Raises:
+        FrameError: If the confidence is of another size.
+    """
+    if confidence.shape != depth_m.shape:
+        (h, w), (height, width) = confidence.shape, depth_m.shape
+        raise FrameError(f"{where}: confidence of {w}×{h} pixels, but depth has {width}×{height}")
+    return np.where(confidence >= least, depth_m, np.float32(0))
 
 
 def depth_in_metres(

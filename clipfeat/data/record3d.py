@@ -27,8 +27,8 @@ from clipfeat.data.images import MAX_PIXELS, picture_of
 from clipfeat.data.json_files import names_in, number_of, object_of
 from clipfeat.data.lzfse_blocks import unpack
 from clipfeat.data.matrices import Calibration, check_pose, pinhole
-from clipfeat.data.phones import SceneFolders, Told, registered_frame, trusted
-from clipfeat.data.rasters import without_gaps
+from clipfeat.data.phones import SceneFolders, Told, registered_frame
+from clipfeat.data.rasters import trusted, without_gaps
 from clipfeat.data.record3d_files import METADATA, Archive, Folder, FrameFiles
 from clipfeat.data.trajectories import rotation_from_quaternion
 from clipfeat.errors import DataError, FrameError

@@ -80,7 +80,7 @@ class Bag:
             self._reader.open()
         except Exception as error:
             raise DataError(f"{path}: no bag, or cut off or damaged ({error}); {_AGAIN}") from error
-        weakref.finalize(self, self._reader.stack.close)
+        weakref.finalize(self, self._reader.close)
 
     def topics(self) -> str:
         """The topics that there are, for messages: pictures, poses and calibrations first."""

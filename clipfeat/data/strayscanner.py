@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from clipfeat.data.archive_config import StrayScannerConfig
 from clipfeat.data.base import check_scene_name, frame_number
 from clipfeat.data.matrices import Calibration, check_pose, pinhole, read_intrinsics
-from clipfeat.data.phones import SceneFolders, Told, registered_frame, trusted
-from clipfeat.data.rasters import INVALID_DEPTH, read_depth, read_labels
+from clipfeat.data.phones import SceneFolders, Told, registered_frame
+from clipfeat.data.rasters import INVALID_DEPTH, read_depth, read_labels, trusted
 from clipfeat.data.trajectories import rotation_from_quaternion
 from clipfeat.data.video import Video
 from clipfeat.errors import DataError, FrameError

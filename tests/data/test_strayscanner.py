@@ -41,7 +41,7 @@ def test_each_frame_has_its_row_its_depth_and_its_place_in_the_video(tmp_path):
 
 
 def test_a_video_that_asks_to_be_turned_is_taken_as_stored_and_told(tmp_path, caplog):
-    pytest.importorskip("av")
+    pytest.importorskip("av", minversion="18")
     frames = shots(2)
     write_stray(tmp_path / "a", frames, turned=-90)
     with caplog.at_level(logging.WARNING):
