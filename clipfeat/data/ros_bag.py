@@ -180,6 +180,10 @@ class Bag:
                     if _header(raw, self._reader.is2)[0] == topic.stamps[place]
                 )
             return self._message(number, raw, where)
+        except StopIteration as error:
+            raise FrameError(
+                f"{where}: is in the bag no more, or rosbags is older than 0.11.7, which lost some"
+            ) from error
         except Exception as error:
             raise FrameError(f"{where}: can't be read ({error})") from error
 
