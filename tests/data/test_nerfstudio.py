@@ -326,7 +326,8 @@ def test_the_points_of_ply_file_path_lie_in_the_world_of_the_poses(root, demo_ro
         trimesh.PointCloud(lifted).export(root / scene / "sparse_pc.ply")
     code, err = run_cli(
         "data=nerfstudio", f"data.root={root}", f"data.undo_applied_transform={undone}", "output_dir=out",
-        "sampling=mesh", f"sampling.points_file={root}/{{scene}}/sparse_pc.ply", "frames_per_scene=1", "vis=none", small=False,
+        "sampling=mesh", f"sampling.points_file={root}/{{scene}}/sparse_pc.ply", "frames_per_scene=1",
+        "vis=none", small=False,
     )  # fmt: skip
     assert code == 0, err
     found = FeatureStore(tmp_path / "out").load(SCENE, 1)
