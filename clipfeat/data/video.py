@@ -37,8 +37,8 @@ class Video:
     """The frames of a file's first video stream, by their place in the order in which they are shown, from 0.
 
     Opening reads the file once and decodes nothing: where its frames and key frames are is kept, 9 bytes a frame. Then
-    each thread has a decoder of its own, which keeps its place: frames that a thread asks for in order are decoded
-    once, and for another frame it goes on from where it is, or from the key frame before it if that is nearer.
+    one decoder keeps its place for all threads: frames that are asked for about in order are decoded once, and for
+    another frame it goes on from where it is, or, for one far away, from the key frame before it.
 
     Attributes:
         path: the file.
@@ -56,7 +56,8 @@ class Video:
         self.path = path
         self.ends_early = ""
         self._av = import_av()
-        self._local = threading.local()
+        self._turn = threading.Lock()
+        self._decoder: _Decoder | None = None
         shown: list[int] = []
         keys: list[int] = []
         container, stream = self.open()
@@ -97,23 +98,23 @@ class Video:
             why = f" ({self.ends_early})" if self.ends_early else ""
             raise FrameError(f"{where}: the video holds {len(self)} frames, from 0{why}; is it cut off? {_AGAIN}")
         try:
-            pixels, turned = self._decoder()(number)
+            frame = self._decoded(number)
+            pixels = frame.to_ndarray(format="rgb24")  # beside the next frame's decoding
         except (self._av.FFmpegError, ValueError) as error:
-            self._local.decoder = None
             raise FrameError(f"{where}: can't be decoded ({error}); {_AGAIN}") from error
         except StopIteration as error:
-            self._local.decoder = None
             raise FrameError(f"{where}: can't be decoded, the video is damaged before it or there; {_AGAIN}") from error
         picture = Picture.of(np.ascontiguousarray(np.rot90(pixels, -rotate // 90)))
-        picture.orientation = _ORIENTATIONS.get(turned % 360, 1)
+        picture.orientation = _ORIENTATIONS.get(frame.rotation % 360, 1)
         return picture
 
-    def _decoder(self) -> "_Decoder":
-        """This thread's own. Frames are read in several lanes at once, each of which goes forwards."""
-        if getattr(self._local, "decoder", None) is None:
-            self._local.decoder = _Decoder(*self.open(), self._times, self._keys)
-        decoder: _Decoder = self._local.decoder
-        return decoder
+    def _decoded(self, number: int) -> Any:
+        with self._turn:
+            decoder = self._decoder or _Decoder(*self.open(), self._times, self._keys)
+            self._decoder = None  # until it is known that it can go on, for an error may come
+            frame = decoder(number)
+            self._decoder = decoder
+            return frame
 
     def open(self) -> tuple[Any, Any]:
         """A container of its own, and the stream in it.
@@ -139,6 +140,11 @@ class Video:
         return container, stream
 
 
+_HELD = 16
+"""Frames that were passed over and are kept: as many as there are lanes, which come out of order by so much. One of
+1920×1440 pixels takes 4 MB."""
+
+
 class _Decoder:
     """Goes through a video, forwards."""
 
@@ -147,28 +153,41 @@ class _Decoder:
         self._stream = stream
         self._times = times
         self._keys = keys
-        # A decoder a thread is enough of them; of several threads each would hold a frame more.
+        # With threads of its own, an error would come some frames later than its cause.
         self._stream.thread_type = "NONE"
         # By default FFmpeg makes some picture or other of damaged data, and says nothing.
         self._stream.codec_context.options = {"err_detect": "explode"}
         self._frames: Iterator[Any] = iter(())
         self._last: int | None = None
         """Number of the frame that came last, or None."""
+        self._held: dict[int, Any] = {}
+        """By time, frames that came before they were asked for."""
 
-    def __call__(self, number: int) -> tuple[NDArray[np.uint8], int]:
-        """(H, W, 3) pixels of a frame, and how far it is to be turned.
+    def __call__(self, number: int) -> Any:
+        """A frame.
 
         Raises:
             StopIteration: If it does not come.
         """
-        time = self._times[number]
+        time = int(self._times[number])
+        if time in self._held:
+            return self._held.pop(time)
         key = int(self._keys[max(int(np.searchsorted(self._keys, number, side="right")) - 1, 0)])
-        if self._last is None or not key - 1 <= self._last < number:
+        # A short way is gone even where a key frame is nearer: what lies on it is asked for by another thread, or may be.
+        if self._last is None or number <= self._last or (key - 1 > self._last and number - self._last > _HELD):
             self._container.seek(int(self._times[key]), stream=self._stream, backward=True, any_frame=False)
             self._frames = self._container.decode(self._stream)
-        self._last = None  # until it is known, for an error may come
-        frame = next(frame for frame in self._frames if frame.pts is not None and frame.pts >= time)
-        if frame.pts != time or frame.is_corrupt:
+        for frame in self._frames:
+            if frame.pts is None or frame.is_corrupt:
+                continue
+            if frame.pts >= time:
+                break
+            self._held[frame.pts] = frame
+            if len(self._held) > _HELD:
+                del self._held[next(iter(self._held))]
+        else:
+            raise StopIteration
+        if frame.pts != time:
             raise StopIteration
         self._last = number
-        return frame.to_ndarray(format="rgb24"), frame.rotation
+        return frame
