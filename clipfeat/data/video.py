@@ -173,7 +173,7 @@ class _Decoder:
         if time in self._held:
             return self._held.pop(time)
         key = int(self._keys[max(int(np.searchsorted(self._keys, number, side="right")) - 1, 0)])
-        # A short way is gone even where a key frame is nearer: what lies on it is asked for by another thread, or may be.
+        # A short way is gone even where a key frame is nearer: another thread may ask for what lies on it.
         if self._last is None or number <= self._last or (key - 1 > self._last and number - self._last > _HELD):
             self._container.seek(int(self._times[key]), stream=self._stream, backward=True, any_frame=False)
             self._frames = self._container.decode(self._stream)
