@@ -51,6 +51,7 @@ READERS = dict.fromkeys(
     ),
     "posed_rgbd",
 )  # fmt: skip
+READERS["scannetpp_dslr"] = "colmap"
 # What an option needs beside itself: a template has to be filled in, and some go with one data set alone.
 NEEDS = {
     ("data", "posed_rgbd"): [

@@ -31,6 +31,7 @@ FOLDERS = {
     "/data/polycam": "polycam",
     "/data/arkitscenes": "arkitscenes",
     "/data/colmap": "colmap",
+    "/data/scannetpp/data": "scannetpp",
     "/path/to/checkpoint.pt": "checkpoint.pt",
 }
 """Absolute paths of the documentation, and the inputs (``doc_inputs.MAKERS``) that stand in for them."""
