@@ -150,9 +150,11 @@ def of_library(visual: Any, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.T
 def projected_difference(encoder: Encoder, whole: torch.Tensor, inputs: torch.Tensor) -> float:
     """What is pooled, projected, from what the whole tower gives: the picture's vector that is compared to texts."""
     visual: Any = encoder.visual
-    if not hasattr(visual, "trunk"):
-        return difference(whole @ visual.proj, visual(inputs))
-    return difference(visual.head(visual.trunk.head(whole)), visual(inputs)) if hasattr(visual, "head") else 0.0
+    if not (hasattr(visual, "head") or hasattr(visual, "proj")):
+        return 0.0  # timm's alone
+    projected = visual.head(visual.trunk.head(whole)) if hasattr(visual, "trunk") else whole @ visual.proj
+    out = visual(inputs)
+    return difference(projected, out[0] if isinstance(out, tuple) else out)  # CoCa's towers give their tokens as well
 
 
 def difference(found: torch.Tensor, own: torch.Tensor) -> float:
