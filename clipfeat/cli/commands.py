@@ -124,7 +124,7 @@ def inspect_main() -> None:
         "and which layout reads it.",
         "Ends with code 1 if something is broken. Changes nothing.",
     )
-    parser.add_argument("path", type=Path, help="the folder")
+    parser.add_argument("path", type=Path, help="the folder, or a file that is a recording")
     parser.add_argument("--verify", action="store_true", help="read every file, and list those that are damaged")
     arguments = parser.parse_args()
     from clipfeat.data.layouts import layouts

@@ -7,6 +7,9 @@ from omegaconf import MISSING
 
 from clipfeat.config.checks import at_least, check_size, one_of
 from clipfeat.config.paths import path_key
+from clipfeat.data.archive_config import Record3dConfig, RosbagConfig, ScanNetPpRawConfig, StrayScannerConfig
+from clipfeat.data.base_config import DataConfig as DataConfig
+from clipfeat.data.base_config import check_rotate
 from clipfeat.data.posed_checks import DEPTH_ALONG, check_posed
 from clipfeat.errors import ConfigError
 from clipfeat.system.patterns import check_pattern
@@ -15,28 +18,6 @@ from clipfeat.system.patterns import check_pattern
 def as_size(value: list[int] | None) -> tuple[int, int] | None:
     """[width, height] of a configuration as (width, height)."""
     return None if value is None else (value[0], value[1])
-
-
-@dataclass
-class DataConfig:
-    """Where frames come from.
-
-    Attributes:
-        name: layout of the data set.
-        root: folder that holds one folder a scene.
-        masks: path of external instance masks (8 or 16 bits, PNG, PGM, TIFF or NPY, of the colour picture's size, 0 for
-            none), with {scene} and {frame} in it (padded or not) and perhaps {sequence}; null for none. The
-            camera.mask_* keys say what they do.
-    """
-
-    name: str = MISSING
-    root: str = path_key()
-    masks: str | None = path_key(None)
-
-
-def _check_rotate(degrees: int | None) -> None:
-    if degrees not in (None, 0, 90, 180, 270):
-        raise ConfigError(f"data.rotate={degrees}: expected 0, 90, 180 or 270 degrees clockwise, or null")
 
 
 @dataclass
@@ -59,7 +40,7 @@ class ScanNetConfig(DataConfig):
     rotate: int | None = None
 
     def __post_init__(self) -> None:
-        _check_rotate(self.rotate)
+        check_rotate(self.rotate)
         at_least("data.depth_scale", self.depth_scale, 0, above=True)
         for key in ("color_intrinsics_size", "depth_intrinsics_size"):
             check_size(f"data.{key}", getattr(self, key))
@@ -220,7 +201,7 @@ class PosedRgbdConfig(DataConfig):
     pose_camera: str = "depth"
 
     def __post_init__(self) -> None:
-        _check_rotate(self.rotate)
+        check_rotate(self.rotate)
         check_posed(self)
 
 
@@ -251,7 +232,7 @@ class NerfstudioConfig(DataConfig):
     undo_applied_transform: bool = False
 
     def __post_init__(self) -> None:
-        _check_rotate(self.rotate)
+        check_rotate(self.rotate)
         check_pattern("data.transforms", self.transforms, required=["scene"], forbidden=["sequence", "frame", "stamp"])
         at_least("data.depth_scale", self.depth_scale, 0, above=True)
         at_least("data.depth_float_scale", self.depth_float_scale, 0, above=True)
@@ -311,7 +292,7 @@ class ColmapConfig(DataConfig):
     rotate: int | None = None
 
     def __post_init__(self) -> None:
-        _check_rotate(self.rotate)
+        check_rotate(self.rotate)
         for key in ("sparse", "images", "depth"):
             if (pattern := getattr(self, key)) is not None:
                 others = ["sequence", "stamp"] if key == "depth" else ["sequence", "frame", "stamp"]
@@ -362,6 +343,10 @@ LAYOUTS: dict[str, tuple[type[DataConfig], str]] = {
     "matterport3d": (Matterport3DConfig, "clipfeat.data.matterport:MatterportDataset"),
     "colmap": (ColmapConfig, "clipfeat.data.colmap:ColmapDataset"),
     "scannet200_mv": (ScanNet200MvConfig, "clipfeat.data.scannet200_mv:open_scannet200_mv"),
+    "record3d": (Record3dConfig, "clipfeat.data.record3d:Record3dDataset"),
+    "strayscanner": (StrayScannerConfig, "clipfeat.data.strayscanner:StrayScannerDataset"),
+    "rosbag": (RosbagConfig, "clipfeat.data.rosbag:RosbagDataset"),
+    "scannetpp_raw": (ScanNetPpRawConfig, "clipfeat.data.scannetpp_raw:ScanNetPpRawDataset"),
 }
 """What ``data.name`` can be: the keys of each layout, and what makes its ``Dataset`` of them, imported when needed."""
 

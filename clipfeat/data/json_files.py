@@ -24,12 +24,24 @@ def json_object(path: Path) -> dict[str, Any]:
         ValueError: If it can't be read, or holds something else; the message says what.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        return object_of(path.read_bytes())
     except FileNotFoundError:
         raise
+    except OSError as error:
+        raise ValueError(f"not JSON, or cut off ({error})") from error
+
+
+def object_of(encoded: bytes) -> dict[str, Any]:
+    """The same of a file's content.
+
+    Raises:
+        ValueError: If it is something else; the message says what.
+    """
+    try:
+        found = json.loads(encoded.decode("utf-8-sig"))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"not JSON, or cut off ({error})") from error
     if not isinstance(found, dict):
         raise ValueError(f"is a {type(found).__name__} and not an object")

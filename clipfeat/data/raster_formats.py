@@ -1,4 +1,4 @@
-"""Files of one number a pixel that are no PNG: PGM, TIFF and NumPy's NPY, whole or not at all.
+"""Files of one number a pixel that are no PNG: PGM, TIFF, NumPy's NPY and OpenEXR (exr.py), whole or not at all.
 
 None of them has a checksum: what can be known of damage is whether each byte is there that the header promises.
 
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
+
+from clipfeat.data.exr import MAGIC, decode_exr
 
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _PGM = re.compile(rb"P([25])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})\s")
@@ -116,6 +118,6 @@ def _check_bytes(found: int, expected: int) -> None:
 
 DECODERS: dict[bytes, Callable[[bytes, int], NDArray[Any]]] = {
     b"P5": decode_pgm, b"P2": decode_pgm, b"\x93NUMPY": decode_npy,
-    b"II*\0": decode_tiff, b"MM\0*": decode_tiff, b"II+\0": decode_tiff, b"MM\0+": decode_tiff,
+    MAGIC: decode_exr, b"II*\0": decode_tiff, b"MM\0*": decode_tiff, b"II+\0": decode_tiff, b"MM\0+": decode_tiff,
 }  # fmt: skip
 """What reads a file, by how it begins: its name may say anything."""

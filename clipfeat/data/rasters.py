@@ -43,13 +43,22 @@ def read_depth(
             f"{path}: depth in floats, whose unit is not said: data.depth_float_scale=1 for metres, 1000 for "
             "millimetres"
         )
+    return depth_in_metres(without_gaps(raw, str(path)), float_scale, invalid)
+
+
+def without_gaps(raw: NDArray[np.float32], where: str) -> NDArray[np.float32]:
+    """Depth in floats, with 0 where NaN or inf says that nothing was measured.
+
+    Raises:
+        FrameError: If some is below 0.
+    """
     depth = np.where(np.isfinite(raw), raw, np.float32(0))
     if (below := int(np.count_nonzero(depth < 0))) > 0:
         raise FrameError(
-            f"{path}: {below} depths below 0, the least {depth.min():g}; expected distances along z, "
+            f"{where}: {below} depths below 0, the least {depth.min():g}; expected distances along z, "
             f"and 0, NaN or inf where nothing was measured"
         )
-    return depth_in_metres(depth, float_scale, invalid)
+    return depth
 
 
 def without_unsure(depth_m: NDArray[np.float32], confidence: Path, least: int) -> NDArray[np.float32]:
@@ -67,10 +76,27 @@ def without_unsure(depth_m: NDArray[np.float32], confidence: Path, least: int) -
         sure = read_labels(confidence, "confidence")
     except FrameError as error:
         raise FrameError(f"{error}; data.confidence=null data.confidence_min=null takes all depth as it is") from error
-    if sure.shape != depth_m.shape:
-        (h, w), (height, width) = sure.shape, depth_m.shape
-        raise FrameError(f"{confidence}: confidence of {w}×{h} pixels, but depth has {width}×{height}")
-    return np.where(sure >= least, depth_m, np.float32(0))
+    return trusted(depth_m, sure, least, str(confidence))
+
+
+def trusted(
+    depth_m: NDArray[np.float32], confidence: NDArray[np.integer], least: int, where: str
+) -> NDArray[np.float32]:
+    """The same of confidence that is at hand.
+
+    Args:
+        depth_m: (h, w) metres.
+        confidence: (h, w), of the same pixels.
+        least: that counts.
+        where: the confidence, for messages.
+
+    Raises:
+        FrameError: If the confidence is of another size.
+    """
+    if confidence.shape != depth_m.shape:
+        (h, w), (height, width) = confidence.shape, depth_m.shape
+        raise FrameError(f"{where}: confidence of {w}×{h} pixels, but depth has {width}×{height}")
+    return np.where(confidence >= least, depth_m, np.float32(0))
 
 
 def depth_in_metres(

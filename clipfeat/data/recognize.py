@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clipfeat.data.config import DataConfig
 from clipfeat.data.layouts import build_dataset
+from clipfeat.data.ros_bag import Bag
 from clipfeat.errors import ClipfeatError, DataError
 from clipfeat.types import Frame
 
@@ -30,10 +31,16 @@ SIGNS = {
     "*/sequence/_info.txt": "3RScan",
     "*.bag": "ROS 1 (a bag)",
     "*.mcap": "ROS 2 (MCAP)",
+    "*.db3": "ROS 2 (a bag in SQLite)",
     "metadata.yaml": "ROS 2 (a bag)",
 }
 """What tells of the recorders and data sets that people have, whether clipfeat has a layout for them or not: a pattern
 below the folder, and a name for it."""
+
+_ARCHIVES = {"sens": (".sens",), "record3d": (".r3d",)}
+"""Endings of the files that are a scene each, by layout."""
+
+_BAGS = ("*.bag", "*.mcap", "*.db3", "metadata.yaml")
 
 _TRIED = 3
 """Frames of the first scene that are tried until one can be read."""
@@ -70,15 +77,23 @@ def readings(folder: Path, layouts: Mapping[str, DataConfig]) -> list[Reading]:
     Those that can read a frame, if there are any: only these are right. Nothing is decided between several.
 
     Args:
-        folder: a recording, or a folder of recordings.
+        folder: a recording, perhaps a file, or a folder of recordings.
         layouts: the configuration of each layout, as it is without further keys.
 
     Raises:
         DataError: If there is no such folder.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise DataError(f"{folder}: no such folder")
     folder = folder.resolve()
+    if folder.is_file():
+        with _unheard():
+            return [
+                reading
+                for name in layouts
+                if folder.suffix in _ARCHIVES.get(name, ())
+                for reading in _reading(folder.parent, name, layouts[name], folder.stem)
+            ]
     unread: list[Reading] = []
     for place in (folder, *islice(sorted(path for path in folder.iterdir() if path.is_dir()), _MOST_FOLDERS)):
         with _unheard():
@@ -101,13 +116,14 @@ def _unheard() -> Iterator[None]:
         of_data.setLevel(before)
 
 
-def _reading(folder: Path, name: str, cfg: DataConfig) -> Iterator[Reading]:
-    """What one layout finds, in the folder or for it as a scene."""
+def _reading(folder: Path, name: str, cfg: DataConfig, only: str | None = None) -> Iterator[Reading]:
+    """What one layout finds, in the folder or for it as a scene; with ``only``, of that scene alone."""
     for root in (folder, folder.parent):
         cfg.root = str(root)
         try:
             dataset = build_dataset(cfg)
             scenes = [scene for scene in dataset.scenes() if root == folder or scene == folder.name]
+            scenes = [scene for scene in scenes if only in (None, scene)]
             if not scenes:
                 continue
             ids, frame, wrong = dataset.frame_ids(scenes[0]), None, ""
@@ -125,8 +141,22 @@ def _reading(folder: Path, name: str, cfg: DataConfig) -> Iterator[Reading]:
 
 
 def signs(folder: Path) -> list[str]:
-    """What a folder looks like by the names in it, of all that ``SIGNS`` knows."""
-    return list(dict.fromkeys(what for pattern, what in SIGNS.items() if next(folder.glob(pattern), None) is not None))
+    """What a folder, or a file, looks like by its names, of all that ``SIGNS`` knows; of a bag its topics, too."""
+    found: dict[str, str] = {}
+    for pattern, what in SIGNS.items():
+        within = [folder] if folder.is_file() and folder.match(pattern) else folder.glob(pattern)
+        if (path := next(iter(within), None)) is not None and what not in found:
+            found[what] = _topics(path) if pattern in _BAGS and not any(found.values()) else ""
+    return [what + topics for what, topics in found.items()]
+
+
+def _topics(path: Path) -> str:
+    """What there is in a bag, where it and the package that reads it are whole."""
+    try:
+        topics = Bag(path.parent if path.name == "metadata.yaml" else path).topics()
+    except ClipfeatError:
+        return ""
+    return f", which data=rosbag reads by its topics: {topics}"
 
 
 def endings(folder: Path) -> list[tuple[str, int]]:

@@ -26,6 +26,7 @@ def check_turn(
     *,
     said: int | None,
     own_depth_k: bool,
+    by: str | None = None,
 ) -> str | None:
     """Compares the colour picture, as it was read, with K and depth.
 
@@ -36,6 +37,7 @@ def check_turn(
         depth_shape: (h, w), or None.
         said: ``data.rotate``, None if it is not set.
         own_depth_k: whether depth has a K of its own.
+        by: what notes the picture's orientation; None: EXIF.
 
     Returns:
         What a user should know, or None.
@@ -45,7 +47,8 @@ def check_turn(
     """
     width, height = picture.width, picture.height
     noted = _CLOCKWISE.get(picture.orientation)
-    note = f", and its EXIF orientation {picture.orientation} says it is to be turned by {noted}°" if noted else ""
+    by = by or f"EXIF orientation {picture.orientation}"
+    note = f", and its {by} says it is to be turned by {noted}°" if noted else ""
     turns = f"data.rotate={noted}" if noted else "data.rotate=90 or data.rotate=270"
     readings = (
         f"{note}; if K, depth and poses are of the picture turned clockwise, say {turns}; if they are of the picture "

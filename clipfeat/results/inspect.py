@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clipfeat.errors import DataError
+from clipfeat.errors import DataError, NoResultsError
 from clipfeat.model.cache import MapCache
 from clipfeat.output.files import read_arrays, read_meta
 from clipfeat.output.folders import different_keys
@@ -37,6 +37,8 @@ def inspect_folder(folder: Path, *, verify: bool = False) -> Inspection:
     Raises:
         ClipfeatError: If it is none of these, or can't be listed.
     """
+    if folder.is_file():
+        raise NoResultsError(f"{folder}: a file, expected a folder")
     if (folder / "data.mdb").is_file():
         return _inspect_cache(folder, verify=verify)
     if other := find_others(folder):

@@ -17,7 +17,7 @@ def inspect_recording(folder: Path, layouts: Mapping[str, DataConfig]) -> list[I
     """What a folder is a recording of, by what lies in it: one answer for each layout that reads it.
 
     Args:
-        folder: the folder.
+        folder: the folder, or a file that is a recording.
         layouts: see ``readings``.
 
     Raises:
@@ -27,6 +27,7 @@ def inspect_recording(folder: Path, layouts: Mapping[str, DataConfig]) -> list[I
     if found:
         return [_told(folder, reading) for reading in found]
     files = ", ".join(f"{count} × {ending}" for ending, count in endings(folder)[:_ENDINGS_SHOWN])
+    files = "a file" if folder.is_file() else files
     known = signs(folder)
     looks = f"; it looks like {' or '.join(known)}" if known else ""
     raise DataError(

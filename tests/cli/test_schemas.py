@@ -51,6 +51,7 @@ READERS = dict.fromkeys(
     ),
     "posed_rgbd",
 )  # fmt: skip
+READERS["scannetpp_dslr"] = "colmap"
 # What an option needs beside itself: a template has to be filled in, and some go with one data set alone.
 NEEDS = {
     ("data", "posed_rgbd"): [
@@ -59,6 +60,7 @@ NEEDS = {
         "data.intrinsics=[500,500,320,240]",
     ],
     ("camera", "esam"): ["data=scannet200_mv"],
+    ("data", "rosbag"): ["data.color_topic=/c", "data.camera_info_topic=/k", "data.pose_topic=/p"],
 }  # fmt: skip
 
 

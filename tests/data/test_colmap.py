@@ -2,7 +2,7 @@
 
 import logging
 import struct
-import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +11,11 @@ from PIL import Image
 from recordings import small_frames
 from twins import random_pose
 
+from clipfeat.data import colmap_files
 from clipfeat.data.colmap import ColmapDataset
 from clipfeat.data.colmap_files import model_file, read_cameras, read_images, read_points, read_rig_poses
 from clipfeat.data.config import ColmapConfig
+from clipfeat.data.layouts import build_dataset, layouts
 from clipfeat.data.recognize import readings
 from clipfeat.errors import ConfigError, DataError, FrameError
 from clipfeat.sampling.points import frame_points
@@ -301,6 +303,28 @@ def test_a_bad_configuration_is_named(changes, message):
         ColmapConfig(root="x", **changes)
 
 
+def test_scannetpp_s_pictures_of_its_dslr_are_read_where_they_lie(write, frames):
+    """Through their fisheye, of which the model knows; there is no depth."""
+    first = frames[0].color_camera
+    (fx, _, cx), (_, fy, cy), _ = first.intrinsics
+    lens = [0.03, -0.01, 0.002, -0.001]
+    names = [f"DSC{number:05d}.JPG" for number in NUMBERS]
+    root = write(
+        binary=False, folder="dslr/colmap", names=names, depth=False,
+        camera=("OPENCV_FISHEYE", [fx, fy, cx + 0.5, cy + 0.5, *lens]),
+    )  # fmt: skip
+    (root / "kitchen" / "images").rename(root / "kitchen" / "dslr" / "resized_images")
+    dataset = build_dataset(replace(layouts()["scannetpp_dslr"], root=str(root)))
+    assert dataset.frame_ids("kitchen") == sorted(NUMBERS)
+    for number, original in zip(NUMBERS, frames, strict=True):
+        frame = dataset.load("kitchen", number)
+        np.testing.assert_allclose(frame.cam_to_world, original.cam_to_world, atol=1e-9)
+        np.testing.assert_allclose(frame.color_camera.intrinsics, first.intrinsics, atol=1e-9)
+        assert frame.color_camera.distortion == Distortion(fisheye=True, radial=tuple(lens))
+        assert frame.depth_m is None
+        assert np.abs(frame.image.astype(int) - original.image).mean() < 10  # as JPEG
+
+
 def test_it_is_known_without_a_word(write):
     root = write()
     for place in (root, root / "kitchen"):
@@ -309,9 +333,11 @@ def test_it_is_known_without_a_word(write):
         assert reading.frame is not None
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_the_lists_of_points_in_a_picture_are_not_read(tmp_path, count):
+def test_the_lists_of_points_in_a_picture_are_not_read(tmp_path, monkeypatch):
     """Of many pictures of 5,000 points each; the lists are holes in the file."""
+    count, taken = 300, []
+    take = colmap_files._Binary.bytes
+    monkeypatch.setattr(colmap_files._Binary, "bytes", lambda file, n: taken.append(n) or take(file, n))
     path = tmp_path / "images.bin"
     with path.open("wb") as file:
         file.write(struct.pack("<Q", count))
@@ -319,9 +345,8 @@ def test_the_lists_of_points_in_a_picture_are_not_read(tmp_path, count):
             file.write(struct.pack("<I7dI", i, 1, 0, 0, 0, 0, 0, 0, 1) + b"%d.jpg\0" % i + struct.pack("<Q", 5000))
             file.seek(24 * 5000, 1)
         file.truncate()
-    before = time.process_time()
     assert len(read_images(path)) == count
-    assert time.process_time() - before < 0.2 + 1e-4 * count
+    assert sum(taken) < 100 * count
 
 
 def test_models_that_pycolmap_writes(tmp_path):

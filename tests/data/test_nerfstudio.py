@@ -6,14 +6,17 @@ import logging
 import layouts
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 from test_posed_layouts import open_layout
 from twins import ray_lengths
 
+from clipfeat.camera.projection import unproject_depth
 from clipfeat.data.config import NerfstudioConfig
 from clipfeat.data.nerfstudio import NerfstudioDataset
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.errors import ConfigError, DataError, FrameError
+from clipfeat.output.store import FeatureStore
 from clipfeat.types import Distortion
 
 SCENE = "demo0000_00"
@@ -310,6 +313,29 @@ def test_from_the_command_line(root, run_cli, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "out" / "frames.jsonl").read_text().splitlines()]
     (failed,) = [line for line in lines if line["status"] == "failed"]
     assert (failed["frame_id"], "frame_00002.jpg: no such file" in failed["why"]) == (2, True)
+
+
+@pytest.mark.parametrize("undone", [False, True])
+def test_the_points_of_ply_file_path_lie_in_the_world_of_the_poses(root, demo_root, run_cli, tmp_path, undone):
+    """Or in the original one, where that is asked for: each is stored at the pixel that it was lifted from."""
+    original = ScanNetDataset(demo_root).load(SCENE, 0)
+    xyz, pixels = unproject_depth(original.depth_m, original.depth_camera.intrinsics, original.cam_to_world)
+    some = np.arange(0, len(xyz), 50)
+    lifted = xyz[some] if undone else xyz[some] @ layouts.APPLIED[:, :3].T
+    for scene in ("demo0000_00", "demo0001_00"):  # as nerfstudio's ply_file_path does, points without faces
+        trimesh.PointCloud(lifted).export(root / scene / "sparse_pc.ply")
+    code, err = run_cli(
+        "data=nerfstudio", f"data.root={root}", f"data.undo_applied_transform={undone}", "output_dir=out",
+        "sampling=mesh", f"sampling.points_file={root}/{{scene}}/sparse_pc.ply", "frames_per_scene=1",
+        "vis=none", small=False,
+    )  # fmt: skip
+    assert code == 0, err
+    found = FeatureStore(tmp_path / "out").load(SCENE, 1)
+    assert len(found.pts_idx) > 0.9 * len(some)
+    depth, colour = original.depth_camera, original.color_camera
+    v, u = np.divmod(pixels[some][found.pts_idx], depth.width)
+    scale = np.array([colour.width / depth.width, colour.height / depth.height])
+    np.testing.assert_allclose(found.uv_idx, (np.stack([u, v], axis=1) + 0.5) * scale - 0.5, atol=0.02)
 
 
 # Polycam

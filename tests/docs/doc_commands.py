@@ -133,7 +133,7 @@ class Checker:
         assert command.arguments[0] == "install", f"{command}: only pip install is known"
         wanted = [word for word in command.arguments[1:] if not word.startswith("-")]
         assert len(wanted) == 1, f"{command}: expected one thing to install"
-        match = re.fullmatch(r"(?:\.|clipfeat)(?:\[([a-z,]+)\])?", wanted[0])
+        match = re.fullmatch(r"(?:\.|clipfeat)(?:\[([a-z0-9,]+)\])?", wanted[0])
         assert match, f"{command}: expected this checkout or clipfeat, with extras or without"
         for extra in (match[1] or "").split(",") if match[1] else []:
             assert extra in EXTRAS, f"{command}: pyproject.toml has no extra {extra}, but {', '.join(sorted(EXTRAS))}"

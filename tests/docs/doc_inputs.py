@@ -89,6 +89,17 @@ class Inputs:
             np.savetxt(path / scene / "poses.txt", [frame.cam_to_world.reshape(16) for frame in frames])
             (path / scene / "camera.txt").write_text(" ".join(map(str, layouts.four_numbers(frames[0]))))
 
+    def scannetpp(self, path: Path) -> None:
+        """Models where ScanNet++ has those of its DSLR, and its mesh."""
+        layouts.write_colmap(self.get("scans"), path)
+        for scene in path.iterdir():
+            for name in ("dslr", "scans"):
+                (scene / name).mkdir()
+            (scene / "sparse" / "0").rename(scene / "dslr" / "colmap")
+            (scene / "images").rename(scene / "dslr" / "resized_images")
+            mesh = self.get("scans") / scene.name / f"{scene.name}_vh_clean_2.ply"
+            shutil.copy(mesh, scene / "scans" / "mesh_aligned_0.05.ply")
+
     def run(self, path: Path) -> None:
         """A run that every command can read: labelled vertices, maps, in text space."""
         small = ["vis=none", "sampling=mesh", LABELS, "sampling.num_points=1500", "output=grid", "model/head=text"]
@@ -149,6 +160,7 @@ MAKERS: dict[str, Callable[[Inputs, Path], None]] = {
     "polycam": _layout(layouts.write_polycam),
     "arkitscenes": _layout(layouts.write_arkitscenes),
     "colmap": _layout(layouts.write_colmap),
+    "scannetpp": Inputs.scannetpp,
     "mine": Inputs.mine,
     "run": Inputs.run,
     "fused": Inputs.fused,

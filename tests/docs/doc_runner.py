@@ -31,6 +31,7 @@ FOLDERS = {
     "/data/polycam": "polycam",
     "/data/arkitscenes": "arkitscenes",
     "/data/colmap": "colmap",
+    "/data/scannetpp/data": "scannetpp",
     "/path/to/checkpoint.pt": "checkpoint.pt",
 }
 """Absolute paths of the documentation, and the inputs (``doc_inputs.MAKERS``) that stand in for them."""
@@ -80,6 +81,10 @@ UNLESS_SAID = {
 
 COMPOSED_ONLY = {
     "hydra/launcher=": "starts jobs, tests/test_launchers.py does",
+    "data=record3d": "its package may not be there, tests/data/test_record3d.py does",
+    "data=strayscanner": "the same, tests/data/test_strayscanner.py does",
+    "data=scannetpp_raw": "the same, tests/data/test_scannetpp_raw.py does",
+    "data=rosbag": "the same, tests/data/test_rosbag.py does",
     "engine=ray": "Ray may not be there, tests of its own run it",
     "devices=": "starts processes, which do not know the small model; tests/test_launch.py does",
 }

@@ -4,6 +4,8 @@ import sys
 
 import pytest
 from conftest import SHARED
+from phone_recordings import shots, write_r3d, write_record3d_export
+from ros_bags import write_bag
 
 from clipfeat.cli.commands import inspect_main
 from clipfeat.data.layouts import layouts
@@ -100,3 +102,33 @@ def test_a_recording_that_several_layouts_read_is_told_by_each(scans, known):
     assert len(inspect_recording(scans, twice)) == 2
     shutil.rmtree(scans / "demo0000_00")
     assert inspect_recording(scans, twice)[0].facts["scenes"] == "1 (demo0001_00)"
+
+
+def test_archives_are_known_by_their_folder_and_by_themselves(inspected, tmp_path):
+    write_record3d_export(tmp_path / "recordings" / "kitchen", shots(2))
+    for place in ("recordings", "recordings/kitchen"):
+        code, out, _ = inspected(tmp_path / place)
+        assert code == 0
+        assert f"{tmp_path / place}: recordings that data=record3d reads" in out
+    pytest.importorskip("lzfse")
+    path = write_r3d(tmp_path / "archives" / "office.r3d", shots(3))
+    write_r3d(tmp_path / "archives" / "lab.r3d", shots(2))
+    code, out, _ = inspected(path)
+    assert (code, "scenes      1 (office)" in out, "frames      3 in office" in out) == (0, True, True)
+
+
+def test_a_bag_is_told_with_its_topics(inspected, tmp_path):
+    pytest.importorskip("rosbags")
+    path = write_bag(tmp_path / "a.bag", "bag", shots(1))
+    for place in (path, tmp_path):
+        err = inspected(place)[2]
+        assert "it looks like ROS 1 (a bag), which data=rosbag reads by its topics: /camera/aligned_depth_to_co" in err
+        assert err.count("\n") == 1
+
+
+def test_a_file_of_another_kind_is_told(inspected, tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    assert (
+        "notes.txt: holds no results of clipfeat, and no recording in a layout that it knows"
+        in (inspected(tmp_path / "notes.txt")[2])
+    )
