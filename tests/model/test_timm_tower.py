@@ -58,6 +58,8 @@ def tiny_eva():
     ],
 )  # fmt: skip
 def test_class_and_register_tokens_are_left_out(tiny_eva, name, prefix, pooling):
+    if name not in timm.list_pretrained():
+        pytest.skip(f"timm {timm.__version__} is too old for it")
     side = 14 if "14" in name else 16
     encoder = load_encoder(f"timm:{name}", None, input_size=4 * side)
     trunk = encoder.visual.trunk
@@ -71,7 +73,7 @@ def test_class_and_register_tokens_are_left_out(tiny_eva, name, prefix, pooling)
 
 
 def test_pictures_enter_as_timm_s_own_transform_brings_them():
-    name = "vit_base_patch14_reg1_tipsv2.webli"  # a mean of 0; nothing of it is made but its configuration
+    name = "vit_base_mci_224.apple_mclip"  # a mean of 0; nothing of it is made but its configuration
     picture = np.random.default_rng(0).integers(0, 256, (97, 131, 3), dtype=np.uint8)
     for arch, size in ((SMALL, 160), ("test_vit.r160_in1k", 160)):
         preprocess = load_model(config(arch), CPU, 0).preprocess
@@ -81,7 +83,7 @@ def test_pictures_enter_as_timm_s_own_transform_brings_them():
         assert torch.equal(found, transform(Image.fromarray(picture)))
         assert preprocess.size == size
     found = timm_weights.find_timm(f"timm:{name}")
-    assert (found.image_size, found.published["mean"]) == (448, (0.0, 0.0, 0.0))
+    assert (found.image_size, found.published["mean"]) == (224, (0.0, 0.0, 0.0))
 
 
 def wrapped(state):
