@@ -295,8 +295,8 @@ class FeatureMap:
         values: (C, h, w) tensor.
         image_to_map: (2, 3) float64 affine map from pixels of the original colour picture to cells. Cell centres lie
             on integers, as pixel centres do. It carries squash, letterbox, crop and the network's input size.
-        clip_global: (D,) float32 tensor, what CLIP pools of the whole picture before its projection; or None where it
-            is not known.
+        clip_global: (D,) float32 tensor, what the model pools of the whole picture before its projection; or None where
+            it is not known.
     """
 
     values: "torch.Tensor"

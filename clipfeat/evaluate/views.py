@@ -78,7 +78,7 @@ class ClipView:
         """
         encoder, about = self.model.encoder, self.model.describe()
         texts = load_text_encoder(
-            self.cfg.arch,
+            self.cfg.encoder,
             None if encoder.weights == "random" else self.cfg.pretrained,
             input_size=self.cfg.network_size,
             precision=about["precision"],

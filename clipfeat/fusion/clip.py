@@ -16,6 +16,7 @@ from clipfeat.model.cache import MapCache
 from clipfeat.model.cache_entry import CacheEntry, as_float16
 from clipfeat.model.cached import fingerprint
 from clipfeat.model.clip_model import ClipModel
+from clipfeat.model.encoder import norm_is_behind_pooling
 from clipfeat.types import FeatureMap, Picture
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,10 @@ def freeze_clip_except_last_blocks(visual: nn.Module, trainable_blocks: int) -> 
         raise ConfigError(f"freeze_blocks={trainable_blocks}: expected 0 to {len(blocks)}, the blocks of the tower")
     visual.requires_grad_(False)
     if trainable_blocks:
-        for part in (*blocks[len(blocks) - trainable_blocks :], tower.trunk.norm if timm else tower.ln_post):
+        last_norm = tower.ln_post if not timm else tower.trunk.norm
+        if timm and norm_is_behind_pooling(tower.trunk):
+            last_norm = tower.trunk.fc_norm
+        for part in (*blocks[len(blocks) - trainable_blocks :], last_norm):
             part.requires_grad_(True)
 
 

@@ -86,7 +86,7 @@ class CachedModel:
 
     def __init__(self, cfg: ModelConfig, device: torch.device, seed: int, cache: MapCache):
         cfg = with_input_size(cfg)
-        self.arch = arch_name(cfg.arch)
+        self.arch = arch_name(cfg.encoder)
         self.head_name = cfg.head.name
         self.device = device
         self._cfg = cfg
@@ -201,7 +201,7 @@ class CachedModel:
         card = self._card_of(self._source())
         if card is None and self._cfg.allow_random and self._cfg.pretrained is not None:
             # The demo may have gone on with random weights before; it does so again only if nothing has changed.
-            why = why_not_to_be_had(self._cfg.arch, self._cfg.pretrained)
+            why = why_not_to_be_had(self._cfg.encoder, self._cfg.pretrained)
             card = self._card_of({"seed": self._seed}) if why else None
             if card is not None:
                 log.warning("WARNING: %s", why)
@@ -233,10 +233,10 @@ class CachedModel:
     def _source(self) -> dict[str, Any]:
         """What tells these weights from others, as far as it can be known without reading them."""
         pretrained = self._cfg.pretrained
-        if pretrained is None and not arch_is_place(self._cfg.arch):
+        if pretrained is None and not arch_is_place(self._cfg.encoder):
             return {"seed": self._seed}
-        if arch_is_place(self._cfg.arch) or (pretrained is not None and Path(pretrained).exists()):
-            found = find_weights(self._cfg.arch, pretrained)
+        if arch_is_place(self._cfg.encoder) or (pretrained is not None and Path(pretrained).exists()):
+            found = find_weights(self._cfg.encoder, pretrained)
             assert found.file is not None  # noqa: S101 - for the type checker: only names of open_clip may have none
             path = found.file.resolve()
             status = path.stat()
@@ -247,12 +247,13 @@ class CachedModel:
     def _card_key(self, source: dict[str, Any]) -> str:
         return _digest(
             source=source,
-            arch=self._cfg.arch,
+            arch=self._cfg.encoder,
             input_size=self._cfg.network_size,
             precision=self._precision,
             # No part of the card, but a model that can't attend so is then told before the first frame.
             attention=self._cfg.attention,
             open_clip=version("open_clip_torch"),
+            timm=version("timm"),
         )
 
     def _card_of(self, source: dict[str, Any]) -> EncoderCard | None:
@@ -271,6 +272,7 @@ class CachedModel:
                 arch_sha256=str(stored["arch_sha256"]),
                 interpolation=str(stored["interpolation"]),
                 published_size=int(stored["published_size"]),
+                pooling=str(stored["pooling"]),
             )
         except (KeyError, TypeError, ValueError):
             return None  # of another version of clipfeat
@@ -283,6 +285,8 @@ def fingerprint(description: dict[str, Any]) -> str:
         description: ``describe()`` of a model. Names are left out: the hashes of weights and architecture say it all.
     """
     named = {key: value for key, value in description.items() if key not in ("arch", "weights", "map_dtype")}
+    if named.get("pooling") == "token":  # as all did before there was a word for it: their maps are still right
+        del named["pooling"]
     return _digest(version=MAP_VERSION, **named)
 
 

@@ -23,6 +23,9 @@ State = dict[str, torch.Tensor]
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "weights", "net", "network")
 """Keys under which trainers keep the weights, beside the optimizer's state and the number of the epoch."""
 
+_PREFIXES = ("module.", "_orig_mod.", "model.", "visual.", "trunk.")
+"""What may stand before every name, in this order: trainers', compilers', and open_clip's of its towers from timm."""
+
 _OPENAI_BUFFERS = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's own archives hold beside the weights, and state dicts that were taken out of them."""
 
@@ -66,6 +69,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
     marked = [name for name in _OPENAI_BUFFERS if name in state]
     state = {name: values for name, values in state.items() if name not in marked}
     return Checkpoint(state, True if marked else None)
+
+
+def read_state(path: Path) -> State:
+    """The tensors of a file by the names that it has for them, out of a trainer's wrapping and without its prefix.
+
+    Raises:
+        WeightsError: If it is no file of weights; the message says what it is.
+    """
+    state = _tensors(_content(path), path)
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): values for name, values in state.items()}
+    return state
 
 
 def _content(path: Path) -> Any:

@@ -198,6 +198,7 @@ def describe(
         "arch_sha256": encoder.arch_sha256,
         "weights": encoder.weights,
         "weights_sha256": encoder.weights_sha256,
+        "pooling": encoder.pooling,
         "attention": attention,
         "head": head_name,
         "head_sha256": state_hash(head) if head.state_dict() else None,

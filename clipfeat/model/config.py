@@ -45,6 +45,13 @@ RESIZE_MODES = ("squash", "letterbox", "crop")
 PREPROCESSES = ("published", "clip")
 
 
+SOURCES = ("open_clip", "timm")
+
+
+TIMM = "timm:"
+"""What stands before the name of a timm model wherever one name says which encoder it is, as in model.json."""
+
+
 INTERPOLATIONS = ("bicubic", "bilinear")
 
 
@@ -54,12 +61,16 @@ CLIP_SIZE = 224
 
 @dataclass
 class ModelConfig:
-    """The frozen CLIP image encoder and its head.
+    """The frozen image encoder and its head.
 
     Attributes:
+        source: open_clip, or timm for its ViTs alone (DINOv3, DINOv2, PE-Spatial, C-RADIO and others): features without
+            a text tower.
         arch: name of an open_clip ViT, such as ViT-B-16; ``hf-hub:<org>/<name>`` or a folder, with weights of its own.
+            Of ``source=timm`` timm's name, such as vit_base_patch16_dinov3.lvd1689m, with the tag of its weights.
         pretrained: tag of open_clip's (laion2b_s34b_b88k), a checkpoint file, a folder that holds one, or null for
-            seeded random weights (of a hub's model or a folder: its own).
+            seeded random weights (of a hub's model or a folder: its own). Of ``source=timm`` a file, null, or what
+            stands here anyway, for the weights that the name says.
         allow_random: go on with random weights, loudly, where the pretrained ones can't be had. For the demo.
         precision: auto is fp16 on a GPU and fp32 on a CPU.
         attention: how the last block attends: vanilla (as it was trained), or maskclip, sclip, clearclip or naclip,
@@ -81,6 +92,7 @@ class ModelConfig:
         head: see HeadConfig.
     """
 
+    source: str = "open_clip"
     arch: str = path_key("ViT-B-16")
     pretrained: str | None = path_key("laion2b_s34b_b88k")
     allow_random: bool = False
@@ -96,6 +108,7 @@ class ModelConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:
+        one_of("model.source", self.source, SOURCES)
         one_of("model.precision", self.precision, PRECISIONS)
         one_of("model.attention", self.attention, ATTENTIONS)
         one_of("model.preprocess", self.preprocess, PREPROCESSES)
@@ -105,6 +118,11 @@ class ModelConfig:
         at_least("model.input_size", self.input_size, 1)
         at_least("model.window", self.window, 1)
         at_least("model.stride", self.stride, 1)
+        if self.source == "timm" and self.head.name == "text":
+            raise ConfigError(
+                f"model/head=text: model.source=timm gives features without a text tower, so {self.arch} has no space "
+                f"of texts; take model/head=none, or a model of open_clip such as model=siglip2_b16"
+            )
         if self.window is None and self.stride is not None:
             raise ConfigError(f"model.stride={self.stride}: there is no window to move; set model.window, such as 224")
         if self.window is not None:
@@ -120,6 +138,11 @@ class ModelConfig:
         if self.resize_mode != "squash":
             why = "windows see the whole picture in its own aspect ratio; leave it out, or model.window"
             raise ConfigError(f"model.resize_mode={self.resize_mode}: {why}")
+
+    @property
+    def encoder(self) -> str:
+        """The one name that says which encoder it is: ``arch``, of a timm model with ``timm:`` before it."""
+        return f"{TIMM}{self.arch}" if self.source == "timm" else self.arch
 
     @property
     def network_size(self) -> int:

@@ -1,7 +1,7 @@
 """The frozen image encoder: open_clip's visual tower.
 
-Two kinds of tower give patch tokens: open_clip's own ``VisionTransformer`` and, wrapped as ``TimmModel``, timm's ViTs
-(SigLIP, EVA, PE and others).
+Two kinds of tower give patch tokens: open_clip's own ``VisionTransformer``, and timm's ViTs, wrapped as ``TimmModel``
+by open_clip (SigLIP, EVA, PE and others) or alone (DINOv3 and others, see ``timm_tower.py``).
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +12,9 @@ from torch import nn
 
 from clipfeat.errors import WeightsError
 from clipfeat.model.attention import VARIANTS, can_vary, run_last_block
+from clipfeat.model.config import TIMM
 from clipfeat.model.pretrained import load_clip
+from clipfeat.model.timm_tower import load_timm
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class EncoderCard:
         arch_sha256: of the tower's architecture, first 16 digits.
         interpolation: bicubic or bilinear, as its pictures were resized when it was published.
         published_size: side in pixels of the square input that it was published for, in whole patches.
+        pooling: what stands for the whole picture, see ``Encoder.encode``: token, avg, map or another word of timm's.
     """
 
     width: int
@@ -41,6 +44,7 @@ class EncoderCard:
     arch_sha256: str
     interpolation: str
     published_size: int
+    pooling: str
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Encoder:
     """A frozen visual tower and what one must know to feed it.
 
     Attributes:
-        visual: open_clip's VisionTransformer or TimmModel, in eval mode, without gradients.
+        visual: open_clip's VisionTransformer or TimmModel, or a TimmTower, in eval mode, without gradients.
         width: channels of a token.
         patch_size: side of a patch in pixels.
         input_size: side of the square input in pixels.
@@ -89,7 +93,16 @@ class Encoder:
             arch_sha256=self.arch_sha256,
             interpolation=self.interpolation,
             published_size=self.published_size,
+            pooling=self.pooling,
         )
+
+    @property
+    def pooling(self) -> str:
+        """What stands for the whole picture: token, avg, map (by attention) or another word of timm's."""
+        visual: Any = self.visual
+        if _is_timm(visual):
+            return str(getattr(visual.trunk, "global_pool", None) or "none")
+        return "avg" if visual.pool_type == "avg" else "token"
 
     @property
     def grid(self) -> int:
@@ -97,7 +110,7 @@ class Encoder:
         return self.input_size // self.patch_size
 
     def tokens(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The last block's patch tokens after ``ln_post``, without ``proj``: (B, 3, S, S) to (B, width, grid, grid)."""
+        """The last block's patch tokens after the last norm, unprojected: (B, 3, S, S) to (B, width, grid, grid)."""
         return self.encode(inputs)[0]
 
     def encode(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,38 +120,48 @@ class Encoder:
             inputs: (B, 3, S, S).
 
         Returns:
-            ``tokens`` (B, width, grid, grid), and (B, width) what open_clip pools of them before ``proj``: the class
-            token after ``ln_post``, or the mean of the patch tokens in towers that pool by the mean.
+            ``tokens`` (B, width, grid, grid) after the last norm, each token alone where the tower has that norm behind
+            its pooling (ViTamin, CLIPA); and (B, width) what the tower itself pools before its projection: open_clip's
+            ``_pool``, timm's ``forward_head(…, pre_logits=True)``. Where the pooling is the projection (SigLIP's
+            attention), there is nothing before it, and this is what is compared to texts.
+
+        Raises:
+            WeightsError: If a tower of timm gives no square map of tokens.
         """
         visual: Any = self.visual
-        if self.attention == "vanilla":
-            out = visual.forward_intermediates(
-                inputs,
-                indices=1,
-                normalize_intermediates=True,
-                intermediates_only=True,
-                output_fmt="NLC",
-                output_extra_tokens=True,
-            )
-            tokens, extra = out["image_intermediates"][0], out.get("image_intermediates_prefix")
-            by_mean = not extra or getattr(visual, "pool_type", "tok") == "avg"
-            whole = tokens.mean(1) if by_mean else extra[0][:, 0]
+        if _is_timm(visual):
+            tokens, whole = self._encode_by_timm(visual.trunk, inputs)
         else:
-            block, before = visual.transformer.resblocks[-1], self._before_last_block(inputs)
-            varied = run_last_block(block, before, self.grid, VARIANTS[self.attention])
-            tokens = visual.ln_post(varied)[:, 1:]
-            # The variants are made for the patches; the class token is that of the block as it was trained.
-            plain = visual.ln_post(block(before))
-            whole = plain[:, 1:].mean(1) if visual.pool_type == "avg" else plain[:, 0]
+            last = self._hidden(inputs, 1) if self.attention == "vanilla" else self._hidden(inputs, 2)
+            varied = last
+            if self.attention != "vanilla":
+                block = visual.transformer.resblocks[-1]
+                varied = run_last_block(block, last, self.grid, VARIANTS[self.attention])
+                # The variants are made for the patches; the whole picture is that of the block as it was trained.
+                last = block(last)
+            tokens, whole = visual.ln_post(varied)[:, 1:], visual._pool(last)[0]
         # (B, L, D) is channels-last already, which is how the sampler wants to read it.
         return tokens.reshape(len(tokens), self.grid, self.grid, self.width).permute(0, 3, 1, 2), whole
 
-    def _before_last_block(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What the last block takes: (B, 1 + grid², width), class token first."""
+    def _encode_by_timm(self, trunk: Any, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (B, grid², width) without those of class, registers and such, and what is pooled (B, width)."""
+        features = trunk.forward_features(inputs)
+        tokens = features[:, trunk.num_prefix_tokens :]
+        if tokens.shape[1:] != (self.grid**2, self.width):
+            raise WeightsError(
+                f"{type(trunk).__name__} of timm: gives {tuple(tokens.shape[1:])} and not the {self.grid}×{self.grid} "
+                f"tokens of {self.width} channels of a ViT; take another model.arch"
+            )
+        if norm_is_behind_pooling(trunk):
+            tokens = trunk.fc_norm(tokens)
+        return tokens, trunk.forward_head(features, pre_logits=True)
+
+    def _hidden(self, inputs: torch.Tensor, from_end: int) -> torch.Tensor:
+        """What a block of open_clip's own ViT gives, the last one by 1: (B, 1 + grid², width), class token first."""
         visual: Any = self.visual
         out = visual.forward_intermediates(
             inputs,
-            indices=[len(visual.transformer.resblocks) - 2],
+            indices=[len(visual.transformer.resblocks) - from_end],
             stop_early=True,
             intermediates_only=True,
             output_fmt="NLC",
@@ -157,10 +180,18 @@ class Encoder:
 
         Returns:
             (B, D, grid, grid) float32, comparable by cosine to text embeddings of the same model; not normalised.
+
+        Raises:
+            WeightsError: If there is no such space: timm's models have no text tower.
         """
         visual: Any = self.visual
+        if not (hasattr(visual, "head") or hasattr(visual, "proj")):
+            raise WeightsError("timm's models have no space of texts; take one of open_clip, such as model=siglip2_b16")
         rows = tokens.permute(0, 2, 3, 1)
-        if _is_timm(visual):
+        if _is_timm(visual) and norm_is_behind_pooling(visual.trunk):
+            # Tokens of one kind are pooled to that token, and its norm they have already.
+            projected = visual.head(visual.trunk.head(rows)).float()
+        elif _is_timm(visual):
             # The pooling may leave out the places of class and register tokens: the token stands there as well.
             copies = 1 + visual.trunk.num_prefix_tokens
             alone = rows.reshape(-1, 1, self.width).expand(-1, copies, -1)
@@ -182,7 +213,7 @@ def load_encoder(
     seed: int = 0,
     attention: str = "vanilla",
 ) -> Encoder:
-    """Loads an open_clip ViT and keeps its frozen visual tower.
+    """Loads a ViT of open_clip or timm and keeps its frozen visual tower.
 
     Args:
         arch: see ``weights.find_weights``.
@@ -198,16 +229,13 @@ def load_encoder(
         WeightsError: If there is no such model, its weights can't be had or don't fit, it gives no patch tokens, or
             its last block can't attend otherwise.
     """
-    loaded = load_clip(
-        arch,
-        pretrained,
-        input_size=input_size,
-        precision=precision,
-        device=device,
-        allow_random=allow_random,
-        seed=seed,
-        text=False,
-    )
+    how: dict[str, Any] = {
+        "input_size": input_size, "precision": precision, "device": device, "allow_random": allow_random, "seed": seed,
+    }  # fmt: skip
+    if arch.startswith(TIMM):
+        loaded = load_timm(arch, pretrained, **how)
+    else:
+        loaded = load_clip(arch, pretrained, **how, text=False)
     visual = loaded.model.visual.requires_grad_(False)
     _check_tower(visual, arch, attention)
     width, patch_size = _width_and_patch_size(visual)
@@ -237,6 +265,12 @@ def attending(encoder: Encoder, arch: str, attention: str) -> Encoder:
     return replace(encoder, attention=attention)
 
 
+def norm_is_behind_pooling(trunk: Any) -> bool:
+    """Whether a tower of timm has its last norm behind its pooling (``fc_norm``), so that its tokens come without."""
+    behind = not isinstance(getattr(trunk, "fc_norm", None) or nn.Identity(), nn.Identity)
+    return behind and isinstance(trunk.norm, nn.Identity) and getattr(trunk, "attn_pool", None) is None
+
+
 def _is_timm(visual: Any) -> bool:
     return hasattr(visual, "trunk")
 
@@ -248,16 +282,20 @@ def _width_and_patch_size(visual: Any) -> tuple[int, int]:
 
 
 def _check_tower(visual: Any, arch: str, attention: str) -> None:
-    needed = ("blocks", "patch_embed", "num_prefix_tokens") if _is_timm(visual) else ("conv1", "patch_size", "proj")
-    if not all(hasattr(visual.trunk if _is_timm(visual) else visual, name) for name in needed):
-        name = type(visual.trunk if _is_timm(visual) else visual).__name__
-        raise WeightsError(f"model.arch={arch}: {name} gives no ViT patch tokens; take a ViT such as ViT-B-16")
-    if getattr(visual, "attn_pool", None) is not None:
+    by_timm, name = _is_timm(visual), arch.removeprefix(TIMM)
+    tower = visual.trunk if by_timm else visual
+    needed = ("blocks", "patch_embed", "num_prefix_tokens", "norm") if by_timm else ("conv1", "patch_size", "proj")
+    if not all(hasattr(tower, part) for part in needed):
+        such = "vit_base_patch16_dinov3.lvd1689m" if arch.startswith(TIMM) else "ViT-B-16"
         raise WeightsError(
-            f"model.arch={arch}: its attentional pooling leaves no map of tokens; take a ViT such as ViT-B-16"
+            f"model.arch={name}: {type(tower).__name__} gives no ViT patch tokens; take a ViT such as {such}"
+        )
+    if not by_timm and visual.attn_pool is not None:
+        raise WeightsError(
+            f"model.arch={name}: its attentional pooling leaves no map of tokens; take a ViT such as ViT-B-16"
         )
     if attention != "vanilla" and not can_vary(visual):
         raise WeightsError(
-            f"model.attention={attention}: changes the last block of open_clip's own ViTs, which {arch} is not; "
+            f"model.attention={attention}: changes the last block of open_clip's own ViTs, which {name} is not; "
             f"take model.attention=vanilla, or a ViT such as ViT-B-16"
         )

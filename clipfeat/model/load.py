@@ -33,10 +33,10 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
     given, cfg = cfg, with_input_size(cfg)
     precision = resolve_precision(cfg.precision, device)
     if encoder is not None:
-        encoder = attending(encoder, cfg.arch, cfg.attention)
+        encoder = attending(encoder, cfg.encoder, cfg.attention)
     else:
         encoder = load_encoder(
-            cfg.arch,
+            cfg.encoder,
             cfg.pretrained,
             input_size=cfg.network_size,
             precision=precision,
@@ -48,7 +48,7 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
     weights = Path(cfg.head.weights) if cfg.head.weights else None
     head = build_head(cfg.head.name, encoder.width, weights, seed)
     model = ClipModel(
-        arch=arch_name(cfg.arch),
+        arch=arch_name(cfg.encoder),
         encoder=encoder,
         preprocess=build_preprocess(cfg, encoder.card),
         head=head.to(device),

@@ -13,12 +13,13 @@ from torch import nn
 
 from clipfeat.errors import WeightsError
 from clipfeat.model.checkpoints import Checkpoint, State, read_checkpoint
-from clipfeat.model.config import INTERPOLATIONS
+from clipfeat.model.config import INTERPOLATIONS, TIMM
 from clipfeat.model.weights import (
     FOLDER,
     HUB,
     Found,
     arch_is_place,
+    arch_name,
     find_architecture,
     find_weights,
     refuse_other_gelu,
@@ -37,7 +38,7 @@ class Loaded:
     """A model and what is known of it.
 
     Attributes:
-        model: open_clip's, both towers, in eval mode.
+        model: open_clip's, both towers, in eval mode; of timm's models ``visual`` alone.
         found: what it was made of.
         weights: where they come from: a tag, a file's name, a repository, or "random".
         weights_sha256: of the image tower's weights as they were published, first 16 digits.
@@ -83,7 +84,11 @@ def load_clip(
     """
     import open_clip
 
-    found = _find(arch, pretrained, allow_random=allow_random)
+    if arch.startswith(TIMM):
+        raise WeightsError(
+            f"{arch_name(arch)}: timm's models have no text tower; take a model of open_clip, such as model=siglip2_b16"
+        )
+    found = find_or_random(arch, pretrained, allow_random=allow_random)
     if found.file is None:
         warn_of_random_weights()
         model = _create(found, input_size, "fp32", "cpu", seed)
@@ -112,9 +117,9 @@ def load_clip(
         found=found,
         weights=found.name,
         weights_sha256=weights_sha256,
-        mean=_triple(found.published.get("mean", open_clip.OPENAI_DATASET_MEAN)),
-        std=_triple(found.published.get("std", open_clip.OPENAI_DATASET_STD)),
-        interpolation=_interpolation(found),
+        mean=as_triple(found.published.get("mean", open_clip.OPENAI_DATASET_MEAN)),
+        std=as_triple(found.published.get("std", open_clip.OPENAI_DATASET_STD)),
+        interpolation=known_interpolation(found),
     )
 
 
@@ -133,7 +138,8 @@ def state_hash(weights: nn.Module | Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _find(arch: str, pretrained: str | None, *, allow_random: bool) -> Found:
+def find_or_random(arch: str, pretrained: str | None, *, allow_random: bool) -> Found:
+    """``find_weights``; where these can't be had and that is allowed, the model without any, with a warning."""
     try:
         return find_weights(arch, pretrained)
     except WeightsError as error:
@@ -257,7 +263,8 @@ def _named_as(model: Any, checkpoint: Checkpoint) -> State:
     return state
 
 
-def _interpolation(found: Found) -> str:
+def known_interpolation(found: Found) -> str:
+    """The interpolation that weights were published with; bicubic, with a warning, where it is none of these here."""
     name = str(found.published.get("interpolation", "bicubic"))
     if name not in INTERPOLATIONS:
         log.warning("WARNING weights %s: published with interpolation=%s, bicubic is taken instead", found.name, name)
@@ -269,7 +276,8 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "nothing"
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
+def as_triple(values: Any) -> tuple[float, float, float]:
+    """Three numbers for the channels, of three or of one for all."""
     if isinstance(values, int | float):
         return (float(values),) * 3
     red, green, blue = values

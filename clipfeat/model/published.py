@@ -21,14 +21,14 @@ def with_input_size(cfg: ModelConfig) -> ModelConfig:
     if cfg.input_size is not None:
         return cfg
     return replace(
-        cfg, input_size=CLIP_SIZE if cfg.preprocess == "clip" else published_size(find_architecture(cfg.arch))
+        cfg, input_size=CLIP_SIZE if cfg.preprocess == "clip" else published_size(find_architecture(cfg.encoder))
     )
 
 
 def published_size(found: Found) -> int:
     """Side in pixels of the square that a model was published for, in whole patches: what is left over it never saw."""
     name = re.search(r"patch(\d+)", found.model_cfg["vision_cfg"].get("timm_model_name") or "")
-    patch_size = int(name[1] if name else found.model_cfg["vision_cfg"].get("patch_size", 1))
+    patch_size = int(name[1] if name else found.model_cfg["vision_cfg"].get("patch_size") or 1)
     return found.image_size - found.image_size % patch_size
 
 
@@ -45,4 +45,4 @@ def tell_what_differs(cfg: ModelConfig, card: EncoderCard) -> None:
     )
     differing = [f"{key} {published} published, {here} here" for key, published, here in pairs if published != here]
     if differing:
-        log.info("%s: %s", arch_name(cfg.arch), "; ".join(differing))
+        log.info("%s: %s", arch_name(cfg.encoder), "; ".join(differing))

@@ -2,6 +2,7 @@
 
 An architecture is a name of open_clip, ``hf-hub:<org>/<name>``, or a folder with an ``open_clip_config.json``; its
 weights are a tag of open_clip, a file, a folder that holds one, or those of the hub's repository or of the folder.
+``timm:<name>`` is a model of timm, see ``timm_weights.py``.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipfeat.errors import WeightsError
-from clipfeat.model.config import ModelConfig
+from clipfeat.model.config import TIMM, ModelConfig
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +80,17 @@ def find_weights(arch: str, pretrained: str | None) -> Found:
     """Finds a model and its weights, and downloads what has to be; waits for a hub no longer than seconds.
 
     Args:
-        arch: name of an open_clip model, ``hf-hub:<org>/<name>``, ``local-dir:<folder>`` or a folder.
+        arch: name of an open_clip model, ``hf-hub:<org>/<name>``, ``local-dir:<folder>``, a folder, or ``timm:<name>``.
         pretrained: a tag of open_clip, a checkpoint file, a folder with one, or None: the weights that the hub's
             repository or the folder holds, or random ones for a name of open_clip.
 
     Raises:
         WeightsError: If there is no such model, or its weights can't be had.
     """
+    if arch.startswith(TIMM):
+        from clipfeat.model.timm_weights import find_timm_weights  # which builds on this file
+
+        return find_timm_weights(arch, pretrained)
     own = find_architecture(arch)
     if arch_is_place(arch) and pretrained == own.name:  # as describe() names its own weights
         pretrained = None
@@ -96,7 +101,7 @@ def find_weights(arch: str, pretrained: str | None) -> Found:
         return _of_folder(own, given)
     if not arch_is_place(arch):
         return _of_tag(own, arch, pretrained)
-    if pretrained is not None and _looks_like_path(pretrained):
+    if pretrained is not None and looks_like_path(pretrained):
         raise WeightsError(f"model.pretrained={pretrained}: no such file{HOW_ELSE}")
     if pretrained not in (None, ModelConfig.pretrained):  # the default is there without anybody's saying so
         log.info("model.pretrained=%s is not looked at: the weights are those of %s", pretrained, arch_name(arch))
@@ -105,14 +110,14 @@ def find_weights(arch: str, pretrained: str | None) -> Found:
         online, errors = hub_answers(), []
         for name in _HUB_FILES:
             try:
-                return _with(own, name=arch, file=_of_hub(place, name, online=online))
+                return _with(own, name=arch, file=of_hub(place, name, online=online))
             except Exception as error:  # noqa: BLE001 - the client's library and its errors change
                 errors.append(" ".join(str(error).split())[:200])
         raise WeightsError(
             f"model.arch={arch}: its configuration is there, its weights can't be had ({errors[-1]}); log in to the "
             f"hub if they are gated, or give a checkpoint file by model.pretrained=…"
         )
-    return _with(own, name=arch_name(arch), file=_file_in(Path(own.arch.removeprefix(FOLDER))))
+    return _with(own, name=arch_name(arch), file=file_in(Path(own.arch.removeprefix(FOLDER))))
 
 
 def find_architecture(arch: str) -> Found:
@@ -121,10 +126,14 @@ def find_architecture(arch: str) -> Found:
     Raises:
         WeightsError: If there is no such model.
     """
+    if arch.startswith(TIMM):
+        from clipfeat.model.timm_weights import find_timm
+
+        return find_timm(arch)
     if arch.startswith(HUB):
         online = hub_answers()
         try:
-            config = _of_hub(arch.removeprefix(HUB), _CONFIG, online=online)
+            config = of_hub(arch.removeprefix(HUB), _CONFIG, online=online)
         except Exception as error:  # the client's library and its errors change from version to version
             reason = " ".join(str(error).split())[:200]
             why = f"can't be had ({reason})" if online else "the model hub does not answer and the local cache lacks it"
@@ -137,7 +146,7 @@ def find_architecture(arch: str) -> Found:
     if arch not in open_clip.list_models():
         near = [m for m in open_clip.list_models() if m.lower().startswith(arch.lower()[:5])][:6]
         raise WeightsError(f"model.arch={arch}: open_clip knows no such model; near it: {', '.join(near) or 'none'}")
-    return Found(arch, open_clip.get_model_config(arch), "random")
+    return Found(arch, open_clip.get_model_config(arch), "random", published=usual_published(arch))
 
 
 def arch_is_place(arch: str) -> bool:
@@ -201,9 +210,7 @@ def _of_tag(own: Found, arch: str, pretrained: str | None) -> Found:
     tags = open_clip.list_pretrained_tags_by_model(arch)
     if pretrained not in tags:
         kind = (
-            "no such file"
-            if _looks_like_path(pretrained)
-            else f"no tag of {arch} (it has: {', '.join(tags) or 'none'})"
+            "no such file" if looks_like_path(pretrained) else f"no tag of {arch} (it has: {', '.join(tags) or 'none'})"
         )
         raise WeightsError(f"model.pretrained={pretrained}: {kind}{HOW_ELSE}")
     cfg = open_clip.get_pretrained_cfg(arch, pretrained)
@@ -247,7 +254,7 @@ def _of_folder(own: Found, folder: Path) -> Found:
         told = _of_config(folder / _CONFIG, str(folder))
         published, quick_gelu = told.published or published, bool(told.model_cfg.get("quick_gelu", False))
         refuse_other_gelu(own.model_cfg, own.arch, quick_gelu, f"model.pretrained={folder}")
-    file = _file_in(folder)
+    file = file_in(folder)
     return _with(
         own, name=f"{folder.resolve().name}/{file.name}", file=file, published=published, quick_gelu=quick_gelu
     )
@@ -274,7 +281,7 @@ def _of_config(path: Path, arch: str) -> Found:
     return Found(f"{FOLDER}{path.parent}", model_cfg, arch_name(arch), published=known)
 
 
-def _file_in(folder: Path) -> Path:
+def file_in(folder: Path) -> Path:
     """The weights in a folder.
 
     Raises:
@@ -290,13 +297,15 @@ def _file_in(folder: Path) -> Path:
     raise WeightsError(f"{folder}: expected one file of weights, such as {_FILES[0]}; it holds {what}")
 
 
-def _of_hub(repo: str, name: str, *, online: bool) -> Path:
+def of_hub(repo: str, name: str, *, online: bool) -> Path:
+    """A file of a hub's repository, from the local cache where it is not ``online``; raises what the client does."""
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(repo, name, local_files_only=not online))
 
 
-def _looks_like_path(name: str) -> bool:
+def looks_like_path(name: str) -> bool:
+    """Whether a name is that of a file or folder, there or not."""
     return "/" in name or "\\" in name or Path(name).suffix in _SUFFIXES
 
 

@@ -28,6 +28,9 @@ _CAME_LATER = {
 }  # fmt: skip
 """Keys of a data layout that earlier versions did not have, and what they did: a run of theirs goes on."""
 
+_BEFORE_THE_KEY = {"model.source": "open_clip", "pooling": "token", "model.pooling": "token"}
+"""Keys of a model, in its run's files and in those that refer to it, that earlier versions did not have."""
+
 ANOTHER_FOLDER = "Choose another folder, or resume=overwrite to do everything again"
 
 
@@ -105,7 +108,9 @@ def different_keys(before: Any, now: Any, prefix: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         found = []
         for key in dict.fromkeys([*before, *now]):
-            found += different_keys(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else str(key))
+            name = f"{prefix}.{key}" if prefix else str(key)
+            unsaid = _BEFORE_THE_KEY.get(name)
+            found += different_keys(before.get(key, unsaid), now.get(key, unsaid), name)
         return found
     return [] if before == now else [f"{prefix}: {before} there, {now} now"]
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clipfeat.errors import ConfigError, DataError, WeightsError
 from clipfeat.extraction.scans import read_run_config
+from clipfeat.model.config import TIMM
 from clipfeat.model.text import TEMPLATES, load_text_encoder
 from clipfeat.model.weights import arch_name
 from clipfeat.output.folders import make_writable, read_json, remove_files
@@ -100,6 +101,11 @@ def text_prompts(cfg: QueryConfig, source: Source, texts: Texts | None = None) -
         WeightsError: If the tower can't be had, or is another model's.
     """
     model = source.model
+    if str(model["arch"]).startswith(TIMM):
+        raise ConfigError(
+            f"text={cfg.text}: the features of {cfg.store} are of {model['arch']}, and timm's models have no text "
+            f"tower; ask by example, or extract with a model of open_clip and model/head=text"
+        )
     if model["head"] != "text":
         raise ConfigError(
             f"text={cfg.text}: the features of {cfg.store} are of model/head={model['head']}, which texts can't be "

@@ -214,7 +214,7 @@ def test_a_model_is_what_its_overrides_say(tiny_arch, demo_frames):
 @pytest.mark.parametrize(
     ("arguments", "overrides", "message"),
     [
-        (["vit_x"], [], "model=vit_x: no such choice, expected one of vit_b16, vit_b32, vit_l14"),
+        (["vit_x"], [], "model=vit_x: no such choice, expected one of eva02_b16, mobileclip2_b, openai_b16,"),
         ([], ["model.precison=fp16"], "model.precison: no such key; did you mean model.precision"),
         ([], ["seed=3"], "seed=3: says nothing of the model vit_b16; expected model.<key>=… or model/head=…"),
         ([], ["model=vit_b32"], "model=vit_b32: says nothing of the model vit_b16"),

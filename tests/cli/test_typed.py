@@ -226,10 +226,10 @@ WRONG = [
     ("output=npz.gz", "output=npz.gz: no such choice, expected one of grid, h5, h5_scene, npz; did you mean npz?"),
     (
         "model=ViT-B/16",
-        "model=ViT-B/16: no such choice, expected one of vit_b16, vit_b32, vit_l14; a path is",
+        "model=ViT-B/16: no such choice, expected one of eva02_b16, mobileclip2_b, openai_b16,",
     ),
-    ("data=/data/scans", "data=/data/scans: no such choice, expected one of demo,"),
-    ("data=path", "data=path: no such choice, expected one of demo,"),
+    ("data=/data/scans", "data=/data/scans: no such choice, expected one of arkitscenes,"),
+    ("data=path", "data=path: no such choice, expected one of arkitscenes,"),
     ("model.head=text", "model.head=text: a choice is written with a slash: model/head=text"),
     ("head=text", "head=text: no such key; did you mean model/head=text?"),
     ("model/arch=x", "model/arch=x: a key is written with dots: model.arch=x"),

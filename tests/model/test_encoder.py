@@ -38,9 +38,11 @@ def test_what_stands_for_the_whole_picture_is_what_open_clip_projects(vit_b16, t
         assert torch.equal(tokens, encoder.tokens(inputs()))
         with torch.no_grad():
             assert (whole @ encoder.visual.proj - encoder.visual(inputs())).abs().max() < 1e-5
-    tiny.visual.pool_type = "avg"  # as CLIPA's towers do it
-    with torch.no_grad():
-        assert (tiny.encode(inputs())[1] @ tiny.visual.proj - tiny.visual(inputs())).abs().max() < 1e-5
+    tiny.visual.pool_type = "avg"
+    for tiny.visual.final_ln_after_pool in (False, True):  # True as CLIPA's towers do it
+        with torch.no_grad():
+            assert (tiny.encode(inputs())[1] @ tiny.visual.proj - tiny.visual(inputs())).abs().max() < 1e-5
+        assert tiny.pooling == "avg"
 
 
 def test_tokens_lie_where_their_patch_lies(tiny_arch):

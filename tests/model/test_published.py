@@ -6,6 +6,8 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import yaml
+from conftest import CHECKOUT
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
@@ -110,6 +112,24 @@ def test_sizes_and_interpolations_are_those_that_were_published(arch, size, inte
     assert usual_published(arch)["interpolation"] == interpolation
     assert with_input_size(ModelConfig(arch=arch, preprocess="clip")).input_size == 224
     assert with_input_size(ModelConfig(arch=arch, input_size=112)).input_size == 112
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "conf/model").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_model_by_name_is_as_open_clip_has_it(path):
+    said = yaml.safe_load(path.read_text())
+    told = open_clip.get_pretrained_cfg(said["arch"], said["pretrained"])
+    assert told["hf_hub"], "no such tag"
+    found = find_architecture(said["arch"])
+    assert with_input_size(ModelConfig(arch=said["arch"])).input_size == found.model_cfg["vision_cfg"]["image_size"]
+    assert found.published["interpolation"] == told["interpolation"]
+    if path.stem != "vit_l14":  # whose tags differ in mean and std, so that each has its own
+        assert (found.published["mean"], found.published["std"]) == (told["mean"], told["std"])
+    quick = found.model_cfg.get("quick_gelu", False)
+    assert quick == bool(told.get("quick_gelu")) == (path.stem == "openai_b16")
+
+
+def test_a_model_without_patches_has_a_size_so_that_it_can_be_refused():
+    assert with_input_size(ModelConfig(arch="RN50")).input_size == 224
 
 
 def test_what_does_not_fit_is_told(tiny_arch):

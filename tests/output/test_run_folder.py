@@ -66,6 +66,17 @@ def test_a_run_from_before_a_key_goes_on(tmp_path):
     assert read_config(tmp_path) == {"data": {"name": "scannet", "root": "x"}}
 
 
+def test_a_run_from_before_a_key_of_the_model_goes_on_if_it_means_the_same():
+    before, now = {"model": {"arch": "A"}}, {"model": {"arch": "A", "source": "open_clip"}}
+    assert different_keys(before, now) == []
+    assert different_keys(before, {"model": {"arch": "A", "source": "timm"}}) == [
+        "model.source: open_clip there, timm now"
+    ]
+    assert different_keys({"arch": "A"}, {"arch": "A", "pooling": "token"}) == []
+    # What stood for the whole picture was the class token, or a mean, where attention pools.
+    assert different_keys({"arch": "A"}, {"arch": "A", "pooling": "map"}) == ["pooling: token there, map now"]
+
+
 def test_done_means_that_the_file_is_there(folder):
     folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
     assert folder.done_before(FRAMES, CONFIG) == set()
