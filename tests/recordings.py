@@ -42,7 +42,7 @@ def small_recording(folder):
 
 def one_frame(path, color_blob, depth_blob, **options):
     """The data set of the folder of a recording of one frame, which it writes."""
-    k_color, k_depth = np.diag([14.0, 14, 1]), np.diag([7.0, 7, 1])
+    k_color, k_depth = ([[f, 0, f / 2], [0, f, f / 3], [0, 0, 1]] for f in (14.0, 7.0))
     with SensWriter(path, (16, 12), (8, 6), k_color, k_depth, **options) as sens:
         sens.add(color_blob, depth_blob, np.eye(4))
     return SensDataset(path.parent)

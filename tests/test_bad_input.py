@@ -301,3 +301,9 @@ def test_a_disk_that_fills_up_stops_the_run_and_keeps_what_is_done(scans, run_cl
     kept = f"what was finished before is kept; {done} of 8 frames are done in out, the same command goes on from there"
     assert f"can't be written (No space left on device); {kept}" in err
     assert not list((tmp_path / "out").glob("**/*.tmp"))
+
+
+def test_results_do_not_go_between_the_recordings(run_cli, scans):
+    for more in ((), ("check=only",)):
+        code, err = run_cli(f"data.root={scans}", f"output_dir={scans}/../scans", *more)
+        assert (code, "is data.root, the folder of the recordings; choose another" in err) == (1, True)

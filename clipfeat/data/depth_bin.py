@@ -41,6 +41,9 @@ _AGAIN = "copy or download the file again"
 class DepthFrames(Protocol):
     """Depth by a frame's place, from 0. Safe to use from several threads."""
 
+    count: int | None
+    """Frames of the file; None where that is not known before all of it is unpacked."""
+
     def metres(self, place: int) -> NDArray[np.float32]:
         """(192, 256) metres, 0 where nothing was measured.
 
@@ -127,6 +130,7 @@ class FramedDepth:
         self._file = file
         self._offsets = offsets
         self._ends_early = ends_early
+        self.count: int | None = len(offsets)
 
     def metres(self, place: int) -> NDArray[np.float32]:
         """See ``DepthFrames``."""
@@ -159,6 +163,7 @@ class StreamedDepth:
 
     def __init__(self, file: _File):
         self._file = file
+        self.count: int | None = None
         self._lock = threading.Lock()
         self._every = 1
         self._state = _State(0, zlib.decompressobj(-zlib.MAX_WBITS), 0, b"")

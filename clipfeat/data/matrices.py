@@ -28,6 +28,8 @@ PARTING = str.maketrans(",;[]()", "      ")
 """What some write between numbers and around them."""
 
 _SAME_SHARE, _OFF_MIDDLE = 0.03, 0.2
+_SAME_ASPECT = 0.02
+"""ScanNet's 1296×968 and 640×480 differ by 0.004, as those of pictures that were rounded to whole pixels do."""
 """Of a K that belongs to another resolution, the principal point is off the middle by as much across as down."""
 
 
@@ -292,12 +294,22 @@ def camera_for(
             f"{where}: principal point ({cx:g}, {cy:g}) lies outside the {width}×{height} picture; "
             f"{hint if size_key else 'K belongs to another resolution or is damaged'}"
         )
-    if k_size is not None and not belongs_to(camera.intrinsics, k_size):
+    if not belongs_to(camera.intrinsics, (width, height)):
+        todo = f"{size_key} must be that of this scene's K" if size_key else "K must be that of the pictures as stored"
         raise DataError(
             f"{where}: K's principal point ({cx:g}, {cy:g}) is far from the middle of {width}×{height} pixels, as if K "
-            f"belonged to some {round(2 * cx)}×{round(2 * cy)}; {size_key or 'the size'} must be that of this scene's K"
+            f"belonged to some {round(2 * cx)}×{round(2 * cy)}; {todo}"
         )
-    return camera if (width, height) == picture_size else camera.resized(*picture_size)
+    if (width, height) == picture_size:
+        return camera
+    across, down = picture_size[0] / width, picture_size[1] / height
+    if abs(across / down - 1) > _SAME_ASPECT:
+        raise DataError(
+            f"{where}: K belongs to {width}×{height} pixels, but the picture has {picture_size[0]}×{picture_size[1]}, "
+            f"another aspect: cut out, which moves the principal point, or squeezed; write down K of the picture as it "
+            f"is stored{f', and its size as {size_key}' if size_key else ''}"
+        )
+    return camera.resized(*picture_size)
 
 
 def is_inside(k: NDArray[np.float64], size: tuple[int, int]) -> bool:

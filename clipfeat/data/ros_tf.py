@@ -60,13 +60,27 @@ class TimedTrack:
         other = index + (1 if times[index] < time_s else -1)
         if gap == 0 or not 0 <= other < len(rows):
             return self._matrix(rows[index])
+        self._matrix(rows[other])  # nothing is interpolated towards a pose that was lost
         share = (time_s - times[index]) / (times[other] - times[index])
         return self._matrix(_between(rows[index], rows[other], share))
 
+    def check_clock(self) -> None:
+        """Makes sure that there is one.
+
+        Raises:
+            DataError: If several poses have one time, as where nobody filled the stamps in.
+        """
+        times = self.times_s()
+        if len(times) > 1 and times[0] == times[-1]:
+            raise DataError(
+                f"{self._where}: all {len(times)} poses bear the time {times[0]:g} s; were the stamps of the messages' "
+                f"headers never set?"
+            )
+
     def never_moves(self) -> bool:
-        """Whether all of them are one, as those of ROS 1's static_transform_publisher, which come again and again."""
+        """Whether all of several are one, as those of ROS 1's static_transform_publisher, which says it again."""
         rows = self._rows()[:, 1:]
-        return bool((rows == rows[0]).all())
+        return len(rows) > 1 and bool((rows == rows[0]).all())
 
     def only(self) -> NDArray[np.float64]:
         """The (4, 4) pose that holds always: the last that was said."""
@@ -110,10 +124,14 @@ class FrameTree:
     def __init__(self, where: str, messages: Iterable[tuple[bool, Any]]):
         self._where = where
         self._parents: dict[str, tuple[str, bool, TimedTrack]] = {}
+        self._torn: dict[str, set[str]] = {}
+        """Who hangs on several."""
         for static, message in messages:
             for one in message.transforms:
                 parent, child = one.header.frame_id.strip("/"), one.child_frame_id.strip("/")
                 known = self._parents.get(child)
+                if known is not None and known[0] != parent:
+                    self._torn.setdefault(child, {known[0]}).add(parent)
                 if known is None or known[0] != parent:
                     known = parent, static, TimedTrack(f"{where}, tf from {parent} to {child}")
                     self._parents[child] = known
@@ -122,6 +140,8 @@ class FrameTree:
                 known[2].add(seconds, one.transform.translation, one.transform.rotation)
         for child, (parent, static, track) in self._parents.items():
             self._parents[child] = parent, static or track.never_moves(), track
+            if not self._parents[child][1]:
+                track.check_clock()
 
     def pose(self, of: str, in_frame: str, time_s: float, max_dt: float) -> NDArray[np.float64]:
         """The (4, 4) pose of one frame in another, wherever both hang in the tree.
@@ -143,6 +163,11 @@ class FrameTree:
     def _way_up(self, frame: str) -> list[str]:
         way = [frame.strip("/")]
         while way[-1] in self._parents and len(way) <= len(self._parents):
+            if several := self._torn.get(way[-1]):
+                raise DataError(
+                    f"{self._where}: tf hangs {way[-1]} on {' and on '.join(sorted(several))} in turn; "
+                    f"take data.pose_topic, or record it without one of them"
+                )
             way.append(self._parents[way[-1]][0])
         return way
 

@@ -195,10 +195,16 @@ class RosbagDataset:
         calibration = self._calibration(bag, "data.camera_info_topic", cfg.camera_info_topic or "")
         own = cfg.depth_camera_info_topic
         depth_calibration = None if own is None else self._calibration(bag, "data.depth_camera_info_topic", own)
+        if len(color.times_s) > 1 and color.times_s[0] == color.times_s[-1]:
+            raise DataError(
+                f"{bag.path}: all {len(color.times_s)} pictures of {color.topic} bear the time {color.times_s[0]:g} s; "
+                f"were the stamps of the messages' headers never set?"
+            )
         matched = None if depth is None else self._match(scene_id, bag, color, depth)
         track, body, tree = None, "", None
         if cfg.pose_topic is not None:
             track, body = self._read_track(bag)
+            track.check_clock()
             self._check_clocks(bag, color, cfg.pose_topic, track.times_s())
             if not body:
                 raise DataError(

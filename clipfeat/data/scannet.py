@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from clipfeat.data.base import check_scene_name, frame_number, where_scenes_are
 from clipfeat.data.config import ScanNetConfig, as_size
 from clipfeat.data.images import read_picture
-from clipfeat.data.matrices import belongs_to, camera_for, is_inside, read_intrinsics, read_pose
+from clipfeat.data.matrices import belongs_to, camera_for, read_intrinsics, read_pose
 from clipfeat.data.rasters import read_depth
 from clipfeat.data.scene_info import intrinsics_of, read_scene_info, size_of
 from clipfeat.data.turned import check_turn
@@ -162,7 +162,7 @@ class ScanNetDataset:
         k, size = self._intrinsics(scene, kind), (picture_size[0], picture_size[1])
         k_size = self.k_size[kind]
         # Scenes may have been recorded at other resolutions than most (0704 and 0705): one key can't say both.
-        if not (belongs_to(k, k_size) if k_size else is_inside(k, size)):
+        if not belongs_to(k, k_size or size):
             k_size = self._own_sizes(scene, kind) or k_size
         where, key = self._intrinsics_file(scene, kind), f"data.{kind}_intrinsics_size"
         return camera_for(k, k_size, size, str(where), key)

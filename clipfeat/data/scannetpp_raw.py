@@ -63,6 +63,8 @@ class ListedPoses:
             if match is None or not isinstance(entry, dict):
                 raise DataError(f"{path}: '{name[:40]}' is no frame; {_EXPECTED}")
             number = frame_number(match[1], f"{path}, {name}")
+            if number in self._kept:
+                raise DataError(f"{path}: lists frame {number} twice, once as '{name}'; {_EXPECTED}")
             self._kept[number] = _matrix(entry, "aligned_pose", (4, 4)), _matrix(entry, "intrinsic", (3, 3))
         if not self._kept:
             raise DataError(f"{path}: lists {names_in(found)}; {_EXPECTED}")
@@ -154,11 +156,13 @@ class ScanNetPpRawDataset:
         with self._lock:  # one thread at a time, so that nothing is opened, and nothing told, twice
             recording = self._recording(scene_id)
             video, depth, poses = recording.video, recording.depth, recording.poses
-            if len(video) != poses.numbers[-1] + 1:
+            counts = {len(video), poses.numbers[-1] + 1, len(poses.numbers)} | {depth.count} - {None}
+            if len(counts) > 1:
+                packed = "" if depth.count is None else f" and depth.bin {depth.count}"
                 self._told.warn(
                     scene_id,
-                    f"{video.path}: holds {len(video)} frames, but {_JSON} lists {len(poses.numbers)}, up to number "
-                    f"{poses.numbers[-1]}; they are paired by number, from 0: is one of the files cut off?",
+                    f"{video.path}: holds {len(video)} frames{packed}, but {_JSON} lists {len(poses.numbers)}, up to "
+                    f"number {poses.numbers[-1]}; they are paired by number, from 0: is one of the files cut off?",
                     "counts",
                 )
         if frame_id not in poses:

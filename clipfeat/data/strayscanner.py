@@ -198,7 +198,7 @@ class StrayScannerDataset:
     def _check_counts(self, scene_id: str, recording: _Recording) -> None:
         """Tells of a video that has fewer or more frames than there are rows: then their numbers may not pair them."""
         video, numbers = recording.video, recording.odometry.numbers
-        if len(video) != numbers[-1] + 1:
+        if not len(video) == numbers[-1] + 1 == len(numbers):
             self._told.warn(
                 scene_id,
                 f"{video.path}: holds {len(video)} frames, but {recording.odometry.path.name} tells of {len(numbers)}, "

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from clipfeat.calibration.check import SceneMesh, check_scenes, require_calibration
 from clipfeat.data.layouts import build_dataset
 from clipfeat.data.selection import list_frames
-from clipfeat.errors import DataError, OutputError, tell_how_far
+from clipfeat.errors import ConfigError, DataError, OutputError, tell_how_far
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.extraction.engine import build_engine
 from clipfeat.extraction.plan import Plan, check_space, plan_run
@@ -45,6 +45,7 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     Raises:
         ClipfeatError: On anything that the user can mend; what was written before stays.
     """
+    _check_output(cfg)
     engine = build_engine(cfg, model)
     job = open_job(cfg, this_shard(cfg.shard.index, cfg.shard.count))
     folder, stopwatch = job.folder, job.stopwatch
@@ -109,6 +110,7 @@ def check_only(cfg: ExtractConfig) -> None:
         DataError: If a scene can't be read; the others were looked at.
         ClipfeatError: If the data set can't be read or ``output_dir`` not be written.
     """
+    _check_output(cfg)
     folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype)  # finds out before the work
     dataset = build_dataset(cfg.data)
     bad_scenes: dict[str, str] = {}
@@ -119,6 +121,16 @@ def check_only(cfg: ExtractConfig) -> None:
     if bad_scenes:
         why = next(iter(bad_scenes.values()))
         raise DataError(f"{len(bad_scenes)} of the scenes can't be read, the others are well; the first: {why}")
+
+
+def _check_output(cfg: ExtractConfig) -> None:
+    """Keeps results out of the recordings, which nothing here may change.
+
+    Raises:
+        ConfigError: If both are one folder.
+    """
+    if Path(cfg.output_dir).resolve() == Path(cfg.data.root).resolve():
+        raise ConfigError(f"output_dir={cfg.output_dir}: is data.root, the folder of the recordings; choose another")
 
 
 def _mesh(cfg: ExtractConfig) -> SceneMesh:

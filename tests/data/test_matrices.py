@@ -76,10 +76,25 @@ def test_a_k_of_another_resolution_is_refused_unless_it_is_said():
     assert (said.width, said.height) == (320, 240)
     assert said.intrinsics[0, 0] == pytest.approx(577.0 / 2)
     assert said.intrinsics[0, 2] == pytest.approx(320 / 2 - 0.5)
+    with pytest.raises(
+        DataError, match=r"far from the middle of 1280×960 pixels, as if K belonged to some 639×479; K "
+    ):
+        camera_for(K, None, (1280, 960), "k.txt", None)
     zero = K.copy()
     zero[0, 0] = 0
     with pytest.raises(DataError, match=r"k.txt: focal lengths must be positive, got fx=0"):
         camera_for(zero, None, (640, 480), "k.txt", "data.size")
+
+
+def test_a_picture_of_another_aspect_than_its_k_is_not_taken_for_a_smaller_one():
+    """Cut out or squeezed, nobody can know; but 1296×968 and 640×480 are as good as one."""
+    with pytest.raises(
+        DataError, match=r"k.txt: K belongs to 640×480 pixels, but the picture has 640×360, another asp"
+    ):
+        camera_for(K, (640, 480), (640, 360), "k.txt", "data.size")
+    large = K * [[2], [2], [1]]
+    camera = camera_for(large, (1296, 968), (640, 480), "k.txt", None)
+    np.testing.assert_allclose(camera.intrinsics[:2, 2], (large[:2, 2] + 0.5) * [640 / 1296, 480 / 968] - 0.5)
 
 
 @pytest.mark.parametrize("at", [(0, 0), (1, 1), (0, 1)])

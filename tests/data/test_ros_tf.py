@@ -62,3 +62,33 @@ def test_a_tree_is_climbed_from_both_sides():
         DataError, match="bag: tf has no way from world to lens, but the frames base, lens, map, mark, odom"
     ):
         tree.pose("lens", "world", 5.0, 0.01)
+
+
+def test_nothing_is_interpolated_towards_a_pose_that_was_lost():
+    track = TimedTrack("here")
+    track.add(1.0, *vectors(about_z(20)))
+    track.add(1.1, message({"x": 0, "y": 0, "z": 0}), message({"x": 0, "y": 0, "z": 0, "w": 0}))
+    np.testing.assert_allclose(track.at(1.0, 0.1), about_z(20), atol=1e-12)
+    with pytest.raises(FrameError, match="here at 1.100000 s: the quaternion is zero"):
+        track.at(1.01, 0.1)
+
+
+def test_what_was_said_once_does_not_hold_always():
+    tree = FrameTree("bag", transforms((False, 1.0, "map", "base", about_z(20))))
+    np.testing.assert_allclose(tree.pose("base", "map", 1.05, 0.1), about_z(20), atol=1e-12)
+    with pytest.raises(FrameError, match="the nearest pose is 4.000 s from 5.000000 s"):
+        tree.pose("base", "map", 5.0, 0.1)
+
+
+def test_stamps_that_nobody_set_are_told():
+    rows = [(False, 0.0, "map", "base", about_z(angle)) for angle in (10, 20)]
+    with pytest.raises(DataError, match="bag, tf from map to base: all 2 poses bear the time 0 s; were the stamps"):
+        FrameTree("bag", transforms(*rows))
+
+
+def test_a_frame_that_hangs_on_two_in_turn_is_told_where_it_matters():
+    rows = [(False, 1.0 + i, parent, "base", about_z(i)) for i, parent in enumerate(("map", "odom", "map", "odom"))]
+    tree = FrameTree("bag", transforms(*rows, (True, 0.0, "rig", "lens", about_z(30))))
+    np.testing.assert_allclose(tree.pose("lens", "rig", 1.0, 0.1), about_z(30), atol=1e-12)
+    with pytest.raises(DataError, match="bag: tf hangs base on map and on odom in turn; take data.pose_topic"):
+        tree.pose("base", "odom", 1.0, 0.1)
