@@ -346,6 +346,7 @@ app()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="Hydra 1.3 starts no app of others there")
 def test_it_works_within_an_app_of_hydra(own_conf, demo_root, tmp_path, start_warm):
     overrides = ["model.arch=ViT-S-32-alt", "model.pretrained=null", "vis=none", "sampling.num_points=50"]

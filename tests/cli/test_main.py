@@ -157,6 +157,7 @@ def test_the_command_line_that_the_work_sees_can_be_run_again(said, monkeypatch)
     assert seen == [["/bin/clipfeat-fuse", "store=x", "-m"]]
 
 
+@pytest.mark.slow
 def test_a_run_its_processes_and_a_sweep_work_under_the_common_name(
     run_cli, demo_root, tmp_path, monkeypatch, start_warm
 ):

@@ -290,6 +290,7 @@ def test_one_scene_does_not_suffice(demo_root, tmp_path):
         run(demo_root, tmp_path, scenes_file=str(one))
 
 
+@pytest.mark.slow
 def test_the_command_compares_real_encoders(run_main, text_arch, demo_root, tmp_path):
     candidates = "[none,pixelshuffle,pixelshuffle+nearest,quarter,proj128,pca128,text,none+naclip,none+letterbox]"
     code, err = run_main(

@@ -150,6 +150,7 @@ def run_script(run_main):
     return lambda *overrides: run_main(lambda: runpy.run_path(str(SCRIPT), run_name="__main__"), *overrides)
 
 
+@pytest.mark.slow
 def test_the_script_is_a_program(demo_root, tmp_path):
     command = [sys.executable, str(SCRIPT), f"data.root={demo_root}", "uv_index=idx", "num_workers=1"]
     environment = {"PYTHONPATH": str(CHECKOUT), "PATH": ""}

@@ -52,7 +52,7 @@ def separation(head, fit):
     return likeness((first * second).sum(1), (first * second[other]).sum(1)).separation
 
 
-@pytest.mark.parametrize("kind", ["proj128", "conv256", "tinysa256"])
+@pytest.mark.parametrize("kind", ["proj128", "conv256", pytest.param("tinysa256", marks=pytest.mark.slow)])
 def test_training_makes_a_point_alike_in_two_frames(demo_root, demo_frames, kind):
     torch.manual_seed(0)
     head = build_head("proj128", WIDTH, None, 0)
