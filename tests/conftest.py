@@ -30,16 +30,13 @@ MOST_WORKERS = 8
 
 
 def pytest_xdist_auto_num_workers(config):
-    """One more than there are cores, for a fifth of the time tests wait for processes of their own.
-
-    None, but this process alone, for single files or tests: they begin sooner.
-    """
+    """As many as there are cores; none, but this process alone, for single files or tests: they begin sooner."""
     from clipfeat.system.shards import usable_cores
 
     if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None  # xdist knows it
     some = all(Path(argument.split("::")[0]).suffix == ".py" for argument in config.args)
-    return 0 if some or usable_cores() == 1 else min(usable_cores() + 1, MOST_WORKERS)
+    return 0 if some or usable_cores() == 1 else min(usable_cores(), MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(items):
@@ -68,6 +65,16 @@ def made_once(tmp_path_factory):
         return folder
 
     return made_once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configurations_remembered():
+    """Most of the time of a small run is to compose it, see composition.py."""
+    import composition
+
+    with pytest.MonkeyPatch.context() as patch:
+        composition.remember(patch)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
