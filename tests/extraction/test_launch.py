@@ -175,6 +175,7 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(start, plain, tm
     assert_all_done_once(tmp_path / "out", plain, times)
 
 
+@pytest.mark.slow
 def test_an_error_is_told_once_and_ends_all(start, scans):
     (scans / "demo0001_00" / "pose" / "20.txt").write_text("nonsense")
     run = start("devices=2", "on_bad_frame=fail", root=scans, true=True)

@@ -13,7 +13,7 @@ FEW = [
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(
-    ("how", "kills", "vis"), [("kill", 3, "none"), pytest.param("kill", 3, "heatmap", marks=pytest.mark.slow)]
+    ("how", "kills", "vis"), [("kill", 1, "none"), pytest.param("kill", 5, "heatmap", marks=pytest.mark.slow)]
 )
 def test_a_run_that_is_killed_and_resumed_ends_as_one_in_peace(tmp_path, start_warm, how, kills, vis):
     work = tmp_path / "work"
