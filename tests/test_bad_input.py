@@ -105,7 +105,7 @@ def zero_focal_length(scene):
     ("damage", "message"),
     [
         (without_intrinsics, "intrinsic_color.txt: no such file, a 3×3 or 4×4 camera matrix was expected"),
-        (zero_focal_length, "intrinsic_color.txt: focal lengths must be positive, got fx=0"),
+        (zero_focal_length, ".jpg: focal lengths must be positive, got fx=0"),
     ],
 )
 def test_a_bad_scene_fails_all_its_frames_and_no_others(scans, run_cli, tmp_path, damage, message):

@@ -92,7 +92,7 @@ class ScanNetDataset:
         picture = read_picture(color_path, self.rotate or 0)
         depth_path = self._beside(scene / "depth", color_path, frame_id, ".png")
         depth_m = read_depth(depth_path, self.depth_scale) if depth_path.is_file() else None
-        color_camera = self._camera(scene, "color", (picture.width, picture.height))
+        color_camera = self._camera(scene, "color", (picture.width, picture.height), color_path)
         shape = None if depth_m is None else depth_m.shape
         note = check_turn(str(color_path), picture, color_camera.intrinsics, shape, said=self.rotate, own_depth_k=True)
         if note is not None and scene_id not in self._warned:
@@ -104,7 +104,7 @@ class ScanNetDataset:
             picture=picture,
             depth_m=depth_m,
             color_camera=color_camera,
-            depth_camera=None if depth_m is None else self._camera(scene, "depth", depth_m.shape[::-1]),
+            depth_camera=None if depth_m is None else self._camera(scene, "depth", depth_m.shape[::-1], depth_path),
             cam_to_world=cam_to_world,
         )
 
@@ -158,14 +158,14 @@ class ScanNetDataset:
             return read_intrinsics(path) if k is None else k
         return read_intrinsics(path)
 
-    def _camera(self, scene: Path, kind: str, picture_size: tuple[int, ...]) -> Camera:
+    def _camera(self, scene: Path, kind: str, picture_size: tuple[int, ...], picture: Path) -> Camera:
         k, size = self._intrinsics(scene, kind), (picture_size[0], picture_size[1])
         k_size = self.k_size[kind]
         # Scenes may have been recorded at other resolutions than most (0704 and 0705): one key can't say both.
         if not belongs_to(k, k_size or size):
             k_size = self._own_sizes(scene, kind) or k_size
-        where, key = self._intrinsics_file(scene, kind), f"data.{kind}_intrinsics_size"
-        return camera_for(k, k_size, size, str(where), key)
+        where = f"{self._intrinsics_file(scene, kind)}, for {kind}/{picture.name}"  # either may be the wrong one
+        return camera_for(k, k_size, size, where, f"data.{kind}_intrinsics_size")
 
 
 def open_scannet(cfg: ScanNetConfig, scene_ids: list[str] | None = None) -> ScanNetDataset:

@@ -24,6 +24,7 @@ from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.demo import SceneOptions, render_scenes
 from clipfeat.data.layouts import build_dataset
 from clipfeat.data.scannet import ScanNetDataset
+from clipfeat.errors import ClipfeatError
 
 UNSEEN = {"poses of the next frame", "poses of the frame before", "colour of the next frame"}
 """In Open3D's five frames, which lie 1 cm apart: another frame's poses and colours are nearly their own."""
@@ -240,7 +241,6 @@ TO_FOLLOW = {
     "pictures flipped": (mistakes.flipped(1), {}, "flip the depth pictures left for right"),
     "colour turned": (mistakes.MISTAKES["colour turned by 180°"][0], {}, "data.rotate=180"),
     "focal length": (as_given, {"focal": 1.2}, r"data.intrinsics=\["),
-    "K of half the size": (as_given, {"size": (108, 81)}, r"data.intrinsics_size=\[108,81\]"),
 }
 
 
@@ -249,13 +249,22 @@ def test_an_advice_that_is_followed_makes_it_right(demo, tmp_path, name):
     change, keys, expected = TO_FOLLOW[name]
     keys = dict(keys)
     k = write(tmp_path, change(demo))
-    if size := keys.pop("size", None):
-        k = four(next(iter(demo.values())).color_camera.resized(*size).intrinsics)
     focal = keys.pop("focal", 1.0)
     cfg = config(tmp_path, intrinsics=[k[0] * focal, k[1] * focal, *k[2:]], **keys)
     advice = depth_or_color(of_files(cfg))
     assert re.search(expected, advice), advice
     assert of_files(follow(advice, cfg, tmp_path)).verdict == "ok"
+
+
+def test_k_of_half_the_size_is_refused_and_the_size_that_it_names_makes_it_right(demo, tmp_path):
+    write(tmp_path, demo)
+    k = four(next(iter(demo.values())).color_camera.resized(108, 81).intrinsics)
+    cfg = config(tmp_path, intrinsics=k)
+    with pytest.raises(
+        ClipfeatError, match="K belonged to some 107×81; data.intrinsics_size must be"
+    ):
+        build_dataset(cfg).load("s", 0)
+    assert of_files(dataclasses.replace(cfg, intrinsics_size=[108, 81])).verdict == "ok"
 
 
 def test_a_trajectory_without_its_first_pose_is_told_where_it_begins(demo, tmp_path):
