@@ -260,9 +260,7 @@ def test_k_of_half_the_size_is_refused_and_the_size_that_it_names_makes_it_right
     write(tmp_path, demo)
     k = four(next(iter(demo.values())).color_camera.resized(108, 81).intrinsics)
     cfg = config(tmp_path, intrinsics=k)
-    with pytest.raises(
-        ClipfeatError, match="K belonged to some 107×81; data.intrinsics_size must be"
-    ):
+    with pytest.raises(ClipfeatError, match="K belonged to some 107×81; data.intrinsics_size must be"):
         build_dataset(cfg).load("s", 0)
     assert of_files(dataclasses.replace(cfg, intrinsics_size=[108, 81])).verdict == "ok"
 
