@@ -14,7 +14,6 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.camera.distortion import without_blind_pixels
 from clipfeat.camera.lens_models import distortion_of
 from clipfeat.data.base import frame_number, path_below, start_of_patterns
 from clipfeat.data.colmap_files import (
@@ -32,11 +31,12 @@ from clipfeat.data.colmap_files import (
 from clipfeat.data.config import ColmapConfig
 from clipfeat.data.conventions import cam_to_world_of, centred_on_integers
 from clipfeat.data.images import read_picture
-from clipfeat.data.matrices import Calibration, camera_for, check_pose, pinhole
+from clipfeat.data.matrices import Calibration, check_pose, pinhole
 from clipfeat.data.rasters import INVALID_DEPTH, read_depth
-from clipfeat.data.scene_files import COUNTED, SceneFiles, ToldOnce, number_pictures
+from clipfeat.data.registered import camera_of, registered_frame
+from clipfeat.data.scene_files import COUNTED, SceneFiles, number_pictures
+from clipfeat.data.told import ToldOnce
 from clipfeat.data.trajectories import QUATERNION_COLUMNS, rotation_from_quaternion
-from clipfeat.data.turned import check_turn
 from clipfeat.errors import DataError, FrameError
 from clipfeat.system.patterns import PathPattern
 from clipfeat.types import Frame
@@ -131,33 +131,14 @@ class ColmapDataset:
         check_pose(world_to_cam, where, "world-to-camera")
         path = self._folder(self.cfg.images, scene_id) / listed.name
         picture = read_picture(path, self.cfg.rotate or 0)
-        calibration, size = scene.cameras[listed.camera_id], (picture.width, picture.height)
-        lens = calibration.distortion
-        try:
-            camera = camera_for(calibration.intrinsics, calibration.size, size, where, None, lens)
-        except DataError as error:  # other frames may be of other cameras
-            raise FrameError(str(error)) from error
-        depth_m, depth_camera = None, None
-        if (depth_path := scene.depth.get(frame_id)) is not None:
-            depth_m = self._read_depth(depth_path)
-            depth_camera = camera.resized(depth_m.shape[1], depth_m.shape[0])
-            depth_m = without_blind_pixels(depth_m, depth_camera)
-        shape = None if depth_m is None else depth_m.shape
-        note = check_turn(str(path), picture, camera.intrinsics, shape, said=self.cfg.rotate, own_depth_k=False)
-        if note is not None:
-            self._tell(scene_id, "turn", f"WARNING {note}", logging.WARNING)
+        camera = camera_of(scene.cameras[listed.camera_id], picture, where)
+        depth_path = scene.depth.get(frame_id)
+        depth_m = None if depth_path is None else self._read_depth(depth_path)
         points, rgb = self._points_of(scene_id, listed) if self.cfg.sparse_points else (None, None)
-        return Frame(
-            scene_id=scene_id,
-            frame_id=frame_id,
-            picture=picture,
-            depth_m=depth_m,
-            color_camera=camera,
-            depth_camera=depth_camera,
-            cam_to_world=cam_to_world_of(world_to_cam, "world_to_camera", "opencv"),
-            points=points,
-            point_attributes=None if rgb is None else {"rgb": rgb},
-        )
+        return registered_frame(
+            scene_id, frame_id, picture, camera, depth_m, cam_to_world_of(world_to_cam, "world_to_camera", "opencv"),
+            where=str(path), rotate=self.cfg.rotate, tell=self._tell, points=points, rgb=rgb,
+        )  # fmt: skip
 
     def _read_depth(self, path: Path) -> NDArray[np.float32]:
         if "{frame}" not in (self.cfg.depth or ""):
@@ -212,12 +193,12 @@ class ColmapDataset:
         self._check_pictures(scene_id, folder, names)
         numbering = number_pictures(names, images_path)
         if numbering.counted:
-            self._tell(scene_id, "numbers", f"{images_path}: {COUNTED}")
+            self._tell(scene_id, "numbers", f"{images_path}: {COUNTED}", logging.INFO)
         frames = {number: listed[place] for number, place in numbering.places.items()}
         depth = self._depth_files(scene_id, frames)
         if depth and len(depth) < len(frames):
             message = f"{len(depth)} of the {len(frames)} pictures of the model have depth; the others go without"
-            self._tell(scene_id, "depth", f"WARNING {folder}: {message}", logging.WARNING)
+            self._tell(scene_id, "depth", f"{folder}: {message}")
         return _Scene(folder, cameras, frames, numbering.digits, depth)
 
     def _check_pictures(self, scene_id: str, folder: Path, names: list[PurePosixPath]) -> None:
@@ -237,11 +218,11 @@ class ColmapDataset:
             )
         if missing:
             message = f"{images}: {len(missing)} of the {len(names)} pictures of the model are missing"
-            self._tell(scene_id, "missing", f"WARNING {message}, {missing[0]} first", logging.WARNING)
+            self._tell(scene_id, "missing", f"{message}, {missing[0]} first")
         unposed = sorted(map(str, there.difference(names)))
         if unposed:
             message = f"{images}: {len(unposed)} pictures are not in the model, and have no pose: {unposed[0]} first"
-            self._tell(scene_id, "unposed", message)
+            self._tell(scene_id, "unposed", message, logging.INFO)
 
     def _depth_files(self, scene_id: str, frames: dict[int, ListedImage]) -> dict[int, Path]:
         """The depth file of each frame that has one."""

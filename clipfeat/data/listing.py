@@ -18,6 +18,7 @@ from clipfeat.data.base import check_scene_name, frame_number, start_of_patterns
 from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.json_files import json_object
 from clipfeat.data.matching import Matched, match_times, named
+from clipfeat.data.told import ToldOnce
 from clipfeat.data.trajectories import read_tum_list
 from clipfeat.errors import DataError, FrameError
 from clipfeat.system.patterns import PathPattern
@@ -88,7 +89,7 @@ class PatternFiles:
         self.scenes = lru_cache(maxsize=1)(lambda: self._find_scenes(root_is_scene=cfg.root_is_scene))
         self.listing = lru_cache(maxsize=8)(self._list_frames)
         self.json_of = lru_cache(maxsize=8)(_read_json)
-        self._told: set[tuple[str, str]] = set()
+        self.tell = ToldOnce(log)
 
     # Scenes
 
@@ -220,12 +221,6 @@ class PatternFiles:
             expected = what == "pose" and self.cfg.posed_only
             self.tell(scene_id, what, message, logging.INFO if expected else logging.WARNING)
         return matched
-
-    def tell(self, scene_id: str, about: str, message: str, level: int = logging.WARNING) -> None:
-        """Logs what is to be known of a scene, once."""
-        if (scene_id, about) not in self._told:
-            self._told.add((scene_id, about))
-            log.log(level, "%s%s", "WARNING " if level >= logging.WARNING else "", message)
 
     def _tell_numbers(
         self, scene_id: str, what: str, where: str, counts: tuple[int, int], without: list[int], others: list[int]

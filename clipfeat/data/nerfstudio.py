@@ -2,22 +2,23 @@
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
+from numpy.typing import NDArray
 
-from clipfeat.camera.distortion import without_blind_pixels
 from clipfeat.data.config import NerfstudioConfig
 from clipfeat.data.conventions import cam_to_world_of, centred_on_integers, z_of_ray_lengths
 from clipfeat.data.images import read_picture
-from clipfeat.data.matrices import camera_for, check_pose
+from clipfeat.data.matrices import check_pose
 from clipfeat.data.rasters import INVALID_DEPTH, read_depth
-from clipfeat.data.scene_files import COUNTED, SceneFiles, ToldOnce, number_pictures
+from clipfeat.data.registered import camera_of, registered_frame
+from clipfeat.data.scene_files import COUNTED, SceneFiles, number_pictures
+from clipfeat.data.told import ToldOnce
 from clipfeat.data.transforms import ListedFrame, Transforms
-from clipfeat.data.turned import check_turn
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Camera, Frame
 
@@ -96,32 +97,16 @@ class NerfstudioDataset:
         calibration = transforms.calibration(listed)
         picture = read_picture(folder / listed.color, self.cfg.rotate or 0)
         k = centred_on_integers(calibration.intrinsics, _PIXEL_CENTER)
-        try:
-            size = (picture.width, picture.height)
-            camera = camera_for(k, calibration.size, size, where, None, calibration.distortion)
-        except DataError as error:  # a frame may have a K of its own
-            raise FrameError(str(error)) from error
-        depth_m, depth_camera = None, None
-        if listed.depth is not None:
-            depth_m, depth_camera = self._depth(folder / listed.depth, transforms, camera)
-        shape = None if depth_m is None else depth_m.shape
-        note = check_turn(
-            str(folder / listed.color), picture, camera.intrinsics, shape, said=self.cfg.rotate, own_depth_k=False
-        )
-        if note is not None:
-            self._tell(scene_id, "turn", f"WARNING {note}", logging.WARNING)
-        return Frame(
-            scene_id=scene_id,
-            frame_id=frame_id,
-            picture=picture,
-            depth_m=depth_m,
-            color_camera=camera,
-            depth_camera=depth_camera,
-            cam_to_world=scene.to_world @ cam_to_world_of(pose, "camera_to_world", "opengl"),
-        )
+        camera = camera_of(replace(calibration, intrinsics=k), picture, where)
+        depth_m = None if listed.depth is None else self._depth(folder / listed.depth, transforms, camera)
+        cam_to_world = scene.to_world @ cam_to_world_of(pose, "camera_to_world", "opengl")
+        return registered_frame(
+            scene_id, frame_id, picture, camera, depth_m, cam_to_world,
+            where=str(folder / listed.color), rotate=self.cfg.rotate, tell=self._tell,
+        )  # fmt: skip
 
-    def _depth(self, path: Path, transforms: Transforms, color: Camera) -> tuple[np.ndarray, Camera]:
-        """Depth in metres along z, and its camera: colour's, resized."""
+    def _depth(self, path: Path, transforms: Transforms, color: Camera) -> NDArray[np.float32]:
+        """(h, w) metres along z."""
         said, told = self.cfg.depth_scale, transforms.depth_scale
         if said is not None and told is not None and not math.isclose(said, told, rel_tol=1e-6):
             raise DataError(
@@ -129,10 +114,9 @@ class NerfstudioDataset:
                 f"data.depth_scale={said:g}; which is right?"
             )
         depth_m = read_depth(path, said or told or _DEPTH_SCALE, INVALID_DEPTH, self.cfg.depth_float_scale or told)
-        camera = color.resized(depth_m.shape[1], depth_m.shape[0])
         if self.cfg.depth_along == "ray":
-            depth_m = z_of_ray_lengths(depth_m, camera)
-        return without_blind_pixels(depth_m, camera), camera
+            return z_of_ray_lengths(depth_m, color.resized(depth_m.shape[1], depth_m.shape[0]))
+        return depth_m
 
     def _scene_of(self, scene_id: str) -> _Scene:
         with self._lock:  # one thread at a time, so that nothing is read, and nothing told, twice
@@ -144,7 +128,7 @@ class NerfstudioDataset:
         _check_twice(transforms)
         numbering = number_pictures([frame.color for frame in transforms.frames], path)
         if numbering.counted:
-            self._tell(scene_id, "numbers", f"{path}: {COUNTED}")
+            self._tell(scene_id, "numbers", f"{path}: {COUNTED}", logging.INFO)
         undo = self.cfg.undo_applied_transform
         return _Scene(
             transforms=transforms,

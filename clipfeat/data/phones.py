@@ -1,20 +1,13 @@
-"""What recordings of phones share: where their scenes lie, and how a frame is put together of its parts."""
+"""What recordings of phones share: where their scenes lie, and whether their files tell of the same frames."""
 
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from clipfeat.camera.distortion import without_blind_pixels
 from clipfeat.data.base import check_scene_name, start_of_patterns
-from clipfeat.data.matrices import Calibration, camera_for
-from clipfeat.data.turned import check_turn
-from clipfeat.errors import DataError, FrameError
+from clipfeat.data.told import ToldOnce
+from clipfeat.data.video import Video
+from clipfeat.errors import DataError
 from clipfeat.system.patterns import PathPattern
-from clipfeat.types import Frame, Picture
-
-log = logging.getLogger(__name__)
 
 
 class SceneFolders:
@@ -77,66 +70,24 @@ class SceneFolders:
         }
 
 
-class Told:
-    """What was said of each scene, so that nothing is said twice."""
-
-    def __init__(self) -> None:
-        self._said: set[tuple[str, str]] = set()
-
-    def warn(self, scene_id: str, message: str, kind: str = "") -> None:
-        """Logs a warning, of each kind once a scene."""
-        if (scene_id, kind) not in self._said:
-            self._said.add((scene_id, kind))
-            log.warning("WARNING %s", message)
-
-
-def registered_frame(
-    scene_id: str,
-    frame_id: int,
-    picture: Picture,
-    calibration: Calibration,
-    depth_m: NDArray[np.float32] | None,
-    cam_to_world: NDArray[np.float64],
-    *,
-    where: str,
-    rotate: int | None,
-    told: Told,
-    by: str | None = None,
-) -> Frame:
-    """A frame whose depth has colour's K, resized.
+def tell_of_counts(
+    tell: ToldOnce, scene_id: str, video: Video, said: str, numbers: Sequence[int], packed: int | None = None
+) -> None:
+    """Tells of files with other numbers of frames than the list of poses: then their numbers may not pair them.
 
     Args:
-        scene_id: of the frame.
-        frame_id: of the frame.
-        picture: colour, turned already where ``data.rotate`` says so.
-        calibration: of colour, with pixel centres on integers, perhaps with a lens.
-        depth_m: (h, w) metres, or None.
-        cam_to_world: (4, 4), of OpenCV's axes.
-        where: the picture, for messages.
-        rotate: ``data.rotate``.
-        told: takes what a user should know of the scene.
-        by: see ``check_turn``.
-
-    Raises:
-        FrameError: If K can't be that of this picture.
-        DataError: If picture, K and depth can't all be upright.
+        tell: takes what a user should know of the scene.
+        scene_id: of the recording.
+        video: of it.
+        said: the list, and how it says its frames.
+        numbers: of the list's frames, ascending.
+        packed: frames of depth.bin, where there is one that tells.
     """
-    try:
-        size, lens = (picture.width, picture.height), calibration.distortion
-        camera = camera_for(calibration.intrinsics, calibration.size, size, f"{where}, K", None, lens)
-    except DataError as error:  # each frame may have a K of its own
-        raise FrameError(str(error)) from error
-    shape = None if depth_m is None else depth_m.shape
-    note = check_turn(where, picture, camera.intrinsics, shape, said=rotate, own_depth_k=False, by=by)
-    if note is not None:
-        told.warn(scene_id, note, "turned")
-    depth_camera = None if depth_m is None else camera.resized(depth_m.shape[1], depth_m.shape[0])
-    return Frame(
-        scene_id=scene_id,
-        frame_id=frame_id,
-        picture=picture,
-        depth_m=None if depth_m is None or depth_camera is None else without_blind_pixels(depth_m, depth_camera),
-        color_camera=camera,
-        depth_camera=depth_camera,
-        cam_to_world=cam_to_world,
-    )
+    if len({len(video), numbers[-1] + 1, len(numbers)} | {packed} - {None}) > 1:
+        beside = "" if packed is None else f" and depth.bin {packed}"
+        tell(
+            scene_id,
+            "counts",
+            f"{video.path}: holds {len(video)} frames{beside}, but {said} {len(numbers)}, up to number {numbers[-1]}; "
+            f"they are paired by number, from 0: is one of the files cut off?",
+        )

@@ -9,6 +9,7 @@ Sources: the streaming library marek-simonik/record3d, nerfstudio's record3d_uti
 * ``initPose`` places the world in another one. It moves all frames alike, and is not applied.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,12 +28,16 @@ from clipfeat.data.images import MAX_PIXELS, picture_of
 from clipfeat.data.json_files import names_in, number_of, object_of
 from clipfeat.data.lzfse_blocks import unpack
 from clipfeat.data.matrices import Calibration, check_pose, pinhole
-from clipfeat.data.phones import SceneFolders, Told, registered_frame
+from clipfeat.data.phones import SceneFolders
 from clipfeat.data.rasters import trusted, without_gaps
 from clipfeat.data.record3d_files import METADATA, Archive, Folder, FrameFiles
+from clipfeat.data.registered import camera_of, registered_frame
+from clipfeat.data.told import ToldOnce
 from clipfeat.data.trajectories import rotation_from_quaternion
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Frame
+
+log = logging.getLogger(__name__)
 
 _POSE = "qx qy qz qw tx ty tz"
 
@@ -127,7 +132,7 @@ class Record3dDataset:
         self._lock = Lock()
         # Cached an instance, so that two data sets never share an entry.
         self._recording = lru_cache(maxsize=4)(self._open)
-        self._told = Told()
+        self._tell = ToldOnce(log)
 
     def scenes(self) -> list[str]:
         """All archives and exports, sorted by name.
@@ -156,9 +161,11 @@ class Record3dDataset:
         cam_to_world = metadata.cam_to_world(frame_id)
         name = files.color[frame_id]
         picture = picture_of(files.store.read(name), files.where(name), self.cfg.rotate or 0)
+        depth_m = self._depth(recording, frame_id)
+        camera = camera_of(metadata.calibration(frame_id), picture, f"{files.where(name)}, K")
         return registered_frame(
-            scene_id, frame_id, picture, metadata.calibration(frame_id), self._depth(recording, frame_id), cam_to_world,
-            where=files.where(name), rotate=self.cfg.rotate, told=self._told,
+            scene_id, frame_id, picture, camera, depth_m, cam_to_world,
+            where=files.where(name), rotate=self.cfg.rotate, tell=self._tell,
         )  # fmt: skip
 
     def _depth(self, recording: _Recording, number: int) -> NDArray[np.float32] | None:

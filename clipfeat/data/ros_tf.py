@@ -16,6 +16,19 @@ _NUMBERS = 8
 """Of a pose: time, x y z, x y z w."""
 
 
+def check_clock(times_s: NDArray[np.float64], where: str, what: str) -> None:
+    """Makes sure that several messages were not all sent at one time.
+
+    Raises:
+        DataError: If they were, as where nobody filled the stamps in.
+    """
+    if len(times_s) > 1 and times_s[0] == times_s[-1]:
+        raise DataError(
+            f"{where}: all {len(times_s)} {what} bear the time {times_s[0]:g} s; were the stamps of the messages' "
+            f"headers never set?"
+        )
+
+
 class TimedTrack:
     """The poses of one frame in another: looked up at a time, and interpolated between the two around it.
 
@@ -70,12 +83,7 @@ class TimedTrack:
         Raises:
             DataError: If several poses have one time, as where nobody filled the stamps in.
         """
-        times = self.times_s()
-        if len(times) > 1 and times[0] == times[-1]:
-            raise DataError(
-                f"{self._where}: all {len(times)} poses bear the time {times[0]:g} s; were the stamps of the messages' "
-                f"headers never set?"
-            )
+        check_clock(self.times_s(), self._where, "poses")
 
     def never_moves(self) -> bool:
         """Whether all of several are one, as those of ROS 1's static_transform_publisher, which says it again."""

@@ -23,10 +23,11 @@ from clipfeat.data.archive_config import RosbagConfig
 from clipfeat.data.base import check_scene_name
 from clipfeat.data.matching import Matched, match_times, nearest
 from clipfeat.data.matrices import Calibration, camera_for, check_pose
-from clipfeat.data.phones import Told, registered_frame
+from clipfeat.data.registered import camera_of, registered_frame
 from clipfeat.data.ros_bag import Bag, Stamped
 from clipfeat.data.ros_images import KINDS, calibration_of, color_of, depth_of
-from clipfeat.data.ros_tf import FrameTree, TimedTrack
+from clipfeat.data.ros_tf import FrameTree, TimedTrack, check_clock
+from clipfeat.data.told import ToldOnce
 from clipfeat.data.two_cameras import color_from_depth_matrix, seen_from_color
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Frame
@@ -89,7 +90,7 @@ class RosbagDataset:
         self._lock = Lock()
         # Cached an instance, so that two data sets never share an entry.
         self._recording = lru_cache(maxsize=2)(self._open)
-        self._told = Told()
+        self._tell = ToldOnce(log)
 
     def scenes(self) -> list[str]:
         """All bags, sorted by name.
@@ -119,9 +120,10 @@ class RosbagDataset:
         cam_to_world = check_pose(self._pose(recording, time_s), where)
         picture = color_of(recording.bag.read(color, frame_id), where, cfg.rotate or 0)
         depth_m = self._depth(recording, frame_id)
+        camera = camera_of(recording.calibration, picture, f"{where}, K")
         frame = registered_frame(
-            scene_id, frame_id, picture, recording.calibration, depth_m, cam_to_world,
-            where=where, rotate=cfg.rotate, told=self._told,
+            scene_id, frame_id, picture, camera, depth_m, cam_to_world,
+            where=where, rotate=cfg.rotate, tell=self._tell,
         )  # fmt: skip
         return frame if depth_m is None else self._seen_from_color(recording, frame, depth_m)
 
@@ -195,11 +197,7 @@ class RosbagDataset:
         calibration = self._calibration(bag, "data.camera_info_topic", cfg.camera_info_topic or "")
         own = cfg.depth_camera_info_topic
         depth_calibration = None if own is None else self._calibration(bag, "data.depth_camera_info_topic", own)
-        if len(color.times_s) > 1 and color.times_s[0] == color.times_s[-1]:
-            raise DataError(
-                f"{bag.path}: all {len(color.times_s)} pictures of {color.topic} bear the time {color.times_s[0]:g} s; "
-                f"were the stamps of the messages' headers never set?"
-            )
+        check_clock(color.times_s, str(bag.path), f"pictures of {color.topic}")
         matched = None if depth is None else self._match(scene_id, bag, color, depth)
         track, body, tree = None, "", None
         if cfg.pose_topic is not None:
@@ -212,11 +210,11 @@ class RosbagDataset:
                     f"data.pose_frame={color.frame or '…'} if they are the colour camera's, else the frame of tf"
                 )
         elif cfg.tf_frames is not None and color.frame.strip("/") not in ("", cfg.tf_frames[1].strip("/")):
-            self._told.warn(
+            self._tell(
                 scene_id,
+                "tf",
                 f"{bag.path}: data.tf_frames ends at {cfg.tf_frames[1]}, but {color.topic} says it is of "
                 f"{color.frame}; poses are those of {cfg.tf_frames[1]}, as if its axes were the picture's",
-                "tf",
             )
         if track is None or body != color.frame.strip("/"):
             tree = FrameTree(str(bag.path), _transforms(bag))
@@ -236,7 +234,7 @@ class RosbagDataset:
         where = f"{bag.path}, {depth.topic}"
         matched = match_times("depth", where, dict(enumerate(color.times_s.tolist())), depth.times_s, self.cfg.max_dt)
         if message := matched.told():
-            self._told.warn(scene_id, message, "depth")
+            self._tell(scene_id, "depth", message)
         if self._color_from_depth is None and color.frame.strip("/") != depth.frame.strip("/"):
             raise DataError(
                 f"{where}: is of the frame {depth.frame or '(none)'}, {color.topic} of {color.frame or '(none)'}, so "

@@ -13,6 +13,7 @@ from clipfeat.data.images import read_picture
 from clipfeat.data.matrices import belongs_to, camera_for, read_intrinsics, read_pose
 from clipfeat.data.rasters import read_depth
 from clipfeat.data.scene_info import intrinsics_of, read_scene_info, size_of
+from clipfeat.data.told import ToldOnce
 from clipfeat.data.turned import check_turn
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Camera, Frame
@@ -57,7 +58,7 @@ class ScanNetDataset:
         self.depth_scale = depth_scale
         self.scene_ids = scene_ids
         self.rotate = rotate
-        self._warned: set[str] = set()
+        self._tell = ToldOnce(log)
         self.k_size = {"color": color_intrinsics_size, "depth": depth_intrinsics_size}
         # Methods are cached an instance, so that two data sets never share an entry.
         self._color_files = lru_cache(maxsize=8)(self._list_color_files)
@@ -95,9 +96,8 @@ class ScanNetDataset:
         color_camera = self._camera(scene, "color", (picture.width, picture.height), color_path)
         shape = None if depth_m is None else depth_m.shape
         note = check_turn(str(color_path), picture, color_camera.intrinsics, shape, said=self.rotate, own_depth_k=True)
-        if note is not None and scene_id not in self._warned:
-            self._warned.add(scene_id)
-            log.warning("WARNING %s", note)
+        if note is not None:
+            self._tell(scene_id, "turn", note)
         return Frame(
             scene_id=scene_id,
             frame_id=frame_id,

@@ -8,6 +8,7 @@ Sources: scannetpp/scannetpp iphone/prepare_iphone_data.py and common/scene_rele
   ``aligned_pose`` in that of the scene's mesh.
 """
 
+import logging
 import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -23,10 +24,14 @@ from clipfeat.data.base import check_scene_name, frame_number
 from clipfeat.data.depth_bin import DepthFrames, open_depth_bin
 from clipfeat.data.json_files import json_object, matrix_of, names_in
 from clipfeat.data.matrices import Calibration, check_pose
-from clipfeat.data.phones import SceneFolders, Told, registered_frame
+from clipfeat.data.phones import SceneFolders, tell_of_counts
+from clipfeat.data.registered import camera_of, registered_frame
+from clipfeat.data.told import ToldOnce
 from clipfeat.data.video import Video
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Frame
+
+log = logging.getLogger(__name__)
 
 _JSON = "pose_intrinsic_imu.json"
 
@@ -133,7 +138,7 @@ class ScanNetPpRawDataset:
         self._lock = Lock()
         # Cached an instance, so that two data sets never share an entry; two, for decoders take memory.
         self._recording = lru_cache(maxsize=2)(self._open)
-        self._told = Told()
+        self._tell = ToldOnce(log)
 
     def scenes(self) -> list[str]:
         """All folders that hold a phone's recording with its depth packed, sorted by name.
@@ -156,22 +161,16 @@ class ScanNetPpRawDataset:
         with self._lock:  # one thread at a time, so that nothing is opened, and nothing told, twice
             recording = self._recording(scene_id)
             video, depth, poses = recording.video, recording.depth, recording.poses
-            counts = {len(video), poses.numbers[-1] + 1, len(poses.numbers)} | {depth.count} - {None}
-            if len(counts) > 1:
-                packed = "" if depth.count is None else f" and depth.bin {depth.count}"
-                self._told.warn(
-                    scene_id,
-                    f"{video.path}: holds {len(video)} frames{packed}, but {_JSON} lists {len(poses.numbers)}, up to "
-                    f"number {poses.numbers[-1]}; they are paired by number, from 0: is one of the files cut off?",
-                    "counts",
-                )
+            tell_of_counts(self._tell, scene_id, video, f"{_JSON} lists", poses.numbers, depth.count)
         if frame_id not in poses:
             raise FrameError(f"{poses.path}: lists no frame {frame_id}")
         cam_to_world, k = poses.cam_to_world(frame_id), poses.intrinsics(frame_id)
         picture = video.picture(frame_id, self.cfg.rotate or 0)
+        where = f"{video.path}: frame {frame_id}"
+        depth_m, camera = depth.metres(frame_id), camera_of(Calibration(k), picture, f"{where}, K")
         return registered_frame(
-            scene_id, frame_id, picture, Calibration(k), depth.metres(frame_id), cam_to_world,
-            where=f"{video.path}: frame {frame_id}", rotate=self.cfg.rotate, told=self._told, by="note in the video",
+            scene_id, frame_id, picture, camera, depth_m, cam_to_world,
+            where=where, rotate=self.cfg.rotate, tell=self._tell, by="note in the video",
         )  # fmt: skip
 
     def _open(self, scene_id: str) -> _Recording:

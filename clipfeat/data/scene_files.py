@@ -1,6 +1,5 @@
 """Scenes that are told by a file each, which says what their pictures are: where the files lie, and frames' numbers."""
 
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,17 +110,3 @@ def number_pictures(names: Sequence[PurePath], where: object) -> Numbering:
         digits={number: text for number, text, _ in numbered},
         counted=counted,
     )
-
-
-class ToldOnce:
-    """A log in which nothing is said twice of one scene."""
-
-    def __init__(self, log: logging.Logger):
-        self._log = log
-        self._told: set[tuple[str, str]] = set()
-
-    def __call__(self, scene_id: str, about: str, message: str, level: int = logging.INFO) -> None:
-        """Logs a message, unless one ``about`` this was logged for the scene before."""
-        if (scene_id, about) not in self._told:
-            self._told.add((scene_id, about))
-            self._log.log(level, "%s", message)

@@ -10,6 +10,7 @@ Sources: strayrobots/scanner docs/format.md and its encoders, kekeblom/StrayVisu
 * ``camera_matrix.csv``: the 3×3 K of the last frame, of the video's size, for rows that have none.
 """
 
+import logging
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -22,12 +23,16 @@ from numpy.typing import NDArray
 from clipfeat.data.archive_config import StrayScannerConfig
 from clipfeat.data.base import check_scene_name, frame_number
 from clipfeat.data.matrices import Calibration, check_pose, pinhole, read_intrinsics
-from clipfeat.data.phones import SceneFolders, Told, registered_frame
+from clipfeat.data.phones import SceneFolders, tell_of_counts
 from clipfeat.data.rasters import INVALID_DEPTH, read_depth, read_labels, trusted
+from clipfeat.data.registered import camera_of, registered_frame
+from clipfeat.data.told import ToldOnce
 from clipfeat.data.trajectories import rotation_from_quaternion
 from clipfeat.data.video import Video
 from clipfeat.errors import DataError, FrameError
 from clipfeat.types import Frame
+
+log = logging.getLogger(__name__)
 
 _POSE = ("x", "y", "z", "qx", "qy", "qz", "qw")
 
@@ -144,7 +149,7 @@ class StrayScannerDataset:
         self._lock = Lock()
         # Cached an instance, so that two data sets never share an entry; two, for decoders take memory.
         self._recording = lru_cache(maxsize=2)(self._open)
-        self._told = Told()
+        self._tell = ToldOnce(log)
 
     def scenes(self) -> list[str]:
         """All folders that hold an odometry.csv, sorted by name.
@@ -164,7 +169,7 @@ class StrayScannerDataset:
         with self._lock:  # one thread at a time, so that nothing is opened, and nothing told, twice
             recording = self._recording(scene_id)
             video, odometry = recording.video, recording.odometry
-            self._check_counts(scene_id, recording)
+            tell_of_counts(self._tell, scene_id, video, f"{odometry.path.name} tells of", odometry.numbers)
         if frame_id not in odometry:
             raise FrameError(f"{odometry.path}: holds no frame {frame_id}")
         cam_to_world = odometry.cam_to_world(frame_id)
@@ -174,10 +179,12 @@ class StrayScannerDataset:
             raise FrameError(
                 f"{odometry.where(frame_id)}: has no K (fx, fy, cx, cy), and there is no camera_matrix.csv beside it"
             )
+        picture, where = video.picture(frame_id, self.cfg.rotate or 0), f"{video.path}: frame {frame_id}"
+        depth_m = self._depth(recording.folder, frame_id)
+        camera = camera_of(Calibration(k), picture, f"{where}, K")
         return registered_frame(
-            scene_id, frame_id, video.picture(frame_id, self.cfg.rotate or 0), Calibration(k),
-            self._depth(recording.folder, frame_id), cam_to_world,
-            where=f"{video.path}: frame {frame_id}", rotate=self.cfg.rotate, told=self._told, by="note in the video",
+            scene_id, frame_id, picture, camera, depth_m, cam_to_world,
+            where=where, rotate=self.cfg.rotate, tell=self._tell, by="note in the video",
         )  # fmt: skip
 
     def _depth(self, folder: Path, number: int) -> NDArray[np.float32] | None:
@@ -194,17 +201,6 @@ class StrayScannerDataset:
                 f"{self.cfg.confidence_min}; data.confidence_min=null takes all depth"
             )
         return trusted(depth_m, read_labels(confidence, "confidence"), self.cfg.confidence_min, str(confidence))
-
-    def _check_counts(self, scene_id: str, recording: _Recording) -> None:
-        """Tells of a video that has fewer or more frames than there are rows: then their numbers may not pair them."""
-        video, numbers = recording.video, recording.odometry.numbers
-        if not len(video) == numbers[-1] + 1 == len(numbers):
-            self._told.warn(
-                scene_id,
-                f"{video.path}: holds {len(video)} frames, but {recording.odometry.path.name} tells of {len(numbers)}, "
-                f"up to number {numbers[-1]}; they are paired by number, from 0: is one of the files cut off?",
-                "counts",
-            )
 
     def _open(self, scene_id: str) -> _Recording:
         folder = self._folders.folder(check_scene_name(scene_id, "scene"))
