@@ -15,7 +15,7 @@ from clipfeat.model.config import ModelConfig
 from clipfeat.model.encoder import Encoder, EncoderCard
 from clipfeat.model.heads import Head, map_values, point_channels
 from clipfeat.model.preprocess import Preprocess
-from clipfeat.model.pretrained import state_hash
+from clipfeat.model.pretrained import DTYPES, state_hash
 from clipfeat.model.windows import Windows
 from clipfeat.system.turns import Turns
 from clipfeat.types import FeatureMap, Frame
@@ -174,7 +174,7 @@ class ClipModel:
 
     def describe(self) -> dict[str, Any]:
         """What must be the same for features to be comparable; written into every file."""
-        precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[self.dtype]
+        precision = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
         return describe(
             self.arch, self.encoder, self.encoder.attention, self.head_name, self.head, self.preprocess, precision
         )

@@ -10,6 +10,7 @@ from clipfeat.model.config import ModelConfig
 from clipfeat.model.encoder import Encoder, EncoderCard, attending, load_encoder
 from clipfeat.model.heads import build_head, check_head
 from clipfeat.model.preprocess import Preprocess
+from clipfeat.model.pretrained import DTYPES
 from clipfeat.model.published import interpolation, tell_what_differs, with_input_size
 from clipfeat.model.weights import arch_name
 from clipfeat.model.windows import Windows
@@ -54,7 +55,7 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
         head=head.to(device),
         head_name=cfg.head.name,
         device=device,
-        dtype={"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision],
+        dtype=DTYPES[precision],
         offload=resolve_offload(cfg.offload, device),
         cfg=given,
         seed=seed,

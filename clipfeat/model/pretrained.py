@@ -29,6 +29,9 @@ from clipfeat.system.seeds import seeded
 
 log = logging.getLogger(__name__)
 
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""What the words of ``model.precision`` are to torch, but for auto."""
+
 _BIG_VISION = (".npz", ".npy")
 """Files of the program that SigLIP was trained with; open_clip reads them on its own, without pickles."""
 

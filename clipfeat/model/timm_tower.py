@@ -11,6 +11,7 @@ from clipfeat.errors import WeightsError
 from clipfeat.model.checkpoints import State, read_state
 from clipfeat.model.config import TIMM
 from clipfeat.model.pretrained import (
+    DTYPES,
     Loaded,
     as_triple,
     find_or_random,
@@ -60,9 +61,8 @@ def load_timm(
     weights_sha256 = state_hash(tower)
     if input_size != found.image_size:
         _resize(tower.trunk, input_size, found)
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     return Loaded(
-        model=SimpleNamespace(visual=tower.to(device, dtype).eval()),
+        model=SimpleNamespace(visual=tower.to(device, DTYPES[precision]).eval()),
         found=found,
         weights=found.name,
         weights_sha256=weights_sha256,
