@@ -145,7 +145,7 @@ def test_a_stored_point_cloud_serves_as_a_mesh(tmp_path):
         assert len(skipped) == sampled  # a mesh that only may be there is not missed
 
 
-@pytest.mark.parametrize("sampling", ["depth", "mesh"])
+@pytest.mark.parametrize("sampling", [pytest.param("depth", marks=pytest.mark.slow), "mesh"])
 def test_the_mesh_that_is_looked_at_is_the_one_of_the_run_s_points(run_cli, demo_root, tmp_path, sampling):
     """It said ok of ScanNet's mesh beside the frames, where the run took its points from another file."""
     far = np.random.default_rng(0).uniform(50, 60, (4000, 3))

@@ -39,7 +39,8 @@ SAME = ("frames", "failed", "points", "bytes", "visible_share", "model", "failur
 
 
 @pytest.mark.parametrize(
-    ("count", "output"), [(1, "npz"), (2, "h5_scene"), (4, "npz"), pytest.param(7, "npz", marks=pytest.mark.slow)]
+    ("count", "output"),
+    [(1, "npz"), (2, "h5_scene"), *(pytest.param(count, "npz", marks=pytest.mark.slow) for count in (4, 7))],
 )
 def test_shards_give_the_arrays_and_the_summary_of_one_run(run, uneven_root, tmp_path, count, output):
     plain, _ = run(uneven_root, "plain", f"output={output}")

@@ -42,7 +42,9 @@ def checkpoint(text_arch, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("batch_size", [1, 3, 256])
+@pytest.mark.parametrize(
+    "batch_size", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(256, marks=pytest.mark.slow)]
+)
 def test_a_prompt_is_the_mean_over_its_templates(text_arch, checkpoint, name, batch_size):
     """Against open_clip's own tower, a text at a time in float64."""
     path, model = checkpoint

@@ -22,7 +22,9 @@ def room(rng):
     return xyz, colors
 
 
-@pytest.mark.parametrize("turn", [np.eye(3), np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]])])
+@pytest.mark.parametrize(
+    "turn", [pytest.param(np.eye(3), marks=pytest.mark.slow), np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]])]
+)
 def test_a_scene_is_shown_from_above_without_its_ceiling_and_the_nearest_in_front(turn):
     xyz, rgb = room(np.random.default_rng(0))
     picture = scene_picture(xyz @ turn.T, rgb, turn @ [0.0, 0, 1])
