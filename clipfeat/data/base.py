@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import shlex
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -91,7 +90,9 @@ def check_scene_name(name: str, where: str) -> str:
         DataError: If it is a path (``../x``, ``/etc``), empty or has odd characters.
     """
     if not _SCENE_NAME.fullmatch(name):
-        raise DataError(f"{where}: scene name '{name}' is not allowed: letters, digits, '_', '-', '.', and no path")
+        raise DataError(
+            f"{where}: scene name '{name}' is not allowed: letters, digits, '_', '-', '.', and no path; rename it"
+        )
     return name
 
 
@@ -109,32 +110,6 @@ def path_below(value: Any, where: str) -> PurePosixPath | None:
     if path.is_absolute() or ".." in path.parts or "\\" in str(value):
         raise DataError(f"{where} '{value}' leaves the folder of the file, which is not allowed")
     return path
-
-
-def start_of_patterns(root: Path, *, root_is_scene: bool) -> tuple[Path, dict[str, str]]:
-    """The folder that patterns are looked for in, and what is known beforehand: {scene}, if ``root`` is one itself."""
-    if not root_is_scene:
-        return root, {}
-    scene = root.resolve() if root.name in ("", "..") else root.absolute()
-    return scene.parent, {"scene": scene.name}
-
-
-def where_scenes_are(root: Path, inner: str) -> str:
-    """Of a root that holds no scene, what it is instead: the end of a message.
-
-    Args:
-        root: as it was given.
-        inner: name of a folder that every scene holds.
-    """
-    if (root / inner).is_dir():
-        above = shlex.quote(f"data.root={root.absolute().parent}")
-        return f"; this is a scene itself, say {above} and give the scene in scenes_file"
-    below: dict[Path, int] = {}
-    for path in root.glob(f"*/*/{inner}"):
-        below[path.parents[1]] = below.get(path.parents[1], 0) + 1
-    return "".join(
-        f"; {folder} holds {count} scene{'' if count == 1 else 's'}" for folder, count in sorted(below.items())[:3]
-    )
 
 
 def frame_number(digits: str, where: object) -> int:

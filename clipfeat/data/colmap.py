@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.camera.lens_models import distortion_of
-from clipfeat.data.base import frame_number, path_below, start_of_patterns
+from clipfeat.data.base import frame_number, path_below
 from clipfeat.data.colmap_files import (
     ListedCamera,
     ListedImage,
@@ -34,6 +34,7 @@ from clipfeat.data.images import read_picture
 from clipfeat.data.matrices import Calibration, check_pose, pinhole
 from clipfeat.data.rasters import INVALID_DEPTH, read_depth
 from clipfeat.data.registered import camera_of, registered_frame
+from clipfeat.data.roots import start_of_patterns
 from clipfeat.data.scene_files import COUNTED, SceneFiles, number_pictures
 from clipfeat.data.told import ToldOnce
 from clipfeat.data.trajectories import QUATERNION_COLUMNS, rotation_from_quaternion

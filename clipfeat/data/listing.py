@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from clipfeat.data.base import check_scene_name, frame_number, start_of_patterns
+from clipfeat.data.base import check_scene_name, frame_number
 from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.json_files import json_object
 from clipfeat.data.matching import Matched, match_times, named
+from clipfeat.data.roots import start_of_patterns, where_scenes_are
 from clipfeat.data.told import ToldOnce
 from clipfeat.data.trajectories import read_tum_list
 from clipfeat.errors import DataError, FrameError
@@ -86,27 +87,27 @@ class PatternFiles:
         self.root = Path(cfg.root)
         self.pattern = PathPattern(cfg.color or cfg.color_list or "")
         # Methods are cached an instance, so that two data sets never share an entry.
-        self.scenes = lru_cache(maxsize=1)(lambda: self._find_scenes(root_is_scene=cfg.root_is_scene))
+        self.scenes = lru_cache(maxsize=1)(lambda: self._find_scenes(self.root, cfg.root_is_scene))
         self.listing = lru_cache(maxsize=8)(self._list_frames)
         self.json_of = lru_cache(maxsize=8)(_read_json)
         self.tell = ToldOnce(log)
 
     # Scenes
 
-    def _find_scenes(self, *, root_is_scene: bool) -> dict[str, dict[str, str]]:
+    def _find_scenes(
+        self, root: Path, root_is_scene: bool, pattern: PathPattern | None = None
+    ) -> dict[str, dict[str, str]]:
         """Scene id to what its placeholders stand for."""
-        root, values = start_of_patterns(self.root, root_is_scene=root_is_scene)
-        keys = [name for name in self.pattern.names() if name not in ("frame", "stamp")]
-        prefix = self.pattern.depth_of(keys)
+        root, values = start_of_patterns(root, root_is_scene=root_is_scene)
+        pattern = pattern or self.pattern
+        keys = [name for name in pattern.names() if name not in ("frame", "stamp")]
+        prefix = pattern.depth_of(keys)
         # A placeholder may share its part of the path with {frame}: then each file names its scene.
         found: dict[str, dict[str, str]] = {}
-        for part_values, path in self.pattern.walk(root, values, last=prefix):
+        for part_values, path in pattern.walk(root, values, last=prefix):
             scene_values = {key: part_values[key] for key in keys}
             scene_id = "-".join(scene_values.values())
-            if (
-                found.get(scene_id) == scene_values
-                or next(self.pattern.walk(path, part_values, first=prefix), None) is None
-            ):
+            if found.get(scene_id) == scene_values or next(pattern.walk(path, part_values, first=prefix), None) is None:
                 continue
             check_scene_name(scene_id, str(path))
             if scene_id in found:
@@ -117,10 +118,21 @@ class PatternFiles:
 
     def hint(self) -> str:
         """Of a root that holds no scene, what it may be instead: the end of a message."""
-        other = not self.cfg.root_is_scene
-        if self._find_scenes(root_is_scene=other):
-            return f"; the files are there for data.root_is_scene={str(other).lower()}"
-        return " (for {scene} the name of the folder itself, by data.root_is_scene=true)" if not other else ""
+        is_scene = self.cfg.root_is_scene
+        of_itself = " (for {scene} the name of the folder itself, by data.root_is_scene=true)" if is_scene else ""
+        found = where_scenes_are(self.root, self._find_scenes, root_is_scene=is_scene)
+        return found or self._other_ending() or of_itself
+
+    def _other_ending(self) -> str:
+        """Whether there are pictures that only end in other letters, told as the end of a message."""
+        beginning, _, _ = self.pattern.text.rpartition(".")
+        for ending in ("jpg", "png", "jpeg", "JPG", "PNG", "JPEG"):
+            pattern = f"{beginning}.{ending}"
+            if self.cfg.color is not None and self._find_scenes(
+                self.root, self.cfg.root_is_scene, PathPattern(pattern)
+            ):
+                return f"; the files are there for data.color='{pattern}'"
+        return ""
 
     def values(self, scene_id: str) -> dict[str, str]:
         """What the placeholders stand for in a scene.

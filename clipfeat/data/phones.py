@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipfeat.data.base import check_scene_name, start_of_patterns
+from clipfeat.data.base import check_scene_name
+from clipfeat.data.roots import check_root, start_of_patterns, where_scenes_are
 from clipfeat.data.told import ToldOnce
 from clipfeat.data.video import Video
 from clipfeat.errors import DataError
@@ -23,16 +24,9 @@ class SceneFolders:
     """
 
     def __init__(self, root: Path, inner: str, *, root_is_scene: bool):
-        if not root.is_dir():
-            what = "a file, expected the folder that holds it" if root.is_file() else "no such folder"
-            raise DataError(f"data.root={root}: {what}; scenes are <root>/<scene>/{inner}")
-        self.root = root
+        self.root = check_root(root, f"<scene>/{inner}")
         self.inner = inner
         self._root_is_scene = root_is_scene
-
-    def found(self) -> dict[str, Path]:
-        """From each scene's name to its folder; hidden ones are left out."""
-        return self._found(root_is_scene=self._root_is_scene)
 
     def scenes(self) -> list[str]:
         """The names of all of them, sorted.
@@ -40,7 +34,7 @@ class SceneFolders:
         Raises:
             DataError: If there is none.
         """
-        if not (found := self.found()):
+        if not (found := self.found(self.root, self._root_is_scene)):
             raise DataError(f"data.root={self.root}: holds no <scene>/{self.inner}{self.hint()}")
         return sorted(found)
 
@@ -50,18 +44,18 @@ class SceneFolders:
         Raises:
             DataError: If there is no such scene.
         """
-        folder = self.found().get(scene_id)
+        folder = self.found(self.root, self._root_is_scene).get(scene_id)
         if folder is None:
             raise DataError(f"{self.root}: no such scene {scene_id}, expected {scene_id}/{self.inner}{self.hint()}")
         return folder
 
     def hint(self) -> str:
         """What may help where a scene was not found: the end of a message."""
-        other = not self._root_is_scene
-        return f"; it is there for data.root_is_scene={str(other).lower()}" if self._found(root_is_scene=other) else ""
+        return where_scenes_are(self.root, self.found, root_is_scene=self._root_is_scene)
 
-    def _found(self, *, root_is_scene: bool) -> dict[str, Path]:
-        root, values = start_of_patterns(self.root, root_is_scene=root_is_scene)
+    def found(self, root: Path, root_is_scene: bool) -> dict[str, Path]:
+        """Below a root, from each scene's name to its folder; hidden ones are left out."""
+        root, values = start_of_patterns(root, root_is_scene=root_is_scene)
         up = len(Path(self.inner).parts) - 1
         return {
             check_scene_name(found["scene"], str(path)): path.parents[up]

@@ -40,6 +40,7 @@ from clipfeat.data.matrices import Calibration, camera_for, k_of_field, pinhole,
 from clipfeat.data.pose_rows import PoseRowsError
 from clipfeat.data.poses import Poses, open_poses
 from clipfeat.data.rasters import read_depth, without_unsure
+from clipfeat.data.roots import check_root
 from clipfeat.data.turned import check_turn
 from clipfeat.data.two_cameras import color_from_depth_matrix, seen_from_color
 from clipfeat.errors import DataError, FrameError
@@ -65,11 +66,7 @@ class PosedRgbdDataset:
 
     def __init__(self, cfg: PosedRgbdConfig):
         self.cfg = cfg
-        self.root = Path(cfg.root)
-        if not self.root.is_dir():
-            raise DataError(
-                f"data.root={self.root}: no such folder, expected one that holds {cfg.color or cfg.color_list}"
-            )
+        self.root = check_root(Path(cfg.root), cfg.color or cfg.color_list or "")
         self._color_from_depth = color_from_depth_matrix(cfg.color_from_depth)
         if self._color_from_depth is not None:
             log.info(

@@ -32,6 +32,7 @@ from clipfeat.data.phones import SceneFolders
 from clipfeat.data.rasters import trusted, without_gaps
 from clipfeat.data.record3d_files import METADATA, Archive, Folder, FrameFiles
 from clipfeat.data.registered import camera_of, registered_frame
+from clipfeat.data.roots import where_scenes_are
 from clipfeat.data.told import ToldOnce
 from clipfeat.data.trajectories import rotation_from_quaternion
 from clipfeat.errors import DataError, FrameError
@@ -140,11 +141,12 @@ class Record3dDataset:
         Raises:
             DataError: If there is none, or two share a name.
         """
-        found = self._found()
+        root_is_scene = self.cfg.root_is_scene
+        found = self._found(self.root, root_is_scene)
         if not found:
             raise DataError(
                 f"data.root={self.root}: holds no recording, expected <scene>.r3d, or <scene>/{METADATA[1]} beside "
-                f"rgb/ and depth/{self._folders[0].hint() or self._folders[1].hint()}"
+                f"rgb/ and depth/{where_scenes_are(self.root, self._found, root_is_scene=root_is_scene)}"
             )
         return sorted(found)
 
@@ -201,7 +203,7 @@ class Record3dDataset:
             return self._recording(scene_id)
 
     def _open(self, scene_id: str) -> _Recording:
-        path = self._found().get(check_scene_name(scene_id, "scene"))
+        path = self._found(self.root, self.cfg.root_is_scene).get(check_scene_name(scene_id, "scene"))
         if path is None:
             raise DataError(f"{self.root}: no such scene {scene_id}, expected {scene_id}.r3d or {scene_id}/metadata")
         files = FrameFiles(Archive(path) if path.suffix == ".r3d" else Folder(path))
@@ -211,18 +213,18 @@ class Record3dDataset:
             raise DataError(str(error)) from error
         return _Recording(files, Metadata(encoded, files.where(files.metadata)))
 
-    def _found(self) -> dict[str, Path]:
+    def _found(self, root: Path, root_is_scene: bool) -> dict[str, Path]:
         """Scene to its archive or folder."""
         found: dict[str, Path] = {}
-        if not self.cfg.root_is_scene:
-            for path in (*self.root.glob("*.r3d"), *self.root.glob("*/*.r3d")):
-                if path.stem.startswith(".") or path.parent not in (self.root, self.root / path.stem):
+        if not root_is_scene:
+            for path in (*root.glob("*.r3d"), *root.glob("*/*.r3d")):
+                if path.stem.startswith(".") or path.parent not in (root, root / path.stem):
                     continue
                 name = check_scene_name(path.stem, str(path))
                 if (before := found.setdefault(name, path)) != path:
                     raise DataError(f"{before} and {path} would both be scene {name}; rename one of them")
         for folders in self._folders:
-            for name, folder in folders.found().items():
+            for name, folder in folders.found(root, root_is_scene).items():
                 if not ((folder / "rgb").is_dir() or (folder / "rgbd").is_dir()):
                     continue
                 if (before := found.setdefault(name, folder)) != folder:

@@ -24,6 +24,7 @@ from clipfeat.data.base import check_scene_name
 from clipfeat.data.matching import Matched, match_times, nearest
 from clipfeat.data.matrices import Calibration, camera_for, check_pose
 from clipfeat.data.registered import camera_of, registered_frame
+from clipfeat.data.roots import check_root
 from clipfeat.data.ros_bag import Bag, Stamped
 from clipfeat.data.ros_images import KINDS, calibration_of, color_of, depth_of
 from clipfeat.data.ros_tf import FrameTree, TimedTrack, check_clock
@@ -82,10 +83,7 @@ class RosbagDataset:
 
     def __init__(self, cfg: RosbagConfig):
         self.cfg = cfg
-        self.root = Path(cfg.root)
-        if not self.root.is_dir():
-            what = "a file, expected the folder that holds it" if self.root.is_file() else "no such folder"
-            raise DataError(f"data.root={self.root}: {what}; bags are <root>/<scene>{', '.join(_FILES)} or folders")
+        self.root = check_root(Path(cfg.root), f"bags, <scene>{', '.join(_FILES)} or folders")
         self._color_from_depth = color_from_depth_matrix(cfg.color_from_depth)
         self._lock = Lock()
         # Cached an instance, so that two data sets never share an entry.

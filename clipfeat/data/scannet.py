@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfeat.data.base import check_scene_name, frame_number, where_scenes_are
+from clipfeat.data.base import check_scene_name, frame_number
 from clipfeat.data.config import ScanNetConfig, as_size
 from clipfeat.data.images import read_picture
 from clipfeat.data.matrices import belongs_to, camera_for, read_intrinsics, read_pose
 from clipfeat.data.rasters import read_depth
+from clipfeat.data.roots import check_root, where_scenes_are
 from clipfeat.data.scene_info import intrinsics_of, read_scene_info, size_of
 from clipfeat.data.told import ToldOnce
 from clipfeat.data.turned import check_turn
@@ -21,6 +22,13 @@ from clipfeat.types import Camera, Frame
 log = logging.getLogger(__name__)
 
 _COLOR_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def _found(root: Path, root_is_scene: bool) -> list[str]:
+    """The scenes of a folder, or its own name if it is one."""
+    if root_is_scene:
+        return [root.absolute().name] if (root / "color").is_dir() else []
+    return [path.parent.name for path in root.glob("*/color") if not path.parent.name.startswith(".")]
 
 
 class ScanNetDataset:
@@ -52,9 +60,7 @@ class ScanNetDataset:
         scene_ids: list[str] | None = None,
         rotate: int | None = None,
     ):
-        if not root.is_dir():
-            raise DataError(f"data.root={root}: no such folder, expected one that holds a folder a scene")
-        self.root = root
+        self.root = check_root(root, "a folder a scene")
         self.depth_scale = depth_scale
         self.scene_ids = scene_ids
         self.rotate = rotate
@@ -73,9 +79,9 @@ class ScanNetDataset:
         """
         if self.scene_ids is not None:
             return self.scene_ids
-        found = sorted(p.parent.name for p in self.root.glob("*/color") if not p.parent.name.startswith("."))
+        found = sorted(_found(self.root, False))
         if not found:
-            hint = where_scenes_are(self.root, "color")
+            hint = where_scenes_are(self.root, _found)
             raise DataError(f"data.root={self.root}: holds no scene, expected folders such as scene0000_00/color{hint}")
         return found
 

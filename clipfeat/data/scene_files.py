@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from clipfeat.data.base import check_scene_name, frame_number, start_of_patterns
+from clipfeat.data.base import check_scene_name, frame_number
+from clipfeat.data.roots import check_root, start_of_patterns, where_scenes_are
 from clipfeat.errors import DataError
 from clipfeat.system.patterns import PathPattern
 
@@ -27,12 +28,10 @@ class SceneFiles:
     """
 
     def __init__(self, root: Path, patterns: Sequence[str], *, root_is_scene: bool, named: str):
-        self.root = root
+        self.root = check_root(root, named)
         self._patterns = [PathPattern(pattern) for pattern in patterns]
         self._root_is_scene = root_is_scene
         self._named = named
-        if not root.is_dir():
-            raise DataError(f"data.root={root}: no such folder, expected one that holds {named}")
 
     def scenes(self) -> list[str]:
         """All scenes that have a file, sorted by name.
@@ -40,7 +39,7 @@ class SceneFiles:
         Raises:
             DataError: If there is none, or a name of theirs is not allowed.
         """
-        found = self._found(root_is_scene=self._root_is_scene)
+        found = self._found(self.root, self._root_is_scene)
         if not found:
             raise DataError(f"data.root={self.root}: holds no {self._named}{self._hint()}")
         return sorted(check_scene_name(name, str(paths[0])) for name, paths in found.items())
@@ -52,13 +51,13 @@ class SceneFiles:
             DataError: If there is no such scene.
         """
         check_scene_name(scene_id, "scene")
-        found = self._found(root_is_scene=self._root_is_scene).get(scene_id)
+        found = self._found(self.root, self._root_is_scene).get(scene_id)
         if found is None:
             raise DataError(f"{self.root}: no such scene {scene_id}, expected {self._named}{self._hint()}")
         return found
 
-    def _found(self, *, root_is_scene: bool) -> dict[str, list[Path]]:
-        root, values = start_of_patterns(self.root, root_is_scene=root_is_scene)
+    def _found(self, root: Path, root_is_scene: bool) -> dict[str, list[Path]]:
+        root, values = start_of_patterns(root, root_is_scene=root_is_scene)
         found: dict[str, list[Path]] = {}
         for pattern in self._patterns:
             for told, path in pattern.walk(root, values):
@@ -68,8 +67,7 @@ class SceneFiles:
         return found
 
     def _hint(self) -> str:
-        other = not self._root_is_scene
-        return f"; it is there for data.root_is_scene={str(other).lower()}" if self._found(root_is_scene=other) else ""
+        return where_scenes_are(self.root, self._found, root_is_scene=self._root_is_scene)
 
 
 @dataclass(frozen=True)

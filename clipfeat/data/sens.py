@@ -9,6 +9,7 @@ from clipfeat.data.base import check_scene_name
 from clipfeat.data.config import SensConfig
 from clipfeat.data.matrices import check_pose
 from clipfeat.data.rasters import depth_in_metres
+from clipfeat.data.roots import check_root
 from clipfeat.data.sens_file import SensFile
 from clipfeat.errors import DataError
 from clipfeat.types import Frame
@@ -31,11 +32,7 @@ class SensDataset:
     """
 
     def __init__(self, root: Path, max_open: int = 8):
-        if root.is_file():
-            raise DataError(f"data.root={root}: a file, expected the folder that holds it")
-        if not root.is_dir():
-            raise DataError(f"data.root={root}: no such folder, expected one that holds recordings (.sens)")
-        self.root = root
+        self.root = check_root(root, "recordings (.sens)")
         self._max_open = max_open
         self._open: OrderedDict[str, SensFile] = OrderedDict()
         self._warned: set[str] = set()

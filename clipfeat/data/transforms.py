@@ -151,8 +151,10 @@ class Transforms:
         numbers = [value for value in k if value is not None]
         if len(numbers) < len(k):
             missing = ", ".join(name for name in _K if said[name] is None)
+            has_angle = "camera_angle_x" in {*self._top, *frame.entry}
+            of_view = "; of camera_angle_x, fl_x is w / 2 / tan(camera_angle_x / 2)" if has_angle else ""
             raise FrameError(
-                f"{where}: has no {missing}, expected {', '.join(_K)} at the top of the file or in the frame"
+                f"{where}: has no {missing}, expected {', '.join(_K)} at the top of the file or in the frame{of_view}"
             )
         sides = [int(value) for value in size if value is not None]
         if len(sides) == 1 or any(side < 1 or side != value for side, value in zip(sides, size, strict=False)):

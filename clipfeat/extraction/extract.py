@@ -15,7 +15,7 @@ from clipfeat.data.selection import list_frames
 from clipfeat.errors import ConfigError, DataError, OutputError, tell_how_far
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.extraction.engine import build_engine
-from clipfeat.extraction.plan import Plan, check_space, plan_run
+from clipfeat.extraction.plan import Plan, check_space, plan_run, try_frames
 from clipfeat.extraction.prepare import Failed
 from clipfeat.extraction.redraw import draw_missing
 from clipfeat.extraction.worker import Outcome, open_job
@@ -62,9 +62,10 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     if cfg.check == "yes":
         with stopwatch.stage("check"):
             check_scenes(job.dataset, plan.frames, _mesh(cfg), folder.path, vars(cfg.data))
+    some = try_frames(plan, folder, job.dataset, job.locate)
     with closing(engine):
         card = engine.start(job, plan)
-        space = check_space(cfg, plan, folder, job.dataset, job.locate, card)
+        space = check_space(cfg, plan, folder, some, card)
         folder.claim(dataclasses.asdict(cfg), card.description, plan.frames, overwrite=cfg.resume == "overwrite")
         if begun := begun_file(cfg.output_dir):
             begun.touch()

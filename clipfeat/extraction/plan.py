@@ -3,18 +3,20 @@
 import dataclasses
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from clipfeat.data.base import Dataset
 from clipfeat.data.selection import FrameKey, frame_keys, list_scenes, own_scenes
+from clipfeat.errors import DataError, FrameError
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.model.base import ModelCard
 from clipfeat.output.files import FORMATS, FrameSize
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.space import DiskSpace, readable
 from clipfeat.sampling.colors import COLORED
-from clipfeat.sampling.locate import Locator, locate_some
+from clipfeat.sampling.locate import Located, Locator, locate_some
 from clipfeat.vis.pictures import PICTURE_BYTES, pictured_frames
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,11 @@ class Plan:
     done_before: set[FrameKey]
     todo: list[FrameKey]
     pictured: set[FrameKey]
+
+    @property
+    def new(self) -> list[FrameKey]:
+        """Those to do that have no files yet; the others' take the place of those that are there."""
+        return [key for key in self.todo if key not in self.done_before]
 
     @property
     def scenes(self) -> list[str]:
@@ -84,19 +91,49 @@ def plan_run(cfg: ExtractConfig, folder: RunFolder, dataset: Dataset) -> Plan:
     return Plan(frames, everything, bad_scenes, done_before, todo, pictured)
 
 
+def try_frames(plan: Plan, folder: RunFolder, dataset: Dataset, locate: Locator) -> list[Located]:
+    """A few of the new frames, located: before a model is loaded for frames that nobody can read.
+
+    Raises:
+        DataError: If no scene of a run that begins can be read at all.
+    """
+    some = locate_some(locate, dataset, plan.new)
+    if some or plan.done_before or not folder.shard.is_whole:  # else other frames are worth the run
+        return some
+    first: DataError | None = None
+    for _, keys in groupby(plan.new, lambda key: key[0]):
+        try:
+            locate(dataset.load(*next(keys)))
+        except FrameError:
+            return some
+        except DataError as error:
+            first = first or error
+        else:
+            return some
+    if first is None:
+        return some
+    count = len(plan.scenes)
+    raise first if count == 1 else DataError(f"none of the {count} scenes can be read; the first: {first}") from first
+
+
 def check_space(
-    cfg: ExtractConfig, plan: Plan, folder: RunFolder, dataset: Dataset, locate: Locator, model: ModelCard
+    cfg: ExtractConfig, plan: Plan, folder: RunFolder, some: Sequence[Located], model: ModelCard
 ) -> DiskSpace:
     """Looks whether the new files will fit on the disk; a few frames tell how many points they have.
+
+    Args:
+        cfg: of the run.
+        plan: of it.
+        folder: where the files go.
+        some: of the new frames.
+        model: that makes their features.
 
     Raises:
         OutputError: If they can't, and that is certain.
     """
-    # The other frames' files take the place of those that are there.
-    new = [key for key in plan.todo if key not in plan.done_before]
+    new = plan.new
     pictures = sum(not folder.picture_path(*key).is_file() for key in plan.pictured)
     space = DiskSpace(folder.path, len(new), pictures * PICTURE_BYTES * cfg.vis.dpi**2)
-    some = locate_some(locate, dataset, new)
     if new and not some:
         log.info("how much there is to write can't be told: the frames that were tried can't be used")
         return space

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfeat.data.base import MaskedDataset, where_scenes_are
+from clipfeat.data.base import MaskedDataset
 from clipfeat.data.config import PosedRgbdConfig, ScanNetConfig
 from clipfeat.data.frame_paths import FramePaths, frame_paths
 from clipfeat.data.posed_rgbd import PosedRgbdDataset
@@ -69,4 +69,5 @@ def test_a_root_one_level_off_is_told_what_it_is(tmp_path):
         open_scannet(ScanNetConfig(root=str(tmp_path))).scenes()
     with pytest.raises(DataError, match=r"; this is a scene itself, say data.root=.*/scans and give the scene"):
         open_scannet(ScanNetConfig(root=str(tmp_path / "scans/a"))).scenes()
-    assert where_scenes_are(tmp_path / "scans/a/color", "color") == ""
+    with pytest.raises(DataError, match=r"; this is a part of a scene, say data.root=.*/scans$"):
+        open_scannet(ScanNetConfig(root=str(tmp_path / "scans/a/color"))).scenes()

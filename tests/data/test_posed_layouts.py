@@ -119,9 +119,9 @@ def test_the_root_itself_as_a_scene(written, monkeypatch):
 
 
 def test_a_root_taken_the_wrong_way_is_noticed(written):
-    with pytest.raises(DataError, match=r"holds no .*; the files are there for data.root_is_scene=false"):
+    with pytest.raises(DataError, match=r"holds no .*; it is there for data.root_is_scene=false"):
         open_layout("open3d", written / "open3d").scenes()
-    with pytest.raises(DataError, match=r"holds no .*; the files are there for data.root_is_scene=true"):
+    with pytest.raises(DataError, match=r"holds no .*; it is there for data.root_is_scene=true"):
         open_layout("open3d", written / "open3d" / SCENE, "data.root_is_scene=false").scenes()
     # One recording of TUM's, and one scene of 7-Scenes with its sequences
     assert open_layout("tum", written / "tum" / SCENE, "data.root_is_scene=true").scenes() == [SCENE]

@@ -4,6 +4,7 @@ import json
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,16 +80,20 @@ def test_a_choice_of_vertices_is_the_same_in_every_frame(run_cli, demo_root, tmp
 
 
 def test_a_mesh_that_is_missing_or_does_not_fit_its_labels_is_named(run_cli, scans):
-    (scans / "demo0000_00" / "demo0000_00_vh_clean_2.ply").unlink()
+    mesh = scans / "demo0000_00" / "demo0000_00_vh_clean_2.ply"
+    mesh.rename(scans / "away.ply")
     code, err = run_cli(f"data.root={scans}", "output_dir=out", "sampling=mesh", "vis=none", small=False)
     assert code == 0
     assert "demo0000_00_vh_clean_2.ply: no such file, a mesh or point cloud was expected" in err
     assert "4 done (4 now), 4 failed" in err
+    (scans / "away.ply").rename(mesh)
     np.savez(scans / "other.npz", xyz=np.zeros((7, 3)))
     other = f"sampling.labels_file={scans}/other.npz"
     code, err = run_cli(f"data.root={scans}", "output_dir=o2", "sampling=mesh", "vis=none", other, small=False)
     assert code == 1
+    assert "none of the 2 scenes can be read; the first: " in err
     assert "other.npz: 7 vertices, but" in err
+    assert not (Path.cwd() / "o2/frames.jsonl").exists()  # it ended before a model was loaded
 
 
 def test_a_data_set_without_stored_points_says_so(run_cli, demo_root):
