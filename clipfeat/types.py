@@ -239,6 +239,7 @@ class Frame:
         color_camera: intrinsics of ``picture``.
         depth_camera: intrinsics of ``depth_m``, or None.
         cam_to_world: (4, 4) float64, finite.
+        depth_weight: (h, w) float32 in [0, 1], how much a pixel of the depth is trusted; None for all alike.
         points: (N, 3) float64 world points stored for this frame, or None.
         mask: (H, W) uint16 instance ids of the picture's pixels, 0 for none; or None.
         point_attributes: (N, ...) arrays that go with ``points`` row by row, by name: ``rgb`` (N, 3) uint8,
@@ -256,6 +257,7 @@ class Frame:
     points: NDArray[np.float64] | None = None
     mask: NDArray[np.uint16] | None = None
     point_attributes: dict[str, NDArray[Any]] | None = None
+    depth_weight: NDArray[np.float32] | None = None
 
     @property
     def image(self) -> NDArray[np.uint8]:

@@ -70,8 +70,8 @@ def project_views(
     """Projects the points of a scene into V of its frames at once; the same numbers as V calls of ``project_frame``.
 
     The depth test is done in the depth picture with the depth camera's own K and lens, which shares the pose with the
-    colour camera. A frame without depth falls back on a z-buffer of the points themselves, see
-    ``VisibilityRule.zbuffer``.
+    colour camera. Confidence is multiplied by ``Frame.depth_weight``, where there is one, of the pixel that it was done
+    in. A frame without depth falls back on a z-buffer of the points themselves, see ``VisibilityRule.zbuffer``.
 
     Args:
         points: (N, 3) world metres.
@@ -148,6 +148,11 @@ def _project_view(points: NDArray[np.float64], frame: Frame, rule: VisibilityRul
         out.depth_m[unseen], out.status[unseen] = points[unseen, 2], PointStatus.OUT_OF_VIEW
     if frame.depth_m is not None and depth_camera is not None and not alike:
         _judge_by_depth(frame.depth_m, depth_camera, color, rule, out)
+    if frame.depth_weight is not None and depth_camera is not None:
+        rows = np.flatnonzero(out.visible)
+        pixels = carried_pixels(out.uv[rows].astype(np.float64), color, depth_camera)
+        row, column, inside = nearest_pixels(pixels, frame.depth_weight.shape)
+        out.conf_2d[rows] *= np.where(inside, frame.depth_weight[row, column], 0)
 
 
 def _judge_by_depth(
@@ -178,15 +183,26 @@ def lookup_depth(depth_m: NDArray[np.floating], uv: FloatArray) -> NDArray[np.fl
     Returns:
         (...,) metres, 0 for holes and for positions outside the picture.
     """
-    height, width = depth_m.shape
+    row, column, inside = nearest_pixels(uv, depth_m.shape)
+    found = depth_m[row, column].astype(np.float64)
+    return np.where(inside & valid_depth(found), found, 0.0)
+
+
+def nearest_pixels(
+    uv: FloatArray, shape: tuple[int, ...]
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
+    """Row and column (...,) of the pixel nearest to each position (..., 2) in a picture of (h, w), and which are in it.
+
+    Those that are not have row and column 0.
+    """
+    height, width = shape
     u, v = uv[..., 0], uv[..., 1]
     # Half a pixel beyond the outermost centres still belongs to the outermost pixels.
     inside = (u >= -0.5) & (u <= width - 0.5) & (v >= -0.5) & (v <= height - 0.5)
     # The right and lower edges themselves would round up to one cell too far.
     column = np.minimum(np.where(inside, np.floor(u + 0.5), 0).astype(np.intp), width - 1)
     row = np.minimum(np.where(inside, np.floor(v + 0.5), 0).astype(np.intp), height - 1)
-    found = depth_m[row, column].astype(np.float64)
-    return np.where(inside & valid_depth(found), found, 0.0)
+    return row, column, inside
 
 
 def depth_tolerance(z: FloatArray, absolute: float, relative: float) -> FloatArray:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipfeat.config.checks import at_least
-from clipfeat.data.base_config import DataConfig, check_rotate
+from clipfeat.data.base_config import DataConfig, check_confidence, check_rotate
 from clipfeat.errors import ConfigError
 
 
@@ -30,14 +30,17 @@ class Record3dConfig(PhoneConfig):
 
     Attributes:
         confidence_min: depth that the phone trusts less is a hole: 1 or 2 of its 0 to 2. Null: all depth is used.
+        confidence_full: 2 weighs points by the phone's trust in their depth: conf_2d is multiplied by 0, 0.5 or 1.
+            Null: all alike.
     """
 
     name: str = "record3d"
     confidence_min: int | None = None
+    confidence_full: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("data.confidence_min", self.confidence_min, 0)
+        check_confidence(self.confidence_min, self.confidence_full)
 
 
 @dataclass
@@ -46,14 +49,16 @@ class StrayScannerConfig(PhoneConfig):
 
     Attributes:
         confidence_min: see Record3dConfig.
+        confidence_full: the same.
     """
 
     name: str = "strayscanner"
     confidence_min: int | None = None
+    confidence_full: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("data.confidence_min", self.confidence_min, 0)
+        check_confidence(self.confidence_min, self.confidence_full)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
+from clipfeat.config.checks import at_least
 from clipfeat.config.paths import path_key
 from clipfeat.errors import ConfigError
 
@@ -33,3 +34,13 @@ def check_rotate(degrees: int | None) -> None:
     """
     if degrees not in (None, 0, 90, 180, 270):
         raise ConfigError(f"data.rotate={degrees}: expected 0, 90, 180 or 270 degrees clockwise, or null")
+
+
+def check_confidence(least: int | None, full: int | None) -> None:
+    """The keys ``data.confidence_min`` and ``data.confidence_full``.
+
+    Raises:
+        ConfigError: If one is out of its range.
+    """
+    at_least("data.confidence_min", least, 0)
+    at_least("data.confidence_full", full, 1)

@@ -119,7 +119,10 @@ class PosedRgbdConfig(DataConfig):
         depth_invalid: raw depth values that mean: nothing was measured. Of floats, 0, NaN and inf mean it, too.
         confidence: pattern of pictures of how sure the depth is, of depth's size (whole numbers of 8 or 16 bits); null
             for none.
-        confidence_min: the least confidence that counts: depth of less is a hole. Must be said with confidence.
+        confidence_min: the least confidence that counts: depth of less is a hole. It, or confidence_full, must be said
+            with confidence.
+        confidence_full: the confidence that counts in full: conf_2d of a point is multiplied by confidence divided by
+            this, at most 1.
         pose: pattern of the poses: with ``{frame}`` or ``{stamp}`` for …_per_frame, else of one file a scene.
         pose_format: matrix_per_frame (4×4 text), json_per_frame (t_00 … t_23, or transform_matrix), xyzw_per_frame
             (``tx ty tz qx qy qz qw``) or wxyz_per_frame (``tx ty tz qw qx qy qz``); json_per_scene (matrices at
@@ -176,6 +179,7 @@ class PosedRgbdConfig(DataConfig):
     depth_invalid: list[int] = field(default_factory=lambda: [0, 65535])
     confidence: str | None = path_key(None)
     confidence_min: int | None = None
+    confidence_full: int | None = None
     pose: str | None = path_key(None)
     pose_format: str | None = None
     pose_field: str | None = None

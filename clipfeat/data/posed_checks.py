@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from clipfeat.config.checks import at_least, check_size, must_say, one_of
+from clipfeat.data.base_config import check_confidence
 from clipfeat.errors import ConfigError
 from clipfeat.system.patterns import check_pattern
 
@@ -82,12 +83,19 @@ def _check_files(cfg: "PosedRgbdConfig") -> None:
         )
     if cfg.stamp_unit is not None:
         one_of("data.stamp_unit", cfg.stamp_unit, STAMP_UNITS)
-    if (cfg.confidence is None) != (cfg.confidence_min is None) or (cfg.confidence is not None and cfg.depth is None):
+    used = cfg.confidence_min is not None or cfg.confidence_full is not None
+    if (cfg.confidence is not None) != used or (used and cfg.depth is None):
         raise ConfigError(
-            f"data.confidence={cfg.confidence} data.confidence_min={cfg.confidence_min} data.depth={cfg.depth}: "
-            "expected confidence with confidence_min, the least that counts, and with depth"
+            f"data.confidence={cfg.confidence} data.confidence_min={cfg.confidence_min} "
+            f"data.confidence_full={cfg.confidence_full} data.depth={cfg.depth}: expected confidence with depth and "
+            "with confidence_min, the least that counts, or confidence_full, what counts in full"
         )
-    at_least("data.confidence_min", cfg.confidence_min, 0)
+    check_confidence(cfg.confidence_min, cfg.confidence_full)
+    if cfg.confidence_full is not None and cfg.color_from_depth is not None:
+        raise ConfigError(
+            f"data.confidence_full={cfg.confidence_full} data.color_from_depth={cfg.color_from_depth}: weights are not "
+            "moved with the depth; expected confidence_min alone for depth of a camera of its own"
+        )
     per_scene, (of_frame, other) = per_scene_names(cfg), names_of_frame(cfg)
     for key in ("color", "depth", "confidence"):
         if (pattern := getattr(cfg, key)) is not None:

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.camera.distortion import without_blind_pixels
+from clipfeat.data.confidence import Trust
 from clipfeat.data.config import PosedRgbdConfig
 from clipfeat.data.conventions import cam_to_world_of, centred_on_integers, z_of_ray_lengths
 from clipfeat.data.images import read_picture
@@ -39,7 +40,7 @@ from clipfeat.data.matching import ClocksError
 from clipfeat.data.matrices import Calibration, camera_for, k_of_field, pinhole, pinhole_of_view, read_calibration
 from clipfeat.data.pose_rows import PoseRowsError
 from clipfeat.data.poses import Poses, open_poses
-from clipfeat.data.rasters import read_depth, without_unsure
+from clipfeat.data.rasters import read_depth, read_labels
 from clipfeat.data.roots import check_root
 from clipfeat.data.turned import check_turn
 from clipfeat.data.two_cameras import color_from_depth_matrix, seen_from_color
@@ -123,7 +124,7 @@ class PosedRgbdDataset:
         pose = self._poses_of(scene_id).of(frame_id)
         cam_to_world = cam_to_world_of(pose, self.cfg.pose_direction or "", self.cfg.pose_axes or "")
         picture = read_picture(listing.color[frame_id], self.cfg.rotate or 0)
-        depth_m = self._depth(listing, frame_id)
+        depth_m, depth_weight = self._depth(listing, frame_id)
         color_size = (picture.width, picture.height)
         color_camera = self._color_camera(scene_id, frame_id, color_size)
         self._check_turn(scene_id, listing.color[frame_id], picture, color_camera, depth_m)
@@ -145,6 +146,7 @@ class PosedRgbdDataset:
             color_camera=color_camera,
             depth_camera=depth_camera,
             cam_to_world=cam_to_world,
+            depth_weight=depth_weight,
         )
 
     # One thread at a time, so that nothing is read, and no warning given, twice.
@@ -166,15 +168,20 @@ class PosedRgbdDataset:
         if note is not None:
             self._files.tell(scene_id, "turn", note)
 
-    def _depth(self, listing: Listing, frame_id: int) -> NDArray[np.float32] | None:
-        """(h, w) metres along what ``depth_along`` says, 0 where nothing, or nothing sure, was measured."""
+    def _depth(self, listing: Listing, frame_id: int) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        """(h, w) metres along what ``depth_along`` says, 0 where nothing (sure) was measured; its weights."""
         if frame_id not in listing.depth:
-            return None
+            return None, None
         cfg, path = self.cfg, listing.depth[frame_id]
         depth_m = read_depth(path, cfg.depth_scale, cfg.depth_invalid, cfg.depth_float_scale)
-        if listing.confidence is None or cfg.confidence_min is None:
-            return depth_m
-        return without_unsure(depth_m, listing.confidence.of(frame_id), cfg.confidence_min)
+        if listing.confidence is None:
+            return depth_m, None
+        where, trust = listing.confidence.of(frame_id), Trust(cfg.confidence_min, cfg.confidence_full)
+        try:
+            sure = read_labels(where, "confidence")
+        except FrameError as error:
+            raise FrameError(f"{error}; data.confidence=null {trust.without} takes all depth as it is") from error
+        return trust(depth_m, sure, str(where))
 
     # Cameras
 

@@ -61,44 +61,6 @@ def without_gaps(raw: NDArray[np.float32], where: str) -> NDArray[np.float32]:
     return depth
 
 
-def without_unsure(depth_m: NDArray[np.float32], confidence: Path, least: int) -> NDArray[np.float32]:
-    """Depth with 0 where its confidence is below ``least``.
-
-    Args:
-        depth_m: (h, w) metres.
-        confidence: a picture of whole numbers, of depth's size.
-        least: that counts.
-
-    Raises:
-        FrameError: If the picture is missing, damaged, or of another size.
-    """
-    try:
-        sure = read_labels(confidence, "confidence")
-    except FrameError as error:
-        raise FrameError(f"{error}; data.confidence=null data.confidence_min=null takes all depth as it is") from error
-    return trusted(depth_m, sure, least, str(confidence))
-
-
-def trusted(
-    depth_m: NDArray[np.float32], confidence: NDArray[np.integer], least: int, where: str
-) -> NDArray[np.float32]:
-    """The same of confidence that is at hand.
-
-    Args:
-        depth_m: (h, w) metres.
-        confidence: (h, w), of the same pixels.
-        least: that counts.
-        where: the confidence, for messages.
-
-    Raises:
-        FrameError: If the confidence is of another size.
-    """
-    if confidence.shape != depth_m.shape:
-        (h, w), (height, width) = confidence.shape, depth_m.shape
-        raise FrameError(f"{where}: confidence of {w}×{h} pixels, but depth has {width}×{height}")
-    return np.where(confidence >= least, depth_m, np.float32(0))
-
-
 def depth_in_metres(
     raw: NDArray[Any], depth_scale: float, invalid: Collection[int] = INVALID_DEPTH
 ) -> NDArray[np.float32]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from clipfeat.data.archive_config import Record3dConfig
 from clipfeat.data.base import check_scene_name
+from clipfeat.data.confidence import Trust
 from clipfeat.data.conventions import cam_to_world_of
 from clipfeat.data.exr import decode_exr
 from clipfeat.data.images import MAX_PIXELS, picture_of
@@ -29,7 +30,7 @@ from clipfeat.data.json_files import names_in, number_of, object_of
 from clipfeat.data.lzfse_blocks import unpack
 from clipfeat.data.matrices import Calibration, check_pose, pinhole
 from clipfeat.data.phones import SceneFolders
-from clipfeat.data.rasters import trusted, without_gaps
+from clipfeat.data.rasters import without_gaps
 from clipfeat.data.record3d_files import METADATA, Archive, Folder, FrameFiles
 from clipfeat.data.registered import camera_of, registered_frame
 from clipfeat.data.roots import where_scenes_are
@@ -130,6 +131,7 @@ class Record3dDataset:
         self.cfg = cfg
         self.root = Path(cfg.root)
         self._folders = [SceneFolders(self.root, name, root_is_scene=cfg.root_is_scene) for name in METADATA]
+        self._trust = Trust(cfg.confidence_min, cfg.confidence_full)
         self._lock = Lock()
         # Cached an instance, so that two data sets never share an entry.
         self._recording = lru_cache(maxsize=4)(self._open)
@@ -163,40 +165,44 @@ class Record3dDataset:
         cam_to_world = metadata.cam_to_world(frame_id)
         name = files.color[frame_id]
         picture = picture_of(files.store.read(name), files.where(name), self.cfg.rotate or 0)
-        depth_m = self._depth(recording, frame_id)
+        depth_m, depth_weight = self._depth(recording, frame_id)
         camera = camera_of(metadata.calibration(frame_id), picture, f"{files.where(name)}, K")
         return registered_frame(
             scene_id, frame_id, picture, camera, depth_m, cam_to_world,
-            where=files.where(name), rotate=self.cfg.rotate, tell=self._tell,
+            where=files.where(name), rotate=self.cfg.rotate, tell=self._tell, depth_weight=depth_weight,
         )  # fmt: skip
 
-    def _depth(self, recording: _Recording, number: int) -> NDArray[np.float32] | None:
-        """(h, w) metres, without what is trusted too little; None for a frame without depth."""
+    def _depth(
+        self, recording: _Recording, number: int
+    ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        """(h, w) metres, without what is trusted too little, and its weights; None for a frame without depth."""
         files, size = recording.files, recording.metadata.depth_size
         name = files.depth.get(number)
         if name is None:
-            return None
+            return None, None
         encoded, where = files.store.read(name), files.where(name)
         try:
             raw = decode_exr(encoded, MAX_PIXELS) if name.endswith(".exr") else _unpacked(encoded, size, "<f4")
         except ValueError as error:
             raise FrameError(f"{where}: {error}, depth in metres was expected; export the recording again") from error
         depth_m = without_gaps(raw.astype(np.float32), where)
-        return depth_m if self.cfg.confidence_min is None else self._trusted(recording, number, depth_m)
+        return self._trusted(recording, number, depth_m) if self._trust.asked else (depth_m, None)
 
-    def _trusted(self, recording: _Recording, number: int, depth_m: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _trusted(
+        self, recording: _Recording, number: int, depth_m: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         files = recording.files
-        name, least = files.confidence.get(number), self.cfg.confidence_min or 0
+        name = files.confidence.get(number)
         if name is None:
             raise FrameError(
-                f"{files.where(files.depth[number])}: has no confidence beside it, but data.confidence_min={least}; "
-                "data.confidence_min=null takes all depth"
+                f"{files.where(files.depth[number])}: has no confidence beside it, but {self._trust}; "
+                f"{self._trust.without} takes all depth"
             )
         try:
             confidence = _unpacked(files.store.read(name), recording.metadata.depth_size, "u1")
         except ValueError as error:
             raise FrameError(f"{files.where(name)}: {error}, confidence of a byte a pixel was expected") from error
-        return trusted(depth_m, confidence, least, files.where(name))
+        return self._trust(depth_m, confidence, files.where(name))
 
     def _recording_of(self, scene_id: str) -> _Recording:
         with self._lock:  # one thread at a time, so that nothing is opened twice

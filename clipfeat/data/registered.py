@@ -43,6 +43,7 @@ def registered_frame(
     by: str | None = None,
     points: NDArray[np.float64] | None = None,
     rgb: NDArray[np.uint8] | None = None,
+    depth_weight: NDArray[np.float32] | None = None,
 ) -> Frame:
     """A frame whose depth has colour's K, resized.
 
@@ -59,6 +60,7 @@ def registered_frame(
         by: see ``check_turn``.
         points: (N, 3) that are stored for the frame, or None.
         rgb: (N, 3) of the points.
+        depth_weight: see ``Frame``.
 
     Raises:
         DataError: If picture, K and depth can't all be upright.
@@ -78,4 +80,5 @@ def registered_frame(
         cam_to_world=cam_to_world,
         points=points,
         point_attributes=None if rgb is None else {"rgb": rgb},
+        depth_weight=depth_weight,
     )

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from clipfeat.data.archive_config import StrayScannerConfig
 from clipfeat.data.base import check_scene_name, frame_number
+from clipfeat.data.confidence import Trust
 from clipfeat.data.matrices import Calibration, check_pose, pinhole, read_intrinsics
 from clipfeat.data.phones import SceneFolders, tell_of_counts
-from clipfeat.data.rasters import INVALID_DEPTH, read_depth, read_labels, trusted
+from clipfeat.data.rasters import INVALID_DEPTH, read_depth, read_labels
 from clipfeat.data.registered import camera_of, registered_frame
 from clipfeat.data.told import ToldOnce
 from clipfeat.data.trajectories import rotation_from_quaternion
@@ -146,6 +147,7 @@ class StrayScannerDataset:
     def __init__(self, cfg: StrayScannerConfig):
         self.cfg = cfg
         self._folders = SceneFolders(Path(cfg.root), "odometry.csv", root_is_scene=cfg.root_is_scene)
+        self._trust = Trust(cfg.confidence_min, cfg.confidence_full)
         self._lock = Lock()
         # Cached an instance, so that two data sets never share an entry; two, for decoders take memory.
         self._recording = lru_cache(maxsize=2)(self._open)
@@ -180,27 +182,27 @@ class StrayScannerDataset:
                 f"{odometry.where(frame_id)}: has no K (fx, fy, cx, cy), and there is no camera_matrix.csv beside it"
             )
         picture, where = video.picture(frame_id, self.cfg.rotate or 0), f"{video.path}: frame {frame_id}"
-        depth_m = self._depth(recording.folder, frame_id)
+        depth_m, depth_weight = self._depth(recording.folder, frame_id)
         camera = camera_of(Calibration(k), picture, f"{where}, K")
         return registered_frame(
             scene_id, frame_id, picture, camera, depth_m, cam_to_world,
-            where=where, rotate=self.cfg.rotate, tell=self._tell, by="note in the video",
+            where=where, rotate=self.cfg.rotate, tell=self._tell, by="note in the video", depth_weight=depth_weight,
         )  # fmt: skip
 
-    def _depth(self, folder: Path, number: int) -> NDArray[np.float32] | None:
+    def _depth(self, folder: Path, number: int) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
         path = _file_of(folder / "depth", number, "png", "npy")
         if path is None:
-            return None
+            return None, None
         depth_m = read_depth(path, _DEPTH_SCALE, INVALID_DEPTH)
-        if self.cfg.confidence_min is None:
-            return depth_m
+        if not self._trust.asked:
+            return depth_m, None
         confidence = _file_of(folder / "confidence", number, "png")
         if confidence is None:
             raise FrameError(
-                f"{path}: has no confidence/{number:06d}.png beside it, but data.confidence_min="
-                f"{self.cfg.confidence_min}; data.confidence_min=null takes all depth"
+                f"{path}: has no confidence/{number:06d}.png beside it, but {self._trust}; {self._trust.without} "
+                "takes all depth"
             )
-        return trusted(depth_m, read_labels(confidence, "confidence"), self.cfg.confidence_min, str(confidence))
+        return self._trust(depth_m, read_labels(confidence, "confidence"), str(confidence))
 
     def _open(self, scene_id: str) -> _Recording:
         folder = self._folders.folder(check_scene_name(scene_id, "scene"))

@@ -4,9 +4,9 @@ import itertools
 import numpy as np
 import pytest
 
-from clipfeat.camera.projection import build_uv_index, unproject_depth, world_to_cam
+from clipfeat.camera.projection import build_uv_index, project_camera_points, unproject_depth, world_to_cam
 from clipfeat.camera.visibility import VisibilityRule, lookup_depth, project_frame
-from clipfeat.types import Camera, Frame, Picture, PointStatus
+from clipfeat.types import Camera, Distortion, Frame, Picture, PointStatus
 
 
 def frame_of(depth, pose=None):
@@ -48,6 +48,25 @@ def test_status_and_confidence_equal_a_slow_twin():
         assert found.status[i] == expected
         assert found.conf_2d[i] == pytest.approx(conf, abs=1e-4)
     assert len(set(found.status.tolist())) == 5
+
+
+@pytest.mark.parametrize("other_lens", [False, True])
+def test_confidence_is_multiplied_by_the_weight_of_the_pixel_that_judged_the_point(other_lens):
+    rng = np.random.default_rng(1)
+    frame = frame_of(np.full((30, 40), 2.0))
+    if other_lens:
+        camera = dataclasses.replace(frame.depth_camera, distortion=Distortion(fisheye=False, radial=(-0.05, 0, 0, 0)))
+        frame = dataclasses.replace(frame, depth_camera=camera)
+    weighed = dataclasses.replace(frame, depth_weight=rng.integers(0, 3, (30, 40)).astype(np.float32) / 2)
+    points = np.concatenate([rng.uniform(-1, 1, (500, 2)), rng.uniform(1.95, 2.05, (500, 1))], 1)
+    before, after = (project_frame(points, one, VisibilityRule(tolerance=0.1)) for one in (frame, weighed))
+    np.testing.assert_array_equal(after.status, before.status)
+    camera = frame.depth_camera
+    for i in np.flatnonzero(before.visible):
+        (u, v), _ = (a[0] for a in project_camera_points(points[i : i + 1], camera.intrinsics, camera.distortion))
+        weight = weighed.depth_weight[int(np.floor(v + 0.5)), int(np.floor(u + 0.5))]
+        assert after.conf_2d[i] == pytest.approx(weight * before.conf_2d[i], abs=1e-6)
+    assert 0 < np.count_nonzero(after.conf_2d) < np.count_nonzero(before.conf_2d)
 
 
 def test_a_frame_without_depth_sees_all_that_is_in_view():

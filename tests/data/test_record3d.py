@@ -56,6 +56,8 @@ def test_an_archive_is_read_as_it_is_and_unpacked(tmp_path):
     assert_is(dataset.load("b", 3), frames[3], k=frames[0].k)
     doubtful = opened(tmp_path, confidence_min=2).load("a", 2).depth_m
     np.testing.assert_array_equal(doubtful > 0, frames[2].confidence == 2)
+    weighed = opened(tmp_path, confidence_full=2).load("a", 2)
+    np.testing.assert_array_equal(weighed.depth_weight, frames[2].confidence / 2)
     write_record3d_export(tmp_path / "e", frames)
     assert opened(tmp_path).load("e", 0).frame_id == 0
     with pytest.raises(FrameError, match=r"0.exr: has no confidence beside it, but data.confidence_min=1; .*=null"):

@@ -30,6 +30,9 @@ def test_each_frame_has_its_row_its_depth_and_its_place_in_the_video(tmp_path):
         assert_is(dataset.load("old", i), frames[i], k=frames[-1].k)
     doubtful = opened(tmp_path, confidence_min=1).load("new", 1).depth_m
     np.testing.assert_array_equal(doubtful > 0, frames[1].confidence >= 1)
+    weighed = opened(tmp_path, confidence_min=1, confidence_full=2).load("new", 1)
+    np.testing.assert_array_equal(weighed.depth_m, doubtful)
+    np.testing.assert_array_equal(weighed.depth_weight, frames[1].confidence / 2)
     (tmp_path / "new/depth/000000.png").unlink()
     np.save(tmp_path / "new/depth/000001.npy", (frames[1].depth * 1000).round().astype(np.uint16))
     (tmp_path / "new/depth/000001.png").unlink()
