@@ -13,6 +13,7 @@ import sys
 
 import conftest
 import mistakes
+import packed_recordings as packed
 import pytest
 from data import test_recording_writers as recorded
 
@@ -33,7 +34,10 @@ MORE = {
     "sens": ("write_sens", "write", {"lost": ()}),
     "scannet": ("write_scannet25k", "write", {}),
 }
-CASES = {name: case for name, case in recorded.CASES.items() if name not in ALIKE} | MORE
+PACKED = {"record3d": packed.write_record3d, "strayscanner": packed.write_stray, "rosbag": packed.write_rosbag}
+"""These need packages that may not be here."""
+
+CASES = {name: case for name, case in recorded.CASES.items() if name not in ALIKE} | MORE | PACKED
 
 
 @pytest.fixture
@@ -81,9 +85,9 @@ def cell(check, mistake):
 
 
 def frames_of(cfg):
-    """The frames of a recording's one scene, with their pictures decoded, and the keys of its layout."""
+    """The frames of a recording's scene, with their pictures decoded, and the keys of its layout."""
     dataset = build_dataset(cfg)
-    (scene,) = dataset.scenes()
+    scene = dataset.scenes()[-1]  # of Record3D's the archive and not the export
     return {i: mistakes.colored(f, f.image) for i, f in mistakes.frames_of(dataset, scene).items()}, vars(cfg)
 
 
@@ -94,7 +98,9 @@ def columns_of_page():
     return {name: {row[0]: row[i] for row in rows} for i, name in enumerate(head) if i}
 
 
-def written(name, writers, root):
+def written(name, writers, monkeypatch, root):
+    if name in PACKED:
+        return frames_of(PACKED[name](writers, monkeypatch, root))
     if name in MORE:
         module, function, options = MORE[name]
         getattr(writers(module), function)(root, **options)
@@ -103,9 +109,9 @@ def written(name, writers, root):
     return frames_of(configured(name, root))
 
 
-def test_depths_off_by_five_percent_are_not_blamed_on_colour(writers, smaller, tmp_path):
+def test_depths_off_by_five_percent_are_not_blamed_on_colour(writers, smaller, monkeypatch, tmp_path):
     """They move its points by a pixel, and the pictures of a rendered room show that."""
-    frames, keys = written("rscan", writers, tmp_path)
+    frames, keys = written("rscan", writers, monkeypatch, tmp_path)
     check = mistakes.checked(mistakes.each(with_depth_scaled(1.05))(frames), keys)
     assert (check.verdict, check.color.cause) == ("ok", "")
 
@@ -117,10 +123,10 @@ def looked_at(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_page_has_what_the_check_says_of_each_layout(name, writers, smaller, tmp_path):
+def test_the_page_has_what_the_check_says_of_each_layout(name, writers, smaller, monkeypatch, tmp_path):
     if name != "sens":  # whose writer has the size in words
         smaller()
-    frames, keys = written(name, writers, tmp_path)
+    frames, keys = written(name, writers, monkeypatch, tmp_path)
     found = {m: cell(mistakes.checked(mistakes.MISTAKES[m][0](frames), keys), m) for m in looked_at(name)}
     sys.stdout.write("\n".join((f"\n{name}", *(f"{mistake} | {word}" for mistake, word in found.items()))))
     assert found["none"] == "ok"

@@ -8,12 +8,12 @@ import sys
 
 import numpy as np
 import pytest
-from phone_recordings import Shot, quaternion_of, write_video
-from ros_bags import COLOR, DEPTH, INFO, write_bag
+from packed_recordings import write_record3d, write_rosbag, write_stray
+from phone_recordings import write_video
 from test_recording_writers import WRITERS, writers  # noqa: F401  a fixture
 
 from clipfeat.camera.projection import build_uv_index, unproject_depth, world_to_cam
-from clipfeat.data.archive_config import Record3dConfig, RosbagConfig, ScanNetPpRawConfig, StrayScannerConfig
+from clipfeat.data.archive_config import ScanNetPpRawConfig
 from clipfeat.data.layouts import build_dataset
 
 pytestmark = pytest.mark.skipif(not WRITERS.is_dir(), reason="the writers of recordings are not here")
@@ -60,24 +60,15 @@ def truth_of(root):
 
 
 def test_record3d(small, tmp_path, monkeypatch):
-    """Its pictures are made smaller than the metadata says, and K with them."""
-    pytest.importorskip("lzfse")
-    for name in ("liblzfse", "OpenEXR"):
-        pytest.importorskip(name)
-    room, recording = small("room"), small("recording")
-    record = recording.Recording
-    monkeypatch.setattr(recording, "Recording", lambda c, d: record(c.resized(180, 240), d, room.path()))
-    small("write_record3d").write(tmp_path)
-    dataset, truth = build_dataset(Record3dConfig(root=str(tmp_path))), truth_of(tmp_path)
+    dataset, room = build_dataset(write_record3d(small, monkeypatch, tmp_path)), small("room")
+    truth = truth_of(tmp_path)
     assert_on_the_room(dataset, "room", room, truth)
     # Half floats have 11 bits: of 2 m and more they are off by 1 mm, along rays of up to 1.3 times the depth.
     assert_on_the_room(dataset, "export", room, truth, most_m=lambda z: 1.4 * np.exp2(np.floor(np.log2(z)) - 11))
 
 
-def test_stray_scanner(small, tmp_path):
-    pytest.importorskip("av")
-    small("write_stray").write(tmp_path)
-    dataset = build_dataset(StrayScannerConfig(root=str(tmp_path)))
+def test_stray_scanner(small, tmp_path, monkeypatch):
+    dataset = build_dataset(write_stray(small, monkeypatch, tmp_path))
     assert_on_the_room(dataset, "c00a170fe1", small("room"), truth_of(tmp_path))
 
 
@@ -96,19 +87,6 @@ def test_scannetpp_raw(small, tmp_path):
     assert_on_the_room(dataset, "0a7cc12c0e", small("room"), truth)
 
 
-def test_rosbag(small, tmp_path):
-    pytest.importorskip("rosbags")
-    recording = small("recording")
-    recorded, world = recording.phone(), recording.rigid((1, 0, 0), -80, (0, 0.1, 0.2))
-    frames = [
-        Shot(
-            recorded.picture(i), recorded.depth_m(i), None, world @ pose, quaternion_of((world @ pose)[:3, :3]),
-            recorded.colour.k,
-        )
-        for i, pose in enumerate(recorded.poses)
-    ]  # fmt: skip
-    write_bag(tmp_path / "a", "mcap", frames, packed=True)
-    recording.write_truth(tmp_path, recorded, {i: i for i in range(3)}, world)
-    keys = {"color_topic": COLOR, "depth_topic": DEPTH, "camera_info_topic": INFO, "pose_topic": "/odom"}
-    dataset = build_dataset(RosbagConfig(root=str(tmp_path), **keys))
+def test_rosbag(small, tmp_path, monkeypatch):
+    dataset = build_dataset(write_rosbag(small, monkeypatch, tmp_path))
     assert_on_the_room(dataset, "a", small("room"), truth_of(tmp_path))
