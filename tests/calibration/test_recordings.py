@@ -26,7 +26,7 @@ pytestmark = [
 ]
 writers = recorded.writers
 
-ALIKE = {"nerfstudio_per_frame_k", "arkitscenes_3dod"}
+ALIKE = {"nerfstudio_per_frame_k", "arkitscenes_3dod", "twelvescenes"}
 """The same frames as those of another."""
 MORE = {
     "tum": ("write_tum", "write", {}),

@@ -47,7 +47,7 @@ def composed(*overrides):
 READERS = dict.fromkeys(
     (
         "sevenscenes", "tum", "replica", "open3d", "polycam", "arkitscenes", "arkitscenes_3dod", "scannetpp_iphone",
-        "hm3d", "habitat", "rscan",
+        "hm3d", "habitat", "rscan", "twelvescenes",
     ),
     "posed_rgbd",
 )  # fmt: skip

@@ -37,6 +37,7 @@ CASES = {
     "arkitscenes_3dod": ("write_arkitscenes", "write", {}),
     "scannetpp_iphone": ("write_scannetpp_iphone", "write", {"packed": False}),
     "rscan": ("write_3rscan", "write", {"packed": False}),
+    "twelvescenes": ("write_3rscan", "write", {"packed": False}),
     "matterport3d": ("write_matterport", "write", {}),
 }
 """A layout, perhaps with more of its name, and its writer."""
@@ -88,6 +89,8 @@ def write(name, writers, root):
     getattr(writers(module), function)(root, **options)
     if name == "hm3d":
         as_hov_sg(next(root.glob("*/rgb")).parent)
+    if name == "twelvescenes":
+        as_twelve_scenes(root)
     if name == "arkitscenes_3dod":
         video = next(root.glob("*/lowres_wide")).parent
         video.rename(root / "frames")
@@ -95,6 +98,19 @@ def write(name, writers, root):
         (root / "frames").rename(video / f"{video.name}_frames")
         for path in (video / f"{video.name}_frames" / "confidence").iterdir():
             path.unlink()
+
+
+def as_twelve_scenes(root):
+    """The same files in other places, with depth as PNG."""
+    scan = next(root.glob("*/sequence")).parent
+    room = root / "apt1" / scan.name
+    room.parent.mkdir()
+    scan.rename(room)
+    (room / "sequence/_info.txt").rename(room / "info.txt")
+    (room / "sequence").rename(room / "data")
+    for path in room.glob("data/*.depth.pgm"):
+        Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16)).save(path.with_suffix(".png"))
+        path.unlink()
 
 
 def as_hov_sg(scene):
