@@ -103,8 +103,19 @@ KINDS = {
     **{
         name: Kind(f"run_{name}", (f"out/{FIRST}/*",), (*_BELOW, f"output={name}", "output_dir=case/out"), resumes=True)
         for name, fmt in FORMATS.items()
-        if not fmt.by_scene
+        if not fmt.by_scene and fmt.holds != "segments"
     },
+    "segments": Kind(
+        "run_segments",
+        (f"out/{FIRST}/*",),
+        (
+            *_BELOW,
+            "output=segments",
+            "data.masks='case/scans/{scene}/instance-filt/{frame}.png'",
+            "output_dir=case/out",
+        ),
+        resumes=True,
+    ),
     "h5_scene": Kind(
         "run_h5_scene",
         (f"out/{FIRST}.h5",),

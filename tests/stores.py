@@ -1,16 +1,24 @@
 """Small stores, as a run would have written them, and what two runs have in common."""
 
+import dataclasses
 import shutil
 
 import numpy as np
 import torch
 
+from clipfeat.output.files import FORMATS
 from clipfeat.output.grid import GridFrame
+from clipfeat.output.placed import PlacedPoints
 from clipfeat.output.run_folder import RunFolder
+from clipfeat.output.segments import SegmentFrame
 from clipfeat.output.store import FeatureStore
+from clipfeat.sampling.segments import Segments
 from clipfeat.types import Camera, FeatureMap, PointFeatures, resize_affine
 
 MODEL = {"arch": "A", "weights": "w", "weights_sha256": "0123", "head": "none", "head_sha256": None}
+
+
+WHOLE = FeatureMap(torch.zeros(1, 4, 5), resize_affine((40, 30), (5, 4)))
 
 
 def some_features(seed, count=30):
@@ -47,17 +55,34 @@ def some_grid(seed, count=30):
     )
 
 
+def some_segments(seed, count=30):
+    """Random vectors of the segments of a 40×30 picture, and random points in it."""
+    grid, rng = some_grid(seed, count), np.random.default_rng(seed)
+    rows = np.repeat(np.repeat(np.arange(12, dtype=np.uint16).reshape(3, 4), 10, 0), 10, 1)
+    return SegmentFrame(
+        segments=Segments(rows, np.arange(12) // 2),
+        segment_feat=rng.normal(size=(12, 6)).astype(np.float32),
+        clip_global=rng.normal(size=8).astype(np.float32),
+        **{key.name: getattr(grid, key.name) for key in dataclasses.fields(PlacedPoints)},
+    )
+
+
+def some_of(name):
+    """What makes the frames of a format."""
+    return {"points": some_features, "map": some_grid, "segments": some_segments}[FORMATS[name].holds]
+
+
 def write_store(path, frames, name="npz", **about):
     """Writes ``frames``, features or grids by scene and frame number, and returns the folder of the run."""
     run = RunFolder(path, name, "float32")
     for (scene_id, frame_id), features in frames.items():
         meta = {"scene_id": scene_id, "frame_id": frame_id, "model": MODEL, **about}
-        if isinstance(features, GridFrame):
+        if isinstance(features, PlacedPoints):
             camera = features.camera
             meta |= {
                 "camera": {"intrinsics": camera.intrinsics.tolist(), "width": camera.width, "height": camera.height},
                 "cam_to_world": features.cam_to_world.tolist(),
-                "image_to_map": features.feature_map.image_to_map.tolist(),
+                "image_to_map": getattr(features, "feature_map", WHOLE).image_to_map.tolist(),
             }
         run.write(scene_id, frame_id, features, meta)
     return run

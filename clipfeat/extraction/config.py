@@ -124,6 +124,11 @@ class ExtractConfig(PointsConfig):
         # A boolean (true; in files also yes) arrives as the text of one.
         self.check = {"true": "yes", "false": "no"}.get(self.check.lower(), self.check)
         one_of("check", self.check, ("no", "yes", "only"))
+        if self.output.name == "segments" and self.output.segments == "masks" and self.data.masks is None:
+            raise ConfigError(
+                "output=segments: pools over instance masks, so data.masks='…/{scene}/{frame}.png' must say where they "
+                "are; or output.segments=slic"
+            )
         if not self.output_dir:
             raise ConfigError("output_dir is empty: give a folder for the results")
 

@@ -22,11 +22,14 @@ from clipfeat.data.selection import FrameKey
 from clipfeat.errors import FrameError
 from clipfeat.extraction.prepare import Failed, Prepared
 from clipfeat.model.base import Model
+from clipfeat.output.files import AnyFeatures
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.records import done_record
 from clipfeat.output.run_folder import RunFolder
+from clipfeat.output.segments import SegmentFrame
 from clipfeat.output.summary import Stopwatch
 from clipfeat.sampling.bilinear import sample_img_feat
+from clipfeat.sampling.segments import SegmentRule, pooled
 from clipfeat.system.direct import PageBuffer
 from clipfeat.system.shards import usable_cores
 from clipfeat.types import FeatureMap, PointFeatures
@@ -68,6 +71,7 @@ class Lane:
         about: what a file says of the run.
         threads: that each lane computes with.
         writers: threads that write the files.
+        segments: what output=segments pools over.
         buffers: memory for sampled features. They are 15 MB a frame: no more frames wait to be written than there are
             buffers.
         stopwatch: of the run; lanes add up, so its stages may exceed the wall clock's time.
@@ -79,6 +83,7 @@ class Lane:
     about: dict[str, Any]
     threads: int
     writers: Executor
+    segments: SegmentRule
     buffers: "SimpleQueue[PageBuffer]"
     stopwatch: Stopwatch
     _local: threading.local = field(default_factory=threading.local)
@@ -96,17 +101,20 @@ class Lane:
 
     def _finish(self, frame: Prepared, feature_map: FeatureMap) -> "Failed | Future[Done]":
         # Of the map and not of the samples: it is 25 times smaller, and bilinear weights make nothing infinite.
-        if self.folder.keeps_map:
+        if self.folder.holds == "map":
             feature_map = dataclasses.replace(feature_map, values=feature_map.values.half())
         # The least and the largest value tell it in one pass: NaN is both of them.
         if not torch.isfinite(torch.stack(feature_map.values.aminmax())).all():
-            other = " or output=npz: a grid is float16" if self.folder.keeps_map else ""
+            other = " or output=npz: a grid is float16" if self.folder.holds == "map" else ""
             why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32{other}"
             return self._fail(Failed(frame.key, FrameError(why)))
         buffer = self.buffers.get()
         try:
-            keeps_map = self.folder.keeps_map
-            features = self.keep(frame, feature_map) if keeps_map else self.sample(frame, feature_map, buffer)
+            try:
+                features = self._features(frame, feature_map, buffer)
+            except FrameError as error:
+                self.buffers.put(buffer)
+                return self._fail(Failed(frame.key, error))
             picture = self._picture(frame, feature_map, features)
             meta = frame_meta(frame, feature_map.image_to_map) | self.about
             return self.writers.submit(self._write, frame, features, meta, picture, buffer)
@@ -114,9 +122,14 @@ class Lane:
             self.buffers.put(buffer)  # or the other lanes would wait for it for ever
             raise
 
-    def _picture(
-        self, frame: Prepared, feature_map: FeatureMap, features: PointFeatures | GridFrame
-    ) -> SampledFrame | None:
+    def _features(self, frame: Prepared, feature_map: FeatureMap, buffer: PageBuffer) -> AnyFeatures:
+        if self.folder.holds == "map":
+            return self.keep(frame, feature_map)
+        if self.folder.holds == "segments":
+            return self.pool(frame, feature_map)
+        return self.sample(frame, feature_map, buffer)
+
+    def _picture(self, frame: Prepared, feature_map: FeatureMap, features: AnyFeatures) -> SampledFrame | None:
         scene_id, frame_id = frame.key
         rows = self.pictures.choose(scene_id, frame_id, len(features.pts_idx))
         if rows is None:  # its pixels may never be needed
@@ -124,6 +137,8 @@ class Lane:
         with self.stopwatch.stage("picture", frame.seconds):
             if isinstance(features, PointFeatures):
                 chosen = features.take(rows)
+            elif isinstance(features, SegmentFrame):
+                chosen = features.take(rows).features()
             else:
                 chosen = self.sample(dataclasses.replace(frame, located=frame.located.take(rows)), feature_map)
             path = self.folder.picture_path(scene_id, frame_id)
@@ -132,7 +147,7 @@ class Lane:
     def _write(
         self,
         frame: Prepared,
-        features: PointFeatures | GridFrame,
+        features: AnyFeatures,
         meta: dict[str, Any],
         picture: SampledFrame | None,
         buffer: PageBuffer,
@@ -167,20 +182,32 @@ class Lane:
 
     def keep(self, frame: Prepared, feature_map: FeatureMap) -> GridFrame:
         """The map and the places of a frame's visible points in it; nothing is sampled."""
-        located, pose, clip_global = frame.located, frame.frame.cam_to_world, feature_map.clip_global
+        clip_global = feature_map.clip_global
         return GridFrame(
             feature_map=FeatureMap(
                 feature_map.values.cpu(),
                 feature_map.image_to_map,
                 None if clip_global is None else clip_global.cpu(),
             ),
-            camera=frame.frame.color_camera,
-            cam_to_world=pose,
-            uv_idx=located.uv_idx,
-            depth_m=transform_points(world_to_cam(pose), located.points.xyz)[:, 2].astype(np.float32),
-            conf_2d=located.conf_2d,
-            pts_idx=located.points.idx,
-            attributes=located.points.attributes,
+            **_places(frame),
+        )
+
+    def pool(self, frame: Prepared, feature_map: FeatureMap) -> SegmentFrame:
+        """The map's mean over each segment, and the places of a frame's visible points.
+
+        Raises:
+            FrameError: If the picture has no segments.
+        """
+        clip_global = feature_map.clip_global
+        with self.stopwatch.stage("sample", frame.seconds):
+            segments = self.segments(frame.frame, (feature_map.values.shape[1], feature_map.values.shape[2]))
+            means = torch.from_numpy(pooled(feature_map, segments, frame.image_size))
+            segment_feat = self.model.point_features(means.to(feature_map.values.device))
+        return SegmentFrame(
+            segments=segments,
+            segment_feat=segment_feat,
+            clip_global=None if clip_global is None else clip_global.cpu().numpy(),
+            **_places(frame),
         )
 
     def _fail(self, failed: Failed) -> Failed:
@@ -188,6 +215,20 @@ class Lane:
         record = {"scene_id": scene_id, "frame_id": frame_id, "status": "failed", "why": str(failed.error)}
         self.folder.append_record(record)
         return failed
+
+
+def _places(frame: Prepared) -> dict[str, Any]:
+    """The attributes of ``PlacedPoints``."""
+    located, pose = frame.located, frame.frame.cam_to_world
+    return {
+        "camera": frame.frame.color_camera,
+        "cam_to_world": pose,
+        "uv_idx": located.uv_idx,
+        "depth_m": transform_points(world_to_cam(pose), located.points.xyz)[:, 2].astype(np.float32),
+        "conf_2d": located.conf_2d,
+        "pts_idx": located.points.idx,
+        "attributes": located.points.attributes,
+    }
 
 
 def frame_meta(frame: Prepared, image_to_map: NDArray[np.float64]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.summary import Stopwatch
 from clipfeat.sampling.colors import COLORED
 from clipfeat.sampling.locate import Locator, build_locator
+from clipfeat.sampling.segments import SegmentRule
 from clipfeat.system.direct import page_buffers, reuse_memory
 from clipfeat.system.shards import Shard
 from clipfeat.system.streaming import prefetch, shares
@@ -96,9 +97,12 @@ class Worker:
         )  # fmt: skip
         self._writers = ThreadPoolExecutor(self._lanes, thread_name_prefix="clipfeat-write")
         about = {"model": model.describe(), "sampling": cfg.sampling.name}
+        rule = SegmentRule(cfg.output.segments, cfg.output.num_segments)
         # A lane samples all frames of its batch at once: as many may wait to be written, or it would wait for the disk.
         threads, buffers = max(1, cores // self._lanes), page_buffers(self._batch_size + self._lanes)
-        self._lane = Lane(model, job.folder, self._pictures, about, threads, self._writers, buffers, job.stopwatch)
+        self._lane = Lane(
+            model, job.folder, self._pictures, about, threads, self._writers, rule, buffers, job.stopwatch
+        )
 
     def work(self, frames: Sequence[FrameKey], drawn: Mapping[str, Sequence[int]]) -> Generator[Outcome, None, None]:
         """Does frames, and yields what became of each, in order; at the end all of their files and pictures are there.

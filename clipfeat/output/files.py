@@ -14,9 +14,13 @@ from clipfeat.errors import DamagedFileError, DataError
 from clipfeat.output.grid import GridFrame, grid_arrays, read_grid, write_grid
 from clipfeat.output.h5 import read_h5, write_h5
 from clipfeat.output.npz import read_npz, write_npz
+from clipfeat.output.segments import SegmentFrame, segment_arrays, segment_frame
 from clipfeat.system.atomic import atomic_file
 from clipfeat.system.direct import direct_file
 from clipfeat.types import PointFeatures
+
+AnyFeatures = PointFeatures | GridFrame | SegmentFrame
+"""What a file holds of a frame."""
 
 SCHEMA_VERSION = 1
 _ARRAYS = {"pts_feat": (None,), "uv_idx": (2,), "conf_2d": (), "xyz": (3,), "pts_idx": ()}
@@ -55,6 +59,13 @@ def map_bytes(size: FrameSize) -> float:
     return 2 * size.map_values + size.points * (uv_z_conf_idx + size.attribute_bytes) + 8192
 
 
+def segment_bytes(size: FrameSize) -> float:
+    """Bytes of a file that holds the vectors of some 60 segments, their pixels, and the places of the points."""
+    uv_z_conf_idx = 8 + 4 + 2 + 2
+    of_segments = 60 * size.channels * np.dtype(size.dtype).itemsize + 20_000
+    return of_segments + size.points * (uv_z_conf_idx + size.attribute_bytes) + 8192
+
+
 @dataclass(frozen=True)
 class FrameFormat:
     """A file format for the features of one frame.
@@ -65,7 +76,7 @@ class FrameFormat:
         read: the arrays, or none of them, and the meta, from a path.
         sequential: whether it is written from front to back, without looking back.
         bytes_of: about how large a frame's file becomes.
-        keeps_map: whether it holds a ``GridFrame`` instead of ``PointFeatures``.
+        holds: of a frame: points (``PointFeatures``), map (``GridFrame``) or segments (``SegmentFrame``).
         by_scene: whether the files of a scene's frames become one when all of them are done.
     """
 
@@ -74,21 +85,22 @@ class FrameFormat:
     read: Callable[..., tuple[dict[str, np.ndarray], str]]
     sequential: bool
     bytes_of: Callable[[FrameSize], float]
-    keeps_map: bool = False
+    holds: str = "points"
     by_scene: bool = False
 
 
 FORMATS = {
     "npz": FrameFormat(".npz", write_npz, read_npz, sequential=True, bytes_of=arrays_bytes),
     "h5": FrameFormat(".h5", write_h5, read_h5, sequential=False, bytes_of=arrays_bytes),
-    "grid": FrameFormat(".safetensors", write_grid, read_grid, sequential=True, bytes_of=map_bytes, keeps_map=True),
+    "grid": FrameFormat(".safetensors", write_grid, read_grid, sequential=True, bytes_of=map_bytes, holds="map"),
+    "segments": FrameFormat(
+        ".segments", write_grid, read_grid, sequential=True, bytes_of=segment_bytes, holds="segments"
+    ),
     "h5_scene": FrameFormat(".h5", write_h5, read_h5, sequential=False, bytes_of=arrays_bytes, by_scene=True),
 }
 
 
-def write_features(
-    path: Path, name: str, features: PointFeatures | GridFrame, meta: dict[str, Any], dtype: str = "float32"
-) -> int:
+def write_features(path: Path, name: str, features: AnyFeatures, meta: dict[str, Any], dtype: str = "float32") -> int:
     """Writes the features of one frame; ``sync_to_disk`` makes the names of many frames last.
 
     Args:
@@ -104,7 +116,12 @@ def write_features(
     Raises:
         OutputError: If it can't be written.
     """
-    arrays = grid_arrays(path, features) if isinstance(features, GridFrame) else _point_arrays(features, dtype)
+    if isinstance(features, GridFrame):
+        arrays = grid_arrays(path, features)
+    elif isinstance(features, SegmentFrame):
+        arrays = segment_arrays(path, features, dtype)
+    else:
+        arrays = _point_arrays(features, dtype)
     return write_arrays(path, name, arrays, meta, one_of_many=True)
 
 
@@ -151,15 +168,17 @@ def read_features(path: Path) -> tuple[PointFeatures, dict[str, Any]]:
     if path.suffix == FORMATS["grid"].suffix:
         raise DataError(f"{path}: holds a map and no features; clipfeat.FeatureStore samples them")
     arrays, meta = read_arrays(path)
-    return point_features(path, arrays), meta
+    return point_features(path, arrays, meta), meta
 
 
-def point_features(path: Path, arrays: dict[str, np.ndarray]) -> PointFeatures:
-    """The arrays of one frame as what they are; ``path`` is their file's.
+def point_features(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> PointFeatures:
+    """The arrays and the meta of one frame as what they are, with segments' features at the points; ``path`` is theirs.
 
     Raises:
         DataError: If some are missing, or of another shape than they should be.
     """
+    if path.suffix == FORMATS["segments"].suffix:
+        return segment_frame(path, arrays, meta).features()
     if why := wrong_rows(arrays, _ARRAYS):
         raise DataError(f"{path}: not a whole feature file ({why}); delete it and run the same command again")
     attributes = {key: array for key, array in arrays.items() if key not in (*_ARRAYS, "clip_global")}

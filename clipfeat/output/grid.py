@@ -11,18 +11,17 @@ Source of the format: the description in safetensors' README.
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from isal import isal_zlib
-from numpy.typing import NDArray
 
-from clipfeat.camera.projection import unproject_pixels
 from clipfeat.errors import DataError, OutputError
-from clipfeat.types import Camera, FeatureMap
+from clipfeat.output.placed import PlacedPoints, placed
+from clipfeat.types import FeatureMap
 
 _TYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"), "I64": np.dtype("<i8"), "U64": np.dtype("<u8"),
@@ -39,49 +38,14 @@ _SUMMED_FROM = len(_BEGIN) + 8
 
 
 @dataclass(frozen=True, eq=False)
-class GridFrame:
+class GridFrame(PlacedPoints):
     """A frame's feature map, and where its visible points lie in it.
 
     Attributes:
         feature_map: (C, h, w) float16 on the host, channels-last in memory.
-        camera: of the original colour picture.
-        cam_to_world: (4, 4) float64.
-        uv_idx: (N, 2) float32 pixels of the original colour picture.
-        depth_m: (N,) float32 z of the points in the camera, in metres.
-        conf_2d: (N,) float32 in [0, 1], kept to float16.
-        pts_idx: (N,) int64 row of the point in its source, see ``Points.idx``.
-        attributes: (N, ...) arrays carried along from the source by name, such as rgb, label and instance.
     """
 
     feature_map: FeatureMap
-    camera: Camera
-    cam_to_world: NDArray[np.float64]
-    uv_idx: NDArray[np.float32]
-    depth_m: NDArray[np.float32]
-    conf_2d: NDArray[np.float32]
-    pts_idx: NDArray[np.int64]
-    attributes: dict[str, NDArray[Any]] = field(default_factory=dict)
-
-    @property
-    def xyz(self) -> NDArray[np.float32]:
-        """(N, 3) world metres: the pixels, lifted by their z."""
-        u, v = self.uv_idx.astype(np.float64).T
-        camera = self.camera
-        xyz = unproject_pixels(u, v, self.depth_m, camera.intrinsics, self.cam_to_world, distortion=camera.distortion)
-        return xyz.astype(np.float32)
-
-    def take(self, rows: NDArray[np.integer]) -> "GridFrame":
-        """The same map, and some of the points."""
-        return GridFrame(
-            self.feature_map,
-            self.camera,
-            self.cam_to_world,
-            self.uv_idx[rows],
-            self.depth_m[rows],
-            self.conf_2d[rows],
-            self.pts_idx[rows],
-            {name: values[rows] for name, values in self.attributes.items()},
-        )
 
 
 def grid_arrays(path: Path, grid: GridFrame) -> dict[str, np.ndarray]:
@@ -90,19 +54,10 @@ def grid_arrays(path: Path, grid: GridFrame) -> dict[str, np.ndarray]:
     Raises:
         OutputError: If the format has no type for an attribute.
     """
-    for name, values in grid.attributes.items():
-        if values.dtype.newbyteorder("<") not in _NAMES:
-            raise OutputError(
-                f"{path}: the points' attribute {name} is of type {values.dtype}, which output=grid can't hold; leave "
-                f"it out of the points' file, or take output=npz"
-            )
+    check_attributes(path, grid)
     arrays: dict[str, np.ndarray] = {
-        **grid.attributes,
         "map": grid.feature_map.values.permute(1, 2, 0).half().numpy(),
-        "uv_idx": grid.uv_idx,
-        "depth_m": grid.depth_m,
-        "conf_2d": grid.conf_2d.astype(np.float16),
-        **_pack_index(grid.pts_idx),
+        **grid.arrays(),
     }
     if grid.feature_map.clip_global is not None:
         arrays["clip_global"] = grid.feature_map.clip_global.numpy()
@@ -125,32 +80,24 @@ def grid_frame(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) 
         )
         return GridFrame(
             feature_map=feature_map,
-            camera=Camera.of_meta(meta["camera"]),
-            cam_to_world=np.array(meta["cam_to_world"], np.float64),
-            uv_idx=left.pop("uv_idx"),
-            depth_m=left.pop("depth_m"),
-            conf_2d=left.pop("conf_2d").astype(np.float32),
-            pts_idx=_unpack_index(left),
-            attributes=left,
+            **placed(left, meta),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not a whole feature file ({error!r}); delete it and run the command again") from error
 
 
-def _pack_index(idx: NDArray[np.int64]) -> dict[str, np.ndarray]:
-    steps = np.diff(idx, prepend=idx[:1])
-    if (steps < 0).any():
-        return {"pts_idx": idx}
-    smallest = np.min_scalar_type(steps.max(initial=0))
-    return {"pts_idx_start": idx[:1], "pts_idx_steps": steps.astype(smallest)}
+def check_attributes(path: Path, points: PlacedPoints) -> None:
+    """Looks whether the file can hold what the points carry along.
 
-
-def _unpack_index(arrays: dict[str, np.ndarray]) -> NDArray[np.int64]:
-    """Takes it out of the arrays."""
-    if "pts_idx" in arrays:
-        return arrays.pop("pts_idx")
-    start, steps = arrays.pop("pts_idx_start"), arrays.pop("pts_idx_steps")
-    return np.cumsum(steps, dtype=np.int64) + (start if len(steps) else 0)
+    Raises:
+        OutputError: If the format has no type for an attribute.
+    """
+    for name, values in points.attributes.items():
+        if values.dtype.newbyteorder("<") not in _NAMES:
+            raise OutputError(
+                f"{path}: the points' attribute {name} is of type {values.dtype}, which {path.suffix} files can't hold"
+                f"; leave it out of the points' file, or take output=npz"
+            )
 
 
 def write_grid(file: Any, arrays: dict[str, np.ndarray], meta: str) -> None:

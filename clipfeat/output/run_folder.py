@@ -16,7 +16,7 @@ import torch
 
 from clipfeat.errors import DataError, OutputError
 from clipfeat.model.heads import head_file
-from clipfeat.output.files import FORMATS, write_features
+from clipfeat.output.files import FORMATS, AnyFeatures, write_features
 from clipfeat.output.folders import (
     ANOTHER_FOLDER,
     check_config,
@@ -30,11 +30,9 @@ from clipfeat.output.folders import (
     write_config,
 )
 from clipfeat.output.frame_files import holds_features, open_files
-from clipfeat.output.grid import GridFrame
 from clipfeat.output.records import done_record, latest_lines
 from clipfeat.system.atomic import atomic_file, locked, remove_leftovers, sync_to_disk
 from clipfeat.system.shards import WHOLE, Shard
-from clipfeat.types import PointFeatures
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +50,7 @@ class RunFolder:
     Attributes:
         path: the folder.
         files: the feature files in it.
-        keeps_map: whether a frame is written as a ``GridFrame`` and not as ``PointFeatures``.
+        holds: what is written of a frame: points, map or segments, see ``FrameFormat``.
         shard: who writes.
 
     Args:
@@ -71,7 +69,7 @@ class RunFolder:
         self.format_name = format_name
         self.dtype = dtype
         self.files = open_files(path, format_name)
-        self.keeps_map = FORMATS[format_name].keeps_map
+        self.holds = FORMATS[format_name].holds
         self._appending = threading.Lock()
         self._first = threading.Lock()
         self._claimed: dict[str, Any] | None = None
@@ -142,7 +140,7 @@ class RunFolder:
         """
         return {key for key in self.done(pictured) if not self.picture_path(*key).is_file()}
 
-    def write(self, scene_id: str, frame_id: int, features: PointFeatures | GridFrame, meta: dict[str, Any]) -> int:
+    def write(self, scene_id: str, frame_id: int, features: AnyFeatures, meta: dict[str, Any]) -> int:
         """Writes a frame's features, or its map, and returns the bytes.
 
         Raises:
@@ -157,7 +155,7 @@ class RunFolder:
                     return size
         return self._write(scene_id, frame_id, features, meta)
 
-    def _write(self, scene_id: str, frame_id: int, features: PointFeatures | GridFrame, meta: dict[str, Any]) -> int:
+    def _write(self, scene_id: str, frame_id: int, features: AnyFeatures, meta: dict[str, Any]) -> int:
         return write_features(self.feature_path(scene_id, frame_id), self.format_name, features, meta, self.dtype)
 
     def finish_scenes(self, frames: Sequence[tuple[str, int]], todo: Sequence[tuple[str, int]]) -> None:

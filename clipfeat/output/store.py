@@ -20,6 +20,7 @@ from clipfeat.output.files import FORMATS, point_features
 from clipfeat.output.folders import different_keys
 from clipfeat.output.frame_files import FrameFiles, SceneFiles, detect_format
 from clipfeat.output.grid import GridFrame, grid_frame
+from clipfeat.output.segments import SegmentFrame, segment_frame
 from clipfeat.sampling.bilinear import sample_img_feat
 from clipfeat.types import FeatureMap, FloatArray, Frame, PointFeatures
 
@@ -36,7 +37,8 @@ class FeatureStore:
     sample maps in a forked process, call ``torch.set_num_threads(1)`` there first, as DataLoader does.
 
     A store of ``output=grid`` holds maps, and samples them when it is asked: at the points of the run, as the other
-    formats hold them to float16's rounding, or at any others.
+    formats hold them to float16's rounding, or at any others. One of ``output=segments`` gives each point the feature
+    of its segment.
 
     Args:
         path: the folder.
@@ -74,7 +76,7 @@ class FeatureStore:
     @property
     def keeps_maps(self) -> bool:
         """Whether the frames hold maps (``map``, ``sample``) and not features at points."""
-        return FORMATS[self.format].keeps_map
+        return FORMATS[self.format].holds == "map"
 
     def frames(self, scene_id: str) -> list[int]:
         """The numbers of a scene's frames that are done now, ascending.
@@ -136,8 +138,8 @@ class FeatureStore:
             grid = self.map(scene_id, frame_id)
             grid = grid if choose is None else grid.take(choose(len(grid.pts_idx)))
             return self._sampled(grid)
-        arrays, _ = self._read(scene_id, frame_id)
-        features = point_features(self.path(scene_id, frame_id), arrays)
+        arrays, meta = self._read(scene_id, frame_id)
+        features = point_features(self.path(scene_id, frame_id), arrays, meta)
         return features if choose is None else features.take(choose(len(features.pts_idx)))
 
     def map(self, scene_id: str, frame_id: int) -> GridFrame:
@@ -154,6 +156,17 @@ class FeatureStore:
             )
         arrays, meta = self._read(scene_id, frame_id)
         return grid_frame(self.path(scene_id, frame_id), arrays, meta)
+
+    def segments(self, scene_id: str, frame_id: int) -> SegmentFrame:
+        """The segments of a frame with their features, and where its points lie. Only ``output=segments`` has them.
+
+        Raises:
+            DataError: If the store keeps no segments, or the frame is missing, damaged, or of another model or schema.
+        """
+        if FORMATS[self.format].holds != "segments":
+            raise DataError(f"{self.folder}: output={self.format} keeps no segments; extract with output=segments")
+        arrays, meta = self._read(scene_id, frame_id)
+        return segment_frame(self.path(scene_id, frame_id), arrays, meta)
 
     def dense(self, grid: GridFrame) -> FeatureMap:
         """A frame's map with the features that ``load`` has at points in every cell.
@@ -185,7 +198,7 @@ class FeatureStore:
         frame: Frame | None = None,
         rule: VisibilityRule | None = None,
     ) -> PointFeatures:
-        """Features of a frame at any world points, not only those of the run. Only ``output=grid`` can do it.
+        """Features of a frame at any world points, not only the run's. ``output=grid`` and ``segments`` can do it.
 
         Without depth nobody can tell which points are hidden behind others: all in view then get the features of what
         hides them too. Give the frame itself (``Dataset.load``), and its depth decides.
@@ -204,12 +217,16 @@ class FeatureStore:
             DataError: As for ``map``, or if the head's weights are missing or others.
             ValueError: If points is not (M, 3), or ``frame`` is another one.
         """
-        grid, rule = self.map(scene_id, frame_id), rule or VisibilityRule()
+        of_segments = FORMATS[self.format].holds == "segments"
+        kept: GridFrame | SegmentFrame = (
+            self.segments(scene_id, frame_id) if of_segments else self.map(scene_id, frame_id)
+        )
+        rule = rule or VisibilityRule()
         world = np.asarray(points, np.float64)
-        size = (grid.camera.width, grid.camera.height)
+        size = (kept.camera.width, kept.camera.height)
         if frame is None:
-            to_cam = world_to_cam(grid.cam_to_world)
-            k, lens = grid.camera.intrinsics, grid.camera.distortion
+            to_cam = world_to_cam(kept.cam_to_world)
+            k, lens = kept.camera.intrinsics, kept.camera.distortion
             seen = build_uv_index(world, k, to_cam, size, rule.near, rule.far, distortion=lens)
         else:
             given = (frame.scene_id, frame.frame_id, (frame.color_camera.width, frame.color_camera.height))
@@ -217,16 +234,18 @@ class FeatureStore:
                 raise ValueError(f"frame is {given}, expected {(scene_id, frame_id, size)}")
             seen = project_frame(world, frame, rule)
         rows = np.flatnonzero(seen.visible)
-        rows = rows[grid.feature_map.covers(seen.uv[rows])]
+        if isinstance(kept, GridFrame):
+            rows = rows[kept.feature_map.covers(seen.uv[rows])]
         placed = dataclasses.replace(
-            grid,
+            kept,
             uv_idx=seen.uv[rows],
             depth_m=seen.depth_m[rows],
             conf_2d=seen.conf_2d[rows],
             pts_idx=rows,
             attributes={},
         )
-        return dataclasses.replace(self._sampled(placed), xyz=world[rows].astype(np.float32))
+        found = placed.features() if isinstance(placed, SegmentFrame) else self._sampled(placed)
+        return dataclasses.replace(found, xyz=world[rows].astype(np.float32))
 
     def _sampled(self, grid: GridFrame) -> PointFeatures:
         """The features at all of its points."""

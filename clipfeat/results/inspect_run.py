@@ -188,8 +188,8 @@ def _check_frame(files: FrameFiles, key: FrameKey, model: dict[str, Any] | None)
     differing = different_keys(model, meta.get("model") or {}) if model is not None else []
     if differing:
         raise DataError(f"{path}: features of another model, which differs in {'; '.join(differing)}; delete it")
-    keeps_map = FORMATS[files.format_name].keeps_map
-    frame = grid_frame(path, arrays, meta) if keeps_map else point_features(path, arrays)
+    keeps_map = FORMATS[files.format_name].holds == "map"
+    frame = grid_frame(path, arrays, meta) if keeps_map else point_features(path, arrays, meta)
     points = {**frame.attributes, "uv_idx": frame.uv_idx, "conf_2d": frame.conf_2d, "pts_idx": frame.pts_idx}
     points |= {"depth_m": frame.depth_m} if isinstance(frame, GridFrame) else {"pts_feat": frame.pts_feat}
     rows = {name: len(values) for name, values in points.items()}

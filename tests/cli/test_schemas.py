@@ -60,6 +60,7 @@ NEEDS = {
         "data.intrinsics=[500,500,320,240]",
     ],
     ("camera", "esam"): ["data=scannet200_mv"],
+    ("output", "segments"): ["data.masks='{scene}/{frame}.png'"],
     ("data", "rosbag"): ["data.color_topic=/c", "data.camera_info_topic=/k", "data.pose_topic=/p"],
 }  # fmt: skip
 

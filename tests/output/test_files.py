@@ -11,7 +11,7 @@ from clipfeat.output.files import FORMATS, read_features, read_meta, write_featu
 from clipfeat.types import PointFeatures
 
 FULL = Path("/dev/full")
-POINT_FORMATS = [name for name, fmt in FORMATS.items() if not fmt.keeps_map]
+POINT_FORMATS = [name for name, fmt in FORMATS.items() if fmt.holds == "points"]
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import numpy as np
@@ -93,8 +94,11 @@ def test_the_points_follow_from_their_pixels_and_z():
     depth = rng.uniform(0.5, 6, (48, 64)).astype(np.float32)
     points, idx = unproject_depth(depth, k, pose)
     v, u = np.divmod(idx, 64)
-    grid = GridFrame(grid_of().feature_map, Camera(k, 64, 48), pose, np.stack((u, v), 1).astype(np.float32),
-                     depth.reshape(-1), np.ones(len(idx), np.float32), idx)  # fmt: skip
+    grid = GridFrame(
+        feature_map=grid_of().feature_map, camera=Camera(k, 64, 48), cam_to_world=pose,
+        uv_idx=np.stack((u, v), 1).astype(np.float32), depth_m=depth.reshape(-1),
+        conf_2d=np.ones(len(idx), np.float32), pts_idx=idx,
+    )  # fmt: skip
     assert grid.xyz.dtype == np.float32
     np.testing.assert_allclose(grid.xyz, points, atol=2e-6)
 
@@ -164,8 +168,10 @@ def _other_writer(path):
 )
 def test_rows_are_kept_in_the_smallest_type(tmp_path, idx, dtype):
     n = len(idx)
-    grid = GridFrame(grid_of().feature_map, grid_of().camera, np.eye(4), np.zeros((n, 2), np.float32),
-                     np.ones(n, np.float32), np.ones(n, np.float32), idx)  # fmt: skip
+    ones = np.ones(n, np.float32)
+    grid = dataclasses.replace(
+        grid_of(), uv_idx=np.zeros((n, 2), np.float32), depth_m=ones, conf_2d=ones, pts_idx=idx, attributes={}
+    )
     arrays = grid_arrays(tmp_path, grid)
     assert arrays.get("pts_idx_steps", arrays.get("pts_idx")).dtype == dtype
     found = grid_frame(tmp_path, arrays, meta_of(grid)).pts_idx
@@ -182,6 +188,6 @@ def test_what_is_missing_or_can_not_be_held_is_named(tmp_path):
     ):
         grid_frame(tmp_path / "f.safetensors", arrays, meta_of(grid))
     grid.attributes["name"] = np.array(["a"] * 40)
-    with pytest.raises(OutputError, match=r"f.x: the points' attribute name is of type <U1, which output=grid can't"):
+    with pytest.raises(OutputError, match=r"f.x: the points' attribute name is of type <U1, which .x files can't"):
         write_features(tmp_path / "f.x", "grid", grid, {})
-    assert FORMATS["grid"].keeps_map
+    assert FORMATS["grid"].holds == "map"

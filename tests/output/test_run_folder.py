@@ -39,7 +39,10 @@ def point_features(n=3):
 def grid_frame():
     points, camera = point_features(), Camera(np.eye(3), 8, 6)
     feature_map = FeatureMap(torch.zeros(4, 2, 2).half(), np.eye(2, 3))
-    return GridFrame(feature_map, camera, np.eye(4), points.uv_idx, points.conf_2d, points.conf_2d, points.pts_idx)
+    return GridFrame(
+        feature_map=feature_map, camera=camera, cam_to_world=np.eye(4), uv_idx=points.uv_idx, depth_m=points.conf_2d,
+        conf_2d=points.conf_2d, pts_idx=points.pts_idx,
+    )  # fmt: skip
 
 
 def write(folder, scene_id, frame_id, model="m"):

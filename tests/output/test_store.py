@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from stores import some_features, write_store
+from stores import some_features, some_segments, write_store
 
 import clipfeat
 from clipfeat.camera.visibility import VisibilityRule, project_frame
@@ -60,7 +60,16 @@ def grid_of(seed, count=30):
 
 def content_of(name, seed):
     """What is written in each format, and what a store gives of it."""
-    if not FORMATS[name].keeps_map:
+    if FORMATS[name].holds == "segments":
+        kept = some_segments(seed)
+        of_frame = {
+            "camera": CAMERA,
+            "cam_to_world": POSE,
+            "conf_2d": np.round(kept.conf_2d * 8) / 8,
+        }  # as float16 holds
+        kept = dataclasses.replace(kept, **of_frame)
+        return kept, kept.features()
+    if FORMATS[name].holds == "points":
         return features_of(seed), features_of(seed)
     grid = grid_of(seed)
     features = sample_img_feat(grid.feature_map, grid.uv_idx).numpy()

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from stores import MODEL, some_features, some_grid, write_store
+from stores import MODEL, some_features, some_grid, some_of, write_store
 
 from clipfeat.cli.commands import inspect_main
 from clipfeat.errors import DataError, OutputError
@@ -24,10 +24,10 @@ def points_of(scene_id, count):
     return {"visible": count, "occluded": count if scene_id == "s10" else 0}
 
 
-@pytest.fixture(params=["npz", "h5", "grid"])
+@pytest.fixture(params=["npz", "h5", "grid", "segments"])
 def run(request, tmp_path):
     """A run of three scenes as it ends, two frames of it failed."""
-    some = some_grid if request.param == "grid" else some_features
+    some = some_of(request.param)
     folder = write_store(tmp_path / "run", {key: some(count, count) for key, count in FRAMES.items()}, request.param)
     write_config(folder.path, {"sampling": {"name": "mesh", "num_points": None}, "output": {"name": request.param}})
     for key, count in FRAMES.items():
@@ -75,7 +75,7 @@ def test_nothing_is_changed(run):
 def test_damaged_files_are_found_by_verifying_and_empty_ones_at_once(run):
     path = run.feature_path("s1", 7)
     data = bytearray(path.read_bytes())
-    features = (some_grid if run.keeps_map else some_features)(12, 12)
+    features = some_of(run.format_name)(12, 12)
     data[data.index(features.uv_idx.tobytes()) + 9] ^= 16
     path.write_bytes(data)
     run.feature_path("s2", 0).write_bytes(b"")
@@ -89,7 +89,7 @@ def test_damaged_files_are_found_by_verifying_and_empty_ones_at_once(run):
 
 
 def test_features_of_another_model_are_found(run):
-    some = some_grid if run.keeps_map else some_features
+    some = some_of(run.format_name)
     write_store(run.path, {("s1", 7): some(0)}, run.format_name, model=MODEL | {"weights_sha256": "9"})
     found = inspect_folder(run.path, verify=True)
     told = [line for line in found.broken if "features of another model" in line]
@@ -107,7 +107,7 @@ def test_arrays_of_unlike_length_are_found(tmp_path):
 
 def test_what_the_record_and_the_files_do_not_agree_in_is_told(run):
     run.feature_path("s1", 20).unlink()
-    some = some_grid if run.keeps_map else some_features
+    some = some_of(run.format_name)
     write_store(run.path, {("s1", 40): some(1), ("s1", 99): some(2)}, run.format_name)
     found = inspect_folder(run.path)
     assert found.facts["record"].splitlines() == [
