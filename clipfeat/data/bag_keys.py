@@ -1,13 +1,17 @@
 """Which topics of a bag may be which key of ``data=rosbag``, by what the messages say of themselves."""
 
+from itertools import islice
 from typing import Any
 
 from clipfeat.data.ros_bag import Bag
 from clipfeat.data.ros_images import KINDS, is_color
-from clipfeat.data.rosbag import POSES
+from clipfeat.data.rosbag import POSES, TF
 from clipfeat.errors import DataError
 
 _SAY_NOT_WHOSE = ("PoseStamped", "PoseWithCovarianceStamped")
+
+_TF_READ = 200
+"""Messages of each topic of tf that are looked at for its frames."""
 
 
 def bag_keys(bag: Bag) -> dict[str, str]:
@@ -38,7 +42,7 @@ def bag_keys(bag: Bag) -> dict[str, str]:
     if depths:
         keys["data.depth_topic"] = _one_of(of_color(depths))
     if not poses:
-        return keys | {"data.tf_frames": f"[<the world's frame>,{frame or '<the frame of colour>'}]"}
+        return keys | {"data.tf_frames": f"[{_one_of(_parents(bag))},{frame or '<the frame of colour>'}]"}
     keys["data.pose_topic"] = _one_of(poses)
     if len(poses) == 1 and bag.topics_of(*_SAY_NOT_WHOSE):
         keys["data.pose_frame"] = f"<{frame or 'the frame of colour'}, or whose poses these are>"
@@ -52,6 +56,12 @@ def is_open(keys: dict[str, str]) -> bool:
 
 def _one_of(topics: list[str]) -> str:
     return topics[0] if len(topics) == 1 else f"<one of {' | '.join(topics)}>"
+
+
+def _parents(bag: Bag) -> list[str]:
+    """The frames of tf that others hang on, by its first messages."""
+    tf = [message for topic in TF if bag.has(topic) for message in islice(bag.messages(topic), _TF_READ)]
+    return sorted({one.header.frame_id.strip("/") for message in tf for one in message.transforms})
 
 
 def _first(bag: Bag, topic: str) -> Any:

@@ -1,11 +1,12 @@
 """What a folder that nobody described may be a recording of: each layout is asked whether it finds its files there."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from clipfeat.data.archive_config import RosbagConfig
 from clipfeat.data.bag_keys import bag_keys, is_open
@@ -72,7 +73,7 @@ def readings(path: Path, layouts: Mapping[str, DataConfig]) -> list[Reading]:
         layouts: the configuration of each layout, as it is without further keys.
 
     Raises:
-        DataError: If there is no such folder.
+        DataError: If there is no such folder, or it can't be listed.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
@@ -82,7 +83,10 @@ def readings(path: Path, layouts: Mapping[str, DataConfig]) -> list[Reading]:
             asked = {name: cfg for name, cfg in layouts.items() if path.suffix in _ARCHIVES.get(name, ())}
             return _ask(path.parent, path.stem, asked, bags=path.suffix in BAG_FILES)
         found = _ask(path, None, layouts)
-        found += [one for one in _ask(path.parent, path.name, layouts) if one.layout not in {o.layout for o in found}]
+        if path.name:  # which the root of all has not
+            done = {one.layout for one in found} | {name for name in _ARCHIVES if _archive_beside(path, name)}
+            others = {name: cfg for name, cfg in layouts.items() if name not in done}
+            found += _ask(path.parent, path.name, others, bags="rosbag" not in done)
         known = {one.root / scene for one in found if one.sign or one.frame for scene in one.scenes}
         folders = [] if path in known else folders_in(path, known)
         found += [one for folder in folders[:MOST_FOLDERS] for one in _ask(folder, None, layouts)]
@@ -92,6 +96,11 @@ def readings(path: Path, layouts: Mapping[str, DataConfig]) -> list[Reading]:
     read |= {one.folder() for one in found if one.frame}
     told = [one for one in found if one.frame or (one.sign and one.folder() not in read)]
     return told or found
+
+
+def _archive_beside(folder: Path, layout: str) -> bool:
+    """Whether a file that would be the scene lies beside a folder of its name."""
+    return any((folder.parent / f"{folder.name}{ending}").is_file() for ending in _ARCHIVES[layout])
 
 
 @contextmanager
@@ -182,8 +191,8 @@ def _bags(root: Path, only: str | None) -> Reading | None:
 def endings(folder: Path) -> list[tuple[str, int]]:
     """How many files of each ending lie below a folder, the most frequent first; of very many the first are counted."""
     counts: Counter[str] = Counter()
-    for path in folder.rglob("*"):
-        counts[path.suffix.lower() or "(no ending)"] += path.is_file()
+    for _, _, names in os.walk(folder):  # which passes over what can't be looked into
+        counts.update(PurePath(name).suffix.lower() or "(no ending)" for name in names)
         if counts.total() >= _MOST_FILES:
             break
-    return [(ending, count) for ending, count in counts.most_common() if count]
+    return counts.most_common()

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 POSES = ("Odometry", "PoseStamped", "PoseWithCovarianceStamped", "TransformStamped")
 """Types of the topics that poses are taken from, by their last word."""
 
-_TF = {"/tf": False, "/tf_static": True}
+TF = {"/tf": False, "/tf_static": True}
 """The topics of tf, and whether what they say holds always."""
 
 
@@ -283,6 +283,6 @@ def _motion(message: Any) -> tuple[Any, Any]:
 
 def _transforms(bag: Bag) -> Any:
     """All of tf, with whether it holds always."""
-    for topic, static in _TF.items():
+    for topic, static in TF.items():
         if bag.has(topic):
             yield from ((static, message) for message in bag.messages(topic))

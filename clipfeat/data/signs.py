@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from clipfeat.errors import DataError
+
 MOST_FOLDERS = 50
 """Folders in a folder that are looked into."""
 
@@ -53,11 +55,12 @@ SIGNS = (
     Sign("cameras.txt", "COLMAP (a sparse model, as text)", hint="it lies in <scene>/sparse/0, beside <scene>/images"),
     Sign("*.r3d", "Record3D", ("record3d",), at_root=True),
     Sign("odometry.csv", "Stray Scanner", ("strayscanner",)),
+    Sign("camera_matrix.csv", "Stray Scanner", ("strayscanner",)),
     Sign("lowres_wide*", "ARKitScenes", ("arkitscenes",)),
     Sign("*_frames/lowres_wide*", "ARKitScenes, its part for detection", ("arkitscenes_3dod",)),
     Sign("keyframes/corrected_cameras", "Polycam's raw data", ("polycam",)),
     Sign(
-        "keyframes/cameras", "Polycam's raw data", ("polycam",),
+        "keyframes", "Polycam's raw data", ("polycam",),
         hint="captures without corrected_images want the keys in conf/data/polycam.yaml",
     ),
     Sign("undistorted_camera_parameters", "Matterport3D", ("matterport3d",)),
@@ -68,7 +71,7 @@ SIGNS = (
     Sign("sequence/_info.txt", "3RScan", ("rscan",)),
     Sign("sequence.zip", "3RScan", ("rscan",), hint="unpack sequence.zip to a folder sequence"),
     Sign("seq-*/frame-*.color.png", "7-Scenes", ("sevenscenes",)),
-    Sign("rgb.txt", "TUM RGB-D", ("tum",)),
+    Sign("groundtruth.txt", "TUM RGB-D", ("tum",)),
     Sign("results/frame*.jpg", "Replica, as NICE-SLAM rendered it", ("replica",)),
     Sign("trajectory.log", "Open3D or Redwood", ("open3d",), at_root=True),
     Sign("intrinsic/intrinsic_color.txt", "ScanNet", ("scannet",)),
@@ -81,7 +84,7 @@ SIGNS = (
     Sign("metadata.yaml", "ROS 2 (a bag)", _ROS),
     Sign(
         "*.gt.freiburg", "ICL-NUIM",
-        hint="its fy is negative and its world left-handed: docs/recordings.md tells how data=tum reads it",
+        hint="its fy is negative and its world left-handed: docs/benchmarks.md tells how data=tum reads it",
     ),
     Sign("_detail", "Hypersim", hint="no layout reads its HDF5"),
 )  # fmt: skip
@@ -108,8 +111,15 @@ def recording_of(path: Path) -> Path:
 
 
 def folders_in(folder: Path, without: Container[Path] = ()) -> list[Path]:
-    """The folders in a folder, by name; none that is hidden."""
-    paths = sorted(path for path in folder.iterdir() if path.name[0] != "." and path not in without)
+    """The folders in a folder, by name; none that is hidden.
+
+    Raises:
+        DataError: If it can't be listed.
+    """
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.name[0] != "." and path not in without)
+    except OSError as error:
+        raise DataError(f"{folder}: can't be listed ({error})") from error
     return [path for path in paths if path.is_dir()]
 
 

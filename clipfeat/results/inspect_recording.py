@@ -56,8 +56,8 @@ def inspect_recording(path: Path, layouts: Mapping[str, DataConfig]) -> list[Ins
     found = readings(path, layouts)
     told = [one for one in found if one.frame is not None or one.sign is not None]
     if told:
-        return [_told(path, one, layouts.get(one.layout), alone=len(told) == 1, brief=len(told) > _TOLD_IN_FULL)
-                for one in told]  # fmt: skip
+        brief, alone = len(told) > _TOLD_IN_FULL, len([one for one in told if _is_read(one)]) == 1
+        return [_told(path, one, layouts.get(one.layout), alone=alone, brief=brief) for one in told]
     files = ", ".join(f"{count} × {ending}" for ending, count in endings(path)[:_ENDINGS_SHOWN])
     files = "a file" if path.is_file() else files
     raise DataError(
@@ -94,7 +94,7 @@ def _told(path: Path, reading: Reading, cfg: DataConfig | None, *, alone: bool, 
             **_beside(reading),
         }
     facts["topics"] = "" if brief else reading.topics.replace(", ", "\n")
-    if frame is None and reading.wrong:
+    if not _is_read(reading):
         facts["keys"] = _arguments(reading.keys)
         facts["next"] = f"mend what is broken; {shlex.join(['clipfeat-inspect', str(path)])} tells whether it is"
         return Inspection(
@@ -108,6 +108,11 @@ def _told(path: Path, reading: Reading, cfg: DataConfig | None, *, alone: bool, 
     if frame is None:
         title += ", once you have said what stands in <>"
     return Inspection(title, facts, [reading.wrong] if reading.wrong else [], verified=None)
+
+
+def _is_read(reading: Reading) -> bool:
+    """Whether it can be read, perhaps with keys that have still to be said."""
+    return reading.frame is not None or not reading.wrong
 
 
 def _commands(reading: Reading, *, alone: bool) -> str:

@@ -17,8 +17,9 @@ from clipfeat.results.inspect_recording import inspect_recording
 
 
 @pytest.fixture
-def inspected(monkeypatch, capsys):
+def inspected(monkeypatch, capsys, known):
     """Exit code, output and errors of the command."""
+    monkeypatch.setattr("clipfeat.data.layouts.layouts", lambda: known)
 
     def inspect(folder):
         monkeypatch.setattr(sys, "argv", ["clipfeat-inspect", str(folder)])
@@ -148,6 +149,16 @@ def test_of_very_many_folders_the_first_are_looked_into(known, tmp_path, monkeyp
     assert caplog.messages == [f"{tmp_path}: of its 3 folders only the first 1 were looked into"]
 
 
+def test_an_archive_beside_a_folder_of_its_name_is_not_what_lies_in_it(inspected, tmp_path):
+    (tmp_path / "kitchen").mkdir()
+    for name in ("kitchen.r3d", "kitchen.sens", "kitchen.bag"):
+        (tmp_path / name).touch()
+    assert (
+        "kitchen: holds no results of clipfeat, and no recording in a layout that it knows: it is empty;"
+        in (inspected(tmp_path / "kitchen")[2])
+    )
+
+
 def test_a_part_of_a_recording_stands_for_it(inspected, many):
     scene = many / "of a phone" / "demo0000_00"
     for place in (scene, scene / "transforms.json", many / "demo0000_00" / "intrinsic"):
@@ -161,7 +172,7 @@ def test_a_part_of_a_recording_stands_for_it(inspected, many):
 def test_a_phone_s_part_of_a_scannetpp_scene_is_no_scene_of_its_own(inspected, tmp_path):
     """It holds a transforms.json of other pictures."""
     pytest.importorskip("av")
-    write_scannetpp_raw(tmp_path / "data" / "0a7c", shots(2))
+    write_scannetpp_raw(tmp_path / "data" / "0a7c", shots(2, depth_size=(256, 192)))
     phone = tmp_path / "data" / "0a7c" / "iphone"
     (phone / "nerfstudio").mkdir()
     (phone / "nerfstudio" / "transforms.json").write_text('{"frames": [{"file_path": "frame_000000.jpg"}]}')
