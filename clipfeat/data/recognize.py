@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
+import yaml
+
 from clipfeat.data.archive_config import RosbagConfig
 from clipfeat.data.bag_keys import bag_keys, is_open
 from clipfeat.data.base import Dataset
@@ -182,8 +184,8 @@ def _bags(root: Path, only: str | None) -> Reading | None:
         found = replace(found, keys=bag_keys(bag))
         if is_open(found.keys):
             return found
-        values = {key.removeprefix("data."): value for key, value in found.keys.items()}
-        return _look_into(build_dataset(RosbagConfig(root=str(root), **values)), found)  # type: ignore[arg-type]
+        values = {key.removeprefix("data."): yaml.safe_load(value) for key, value in found.keys.items()}
+        return _look_into(build_dataset(RosbagConfig(root=str(root), **values)), found)
     except ClipfeatError as error:
         return replace(found, wrong=str(error))
 

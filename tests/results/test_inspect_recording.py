@@ -7,7 +7,7 @@ from conftest import SHARED
 from layouts import write_nerfstudio, write_tum
 from phone_recordings import shots, write_r3d, write_record3d_export, write_scannetpp_raw
 from PIL import Image
-from ros_bags import COLOR, DEPTH, INFO, write_bag
+from ros_bags import COLOR, DEPTH, INFO, START, BagWriter, image, write_bag
 
 from clipfeat.cli.commands import inspect_main
 from clipfeat.data.layouts import layouts
@@ -261,6 +261,18 @@ def test_a_bag_that_leaves_nothing_open_is_read(inspected, tmp_path):
         assert (code, "frames      1 in lab\n" in out, "depth       16×12, fx" in out) == (0, True, True)
         assert f"data=rosbag data.root={tmp_path} data.color_topic={COLOR} " in out
         assert "data.pose_topic=/odom output_dir=features\n" in out
+
+
+def test_a_bag_whose_tf_has_one_way_up_is_read_by_it(inspected, tmp_path):
+    pytest.importorskip("rosbags")
+    [shot] = shots(1)
+    with BagWriter(tmp_path / "a.bag", "bag") as bag:
+        bag.camera_info(INFO, shot.k, (32, 24), "optical")
+        bag.add(COLOR, "sensor_msgs/msg/Image", START, "optical", image(shot.color, "rgb8"))
+        bag.tf(START, "map", "optical", shot.pose)
+    code, out, _ = inspected(tmp_path)
+    assert (code, "missing     depth\n" in out) == (0, True)
+    assert "'data.tf_frames=[map,optical]' sampling=mesh 'sampling.points_file=<a PLY" in out
 
 
 def test_a_bag_that_no_keys_would_read_is_told_with_those_that_were_tried(inspected, tmp_path):
