@@ -55,9 +55,10 @@ class BagWriter:
     Args:
         path: file of ROS 1, or folder of ROS 2.
         kind: bag, mcap or sqlite3.
+        without: topics that are not written.
     """
 
-    def __init__(self, path, kind):
+    def __init__(self, path, kind, without=()):
         from rosbags.rosbag1 import Writer as Writer1
         from rosbags.rosbag2 import StoragePlugin
         from rosbags.rosbag2 import Writer as Writer2
@@ -71,7 +72,7 @@ class BagWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         plugin = StoragePlugin.MCAP if kind == "mcap" else StoragePlugin.SQLITE3
         self.writer = Writer1(path) if self.ros1 else Writer2(path, version=9, storage_plugin=plugin)
-        self.connections = {}
+        self.connections, self.without = {}, without
 
     def __enter__(self):
         self.writer.open()
@@ -92,6 +93,8 @@ class BagWriter:
         self.write(topic, kind, seconds + late, self.make(kind, header=self.header(seconds, frame), **fields))
 
     def write(self, topic, kind, seconds, made):
+        if topic in self.without:
+            return
         if topic not in self.connections:
             self.connections[topic] = self.writer.add_connection(topic, kind, typestore=self.store)
         pack = self.store.serialize_ros1 if self.ros1 else self.store.serialize_cdr
@@ -139,13 +142,13 @@ class BagWriter:
         self.write("/tf_static" if static else "/tf", kind, seconds, self.make(kind, transforms=[one]))
 
 
-def write_bag(path, kind, frames, packed=False, depth_frame="optical", depth_late=0.004, **info):
+def write_bag(path, kind, frames, packed=False, depth_frame="optical", depth_late=0.004, without=(), **info):
     """Frames at 10 Hz: pictures and depth of the frame optical, which hangs on base; odometry and tf of base in map.
 
     All messages are written down late, the pictures latest.
     """
     height, width = frames[0].color.shape[:2]
-    with BagWriter(path, kind) as bag:
+    with BagWriter(path, kind, without) as bag:
         bag.tf(START, "base", "optical", BASE_FROM_OPTICAL, static=True)
         bag.camera_info(INFO, frames[0].k, (width, height), "optical", **info)
         for i, frame in enumerate(frames):

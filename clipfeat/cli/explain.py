@@ -17,6 +17,8 @@ _MANDATORY = {
 }
 """What the keys are that have no default."""
 
+_MORE = {"data.root": "; clipfeat-inspect FOLDER tells which data= reads what lies in a folder"}
+
 _NO_SLURM = 'Could not detect "srun"'
 """What submitit says where there is no SLURM."""
 
@@ -41,7 +43,7 @@ def explain(error: Exception, config_name: str) -> str:
         match = re.search(r"Missing mandatory value: (\S+)", text)
         key = match[1] if match else getattr(cause, "full_key", None) or "a key"
         hint = f": give {_MANDATORY[key]}" if key in _MANDATORY else ""
-        return f"{key} is not set{hint}, as {key}=…"
+        return f"{key} is not set{hint}, as {key}=…{_MORE.get(key, '')}"
     return _of_composing(text, config_name) or _of_value(cause) or _without_hydra(text)
 
 

@@ -15,7 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.data.base import check_scene_name
 from clipfeat.errors import ConfigError, DataError, FrameError
+
+BAG_FILES = (".bag", ".mcap", ".db3")
+"""Endings of bags that are a file."""
 
 _SHOWN = 14
 """Topics that a message lists."""
@@ -58,6 +62,24 @@ def import_rosbags() -> Any:
     return rosbags
 
 
+def find_bags(root: Path) -> dict[str, Path]:
+    """The bags in a folder, files and ROS 2's folders, by their name.
+
+    Raises:
+        DataError: If two share a name, or it is not allowed.
+    """
+    found: dict[str, Path] = {}
+    folders = [path.parent for path in root.glob("*/metadata.yaml")]
+    files = [path for path in root.iterdir() if path.suffix in BAG_FILES and path.is_file()]
+    for path in (*folders, *files):
+        name = path.name if path.is_dir() else path.stem
+        if name.startswith("."):
+            continue
+        if (before := found.setdefault(check_scene_name(name, str(path)), path)) != path:
+            raise DataError(f"{before} and {path} would both be scene {name}; rename one of them")
+    return found
+
+
 class Bag:
     """An open bag. Safe to use from several threads.
 
@@ -92,6 +114,10 @@ class Bag:
         names = [name for _, name in sorted(told.values())]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         return f"{', '.join(names[:_SHOWN]) or 'none'}{more}"
+
+    def topics_of(self, *kinds: str) -> list[str]:
+        """The topics whose messages are of one of these types, told by its last word."""
+        return sorted({one.topic for one in self._reader.connections if one.msgtype.split("/")[-1] in kinds})
 
     def has(self, topic: str) -> bool:
         """Whether there is such a topic."""

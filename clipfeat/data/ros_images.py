@@ -39,6 +39,13 @@ _CONFIG = struct.Struct("<iff")
 """Before packed depth: its format, and the two numbers of the inverse depth."""
 
 
+def is_color(message: Any) -> bool | None:
+    """Whether an Image or CompressedImage says that it is colour; False: depth; None: what is read as neither."""
+    if hasattr(message, "format"):
+        return "compressedDepth" not in message.format
+    return message.encoding in _COLORS or (False if message.encoding in _DEPTHS else None)
+
+
 def color_of(message: Any, where: str, rotate: int) -> Picture:
     """The picture in a message; a packed one is decoded when its pixels are asked for.
 

@@ -25,7 +25,7 @@ from clipfeat.data.matching import Matched, match_times, nearest
 from clipfeat.data.matrices import Calibration, camera_for, check_pose
 from clipfeat.data.registered import camera_of, registered_frame
 from clipfeat.data.roots import check_root
-from clipfeat.data.ros_bag import Bag, Stamped
+from clipfeat.data.ros_bag import BAG_FILES, Bag, Stamped, find_bags
 from clipfeat.data.ros_images import KINDS, calibration_of, color_of, depth_of
 from clipfeat.data.ros_tf import FrameTree, TimedTrack, check_clock
 from clipfeat.data.told import ToldOnce
@@ -35,11 +35,10 @@ from clipfeat.types import Frame
 
 log = logging.getLogger(__name__)
 
-_POSES = ("Odometry", "PoseStamped", "PoseWithCovarianceStamped", "TransformStamped")
+POSES = ("Odometry", "PoseStamped", "PoseWithCovarianceStamped", "TransformStamped")
+"""Types of the topics that poses are taken from, by their last word."""
 
-_FILES = (".bag", ".mcap", ".db3")
-
-_TF = {"/tf": False, "/tf_static": True}
+TF = {"/tf": False, "/tf_static": True}
 """The topics of tf, and whether what they say holds always."""
 
 
@@ -83,7 +82,7 @@ class RosbagDataset:
 
     def __init__(self, cfg: RosbagConfig):
         self.cfg = cfg
-        self.root = check_root(Path(cfg.root), f"bags, <scene>{', '.join(_FILES)} or folders")
+        self.root = check_root(Path(cfg.root), f"bags, <scene>{', '.join(BAG_FILES)} or folders")
         self._color_from_depth = color_from_depth_matrix(cfg.color_from_depth)
         self._lock = Lock()
         # Cached an instance, so that two data sets never share an entry.
@@ -99,7 +98,7 @@ class RosbagDataset:
         found = self._found()
         if not found:
             raise DataError(
-                f"data.root={self.root}: holds no bag, expected <scene>{', '.join(_FILES)} or ROS 2's folders"
+                f"data.root={self.root}: holds no bag, expected <scene>{', '.join(BAG_FILES)} or ROS 2's folders"
             )
         return sorted(found)
 
@@ -166,7 +165,7 @@ class RosbagDataset:
     def _read_track(self, bag: Bag) -> tuple[TimedTrack, str]:
         """The poses of pose_topic, and whose they are."""
         topic = self.cfg.pose_topic or ""
-        bag.check("data.pose_topic", topic, _POSES)
+        bag.check("data.pose_topic", topic, POSES)
         track, body = TimedTrack(f"{bag.path}, {topic}"), self.cfg.pose_frame or ""
         for message in bag.messages(topic):
             stamp = message.header.stamp
@@ -187,7 +186,7 @@ class RosbagDataset:
         path = self._found().get(check_scene_name(scene_id, "scene"))
         if path is None:
             raise DataError(
-                f"{self.root}: no such scene {scene_id}, expected {scene_id}{', '.join(_FILES)} or a folder"
+                f"{self.root}: no such scene {scene_id}, expected {scene_id}{', '.join(BAG_FILES)} or a folder"
             )
         cfg, bag = self.cfg, Bag(path)
         color = bag.index("data.color_topic", cfg.color_topic or "", KINDS)
@@ -270,16 +269,7 @@ class RosbagDataset:
             return {check_scene_name(scene.name, str(scene)): self.root}
         if (self.root / "metadata.yaml").is_file():
             raise DataError(f"data.root={self.root}: a bag of ROS 2 itself, say data.root_is_scene=true")
-        found: dict[str, Path] = {}
-        folders = [path.parent for path in self.root.glob("*/metadata.yaml")]
-        files = [path for path in self.root.iterdir() if path.suffix in _FILES and path.is_file()]
-        for path in (*folders, *files):
-            name = path.name if path.is_dir() else path.stem
-            if name.startswith("."):
-                continue
-            if (before := found.setdefault(check_scene_name(name, str(path)), path)) != path:
-                raise DataError(f"{before} and {path} would both be scene {name}; rename one of them")
-        return found
+        return find_bags(self.root)
 
 
 def _motion(message: Any) -> tuple[Any, Any]:
@@ -291,6 +281,6 @@ def _motion(message: Any) -> tuple[Any, Any]:
 
 def _transforms(bag: Bag) -> Any:
     """All of tf, with whether it holds always."""
-    for topic, static in _TF.items():
+    for topic, static in TF.items():
         if bag.has(topic):
             yield from ((static, message) for message in bag.messages(topic))

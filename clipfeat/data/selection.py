@@ -1,5 +1,6 @@
 """Which scenes and frames a command looks at, and which of them are one shard's own."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def list_scenes(cfg: FramesConfig, dataset: Dataset, bad_scenes: dict[str, str] 
         DataError: If a scene is not there, or its name is a path; if a scene can't be read and ``bad_scenes`` doesn't
             take it, or if none can, or none has a frame.
     """
-    scenes: Sequence[str] = read_scenes_file(Path(cfg.scenes_file)) if cfg.scenes_file else dataset.scenes()
+    scenes: Sequence[str] = read_scenes_file(Path(cfg.scenes_file)) if cfg.scenes_file else _all_scenes(cfg, dataset)
     frames: dict[str, list[int]] = {}
     for scene_id in scenes:
         try:
@@ -78,3 +79,11 @@ def list_scenes(cfg: FramesConfig, dataset: Dataset, bad_scenes: dict[str, str] 
     if not any(frames.values()):
         raise DataError(f"none of the {len(frames)} scenes has a frame; expected one at least")
     return frames
+
+
+def _all_scenes(cfg: FramesConfig, dataset: Dataset) -> list[str]:
+    try:
+        return dataset.scenes()
+    except DataError as error:
+        tells = shlex.join(["clipfeat-inspect", cfg.data.root])
+        raise DataError(f"{error}; {tells} tells what lies there, and which data= reads it") from error

@@ -37,6 +37,8 @@ def inspect_folder(folder: Path, *, verify: bool = False) -> Inspection:
     Raises:
         ClipfeatError: If it is none of these, or can't be listed.
     """
+    if not folder.exists():
+        raise DataError(f"{folder}: no such file or folder")
     if folder.is_file():
         raise NoResultsError(f"{folder}: a file, expected a folder")
     if (folder / "data.mdb").is_file():

@@ -14,7 +14,11 @@ import pytest
         ),
         (["data.num_scenes=3"], "clipfeat: data.num_scenes: not a key of the chosen data"),
         (["device"], "clipfeat: cannot read the override 'device': expected key=value"),
-        ([], "clipfeat: data.root is not set: give the folder that holds one folder a scene, as data.root=…"),
+        (
+            [],
+            "clipfeat: data.root is not set: give the folder that holds one folder a scene, as data.root=…; "
+            "clipfeat-inspect FOLDER tells which data= reads what lies in a folder",
+        ),
         (["data.root=x", "frames_per_scene=0"], "clipfeat: frames_per_scene=0: expected a number of at least 1"),
         (["data.root=nowhere"], "clipfeat: data.root=nowhere: no such folder"),
         (["data.root=x", "device=tpu"], "clipfeat: device=tpu: expected auto, cpu, cuda or cuda:<n>"),

@@ -1,6 +1,7 @@
 import pytest
 
-from clipfeat.data.config import FramesConfig
+from clipfeat.data.config import FramesConfig, ScanNetConfig
+from clipfeat.data.layouts import build_dataset
 from clipfeat.data.selection import frame_keys, list_frames, list_scenes, own_scenes
 from clipfeat.errors import DataError
 from clipfeat.system.shards import Shard
@@ -81,3 +82,11 @@ def test_a_number_that_no_array_can_hold_is_refused(number):
         DataError, match=f"a: frame {number}, but a frame's number is 0 or more and has 18 digits at most"
     ):
         list_scenes(FramesConfig(), Stamped(a=2))
+
+
+def test_a_root_without_scenes_is_told_with_what_knows_more(tmp_path):
+    cfg = FramesConfig(data=ScanNetConfig(root=str(tmp_path)))
+    with pytest.raises(DataError) as error:
+        list_scenes(cfg, build_dataset(cfg.data))
+    assert "holds no scene, expected folders such as scene0000_00/color" in str(error.value)
+    assert f"; clipfeat-inspect {tmp_path} tells what lies there, and which data= reads it" in str(error.value)

@@ -265,7 +265,7 @@ def test_damaged_and_foreign_files_among_fused_scenes_are_broken(tmp_path):
 def test_any_other_folder_is_none_of_clipfeats(tmp_path):
     with pytest.raises(DataError, match="holds no features, expected <scene>/frame_<i>"):
         inspect_folder(tmp_path)
-    with pytest.raises(DataError, match="nowhere: no such folder"):
+    with pytest.raises(DataError, match="nowhere: no such file or folder"):
         inspect_folder(tmp_path / "nowhere")
     (tmp_path / "data.mdb").write_bytes(b"nothing")
     pytest.importorskip("lmdb")
@@ -293,7 +293,7 @@ def test_the_command_ends_with_code_one_if_something_is_broken(monkeypatch, caps
     assert "s/frame_1.npz: not a whole feature file" in output.out
     code, output = run_inspect(monkeypatch, capsys, tmp_path / "nowhere")
     assert (code, output.out) == (1, "")
-    assert output.err.startswith(f"clipfeat: {tmp_path}/nowhere: no such folder")
+    assert output.err.startswith(f"clipfeat: {tmp_path}/nowhere: no such file or folder")
     code, output = run_inspect(monkeypatch, capsys, "--help")
     assert code == 0
     assert "--verify" in output.out

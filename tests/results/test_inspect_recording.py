@@ -4,18 +4,22 @@ import sys
 
 import pytest
 from conftest import SHARED
-from phone_recordings import shots, write_r3d, write_record3d_export
-from ros_bags import write_bag
+from layouts import write_nerfstudio, write_tum
+from phone_recordings import shots, write_r3d, write_record3d_export, write_scannetpp_raw
+from PIL import Image
+from ros_bags import COLOR, DEPTH, INFO, START, BagWriter, image, write_bag
 
 from clipfeat.cli.commands import inspect_main
 from clipfeat.data.layouts import layouts
-from clipfeat.data.recognize import SIGNS, readings
+from clipfeat.data.recognize import readings
+from clipfeat.data.signs import SIGNS
 from clipfeat.results.inspect_recording import inspect_recording
 
 
 @pytest.fixture
-def inspected(monkeypatch, capsys):
+def inspected(monkeypatch, capsys, known):
     """Exit code, output and errors of the command."""
+    monkeypatch.setattr("clipfeat.data.layouts.layouts", lambda: known)
 
     def inspect(folder):
         monkeypatch.setattr(sys, "argv", ["clipfeat-inspect", str(folder)])
@@ -66,27 +70,144 @@ def test_files_that_are_there_but_can_not_be_read_are_told(inspected, scans):
         path.write_text("nonsense")
     code, out, _ = inspected(scans)
     assert code == 1
-    assert "has the files of data=scannet, but its first frames can't be read" in out
+    assert "has the files of data=scannet, but they can't be read" in out
     assert "broken" in out
     assert "pose/0.txt" in out
+    assert "clipfeat-extract" not in out
+    assert f"next        mend what is broken; clipfeat-inspect {scans} tells whether it is\n" in out
 
 
-@pytest.mark.parametrize("pattern", SIGNS)
-def test_a_recording_of_another_kind_is_told_by_its_files(inspected, tmp_path, pattern):
-    folder = tmp_path / "recording"
-    place = folder / pattern.replace("*", "x")
+def test_pictures_alone_are_no_recording_but_the_nearest_layout_is_told(inspected, tmp_path):
+    for i, shot in enumerate(shots(2)):
+        path = tmp_path / "walks" / "home" / "rgb" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(shot.color).save(path)
+    err = inspected(tmp_path / "walks")[2]
+    assert "data=hm3d finds pictures there, but" in err
+    assert "home/pose/0.txt: no such file" in err
+
+
+@pytest.mark.parametrize("sign", SIGNS, ids=lambda sign: sign.pattern)
+def test_a_sign_alone_is_told_with_what_its_layout_says(inspected, tmp_path, sign):
+    """Or, of what no layout reads, with its name."""
+    scene = tmp_path / "recording"
+    place = scene / sign.pattern.replace("*", "x")
     place.parent.mkdir(parents=True)
     place.touch()
-    code, out, err = inspected(folder)
-    assert (code, out) == (1, "")
-    assert f"it looks like {SIGNS[pattern]}" in err
-    assert err.count("\n") == 1
+    code, out, err = inspected(scene)
+    assert code == 1
+    if not sign.layouts:
+        assert out == ""
+        assert f"it looks like {sign.what} ({sign.hint}); data=posed_rgbd reads" in err
+        assert err.count("\n") == 1
+        return
+    assert err == ""
+    for layout in sign.layouts:
+        assert f"{scene}: has the files of data={layout}, but they can't be read\n" in out
+    assert sign.hint in out
+    assert "clipfeat-extract" not in out
 
 
 def test_an_empty_folder_and_none_are_told(inspected, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "it is empty; data=posed_rgbd reads" in inspected(tmp_path / "empty")[2]
-    assert "nowhere: no such folder" in inspected(tmp_path / "nowhere")[2]
+    assert inspected(tmp_path / "nowhere")[2] == f"clipfeat: {tmp_path}/nowhere: no such file or folder\n"
+
+
+@pytest.fixture
+def many(scans, tmp_path):
+    """Recordings of several layouts in one folder, and one that is cut off in a folder of its own."""
+    root = tmp_path / "many"
+    scans.rename(root)
+    write_record3d_export(root / "kitchen", shots(2))
+    write_nerfstudio(root, root / "of a phone")
+    (root / "cut").mkdir()
+    (root / "cut" / "hall.r3d").write_bytes(b"PK\3\4")
+    return root
+
+
+def test_each_recording_of_a_folder_is_told_with_a_command_of_its_own(inspected, many):
+    code, out, err = inspected(many)
+    assert (code, err) == (1, "")
+    commands = [shlex.split(line.split("clipfeat-extract")[1]) for line in out.splitlines() if "output_dir=" in line]
+    assert commands == [
+        [f"data={layout}", f"data.root={root}", f"output_dir=features/{name}"]
+        for layout, root, name in (
+            ("record3d", many, "many-record3d"),
+            ("scannet", many, "many-scannet"),
+            ("nerfstudio", many / "of a phone", "of_a_phone-nerfstudio"),
+        )
+    ]
+    assert "cut/hall.r3d: cut off, damaged or no .r3d archive" in out
+
+
+def test_of_very_many_folders_the_first_are_looked_into(known, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("clipfeat.data.recognize.MOST_FOLDERS", 1)
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    assert readings(tmp_path, {"scannet": known["scannet"]}) == []
+    assert caplog.messages == [f"{tmp_path}: of its 3 folders only the first 1 were looked into"]
+
+
+def test_an_archive_beside_a_folder_of_its_name_is_not_what_lies_in_it(inspected, tmp_path):
+    (tmp_path / "kitchen").mkdir()
+    for name in ("kitchen.r3d", "kitchen.sens", "kitchen.bag"):
+        (tmp_path / name).touch()
+    assert (
+        "kitchen: holds no results of clipfeat, and no recording in a layout that it knows: it is empty;"
+        in (inspected(tmp_path / "kitchen")[2])
+    )
+
+
+def test_a_part_of_a_recording_stands_for_it(inspected, many):
+    scene = many / "of a phone" / "demo0000_00"
+    for place in (scene, scene / "transforms.json", many / "demo0000_00" / "intrinsic"):
+        code, out, _ = inspected(place)
+        assert (code, "scenes      1 (demo0000_00)" in out) == (0, True)
+    err = inspected(scene / "images")[2]
+    assert f"; {scene}, which holds it, looks like nerfstudio, instant-ngp or Polycam (transforms.json)" in err
+    assert f"clipfeat-inspect '{scene}'" in err
+
+
+def test_a_phone_s_part_of_a_scannetpp_scene_is_no_scene_of_its_own(inspected, tmp_path):
+    """It holds a transforms.json of other pictures."""
+    pytest.importorskip("av")
+    write_scannetpp_raw(tmp_path / "data" / "0a7c", shots(2, depth_size=(256, 192)))
+    phone = tmp_path / "data" / "0a7c" / "iphone"
+    (phone / "nerfstudio").mkdir()
+    (phone / "nerfstudio" / "transforms.json").write_text('{"frames": [{"file_path": "frame_000000.jpg"}]}')
+    for place in (tmp_path / "data", phone.parent, phone, phone / "nerfstudio"):
+        code, out, _ = inspected(place)
+        assert (code, out.count(": recordings that data=")) == (0, 1)
+        assert f"data=scannetpp_raw data.root={tmp_path / 'data'} output_dir=features\n" in out
+        assert "missing     mesh (0a7c/scans/mesh_aligned_0.05.ply)\n" in out
+
+
+def test_without_depth_points_are_of_a_mesh(inspected, scans):
+    for depth in scans.glob("*/depth"):
+        shutil.rmtree(depth)
+    out = inspected(scans)[1]
+    assert "missing     depth\n" in out
+    assert "mesh        demo0000_00/demo0000_00_vh_clean_2.ply\n" in out
+    mesh = f"{scans}/{{scene}}/{{scene}}_vh_clean_2.ply"
+    command = shlex.split(out.partition("  next ")[2])
+    assert command[2:] == [f"data.root={scans}", "sampling=mesh", f"sampling.points_file={mesh}", "output_dir=features"]
+    for path in scans.glob("*/*.ply"):
+        path.unlink()
+    assert "'sampling.points_file=<a PLY in the world of the poses>'" in inspected(scans)[1]
+
+
+def test_what_only_a_layout_says_is_told(inspected, scans, tmp_path):
+    write_tum(scans, tmp_path / "tum")
+    said = "camera_to_world poses of opencv axes, K [525.0, 525.0, 319.5, 239.5], depth in 1/5000 m: so says data=tum"
+    assert f"taken as    {said}\n" in inspected(tmp_path / "tum")[1]
+
+
+def test_a_scene_that_can_not_be_read_does_not_hide_the_next(inspected, many):
+    (many / "of a phone" / "demo0000_00" / "transforms.json").write_text("{")
+    code, out, _ = inspected(many / "of a phone")
+    assert (code, "frames      4 in demo0001_00\n" in out, "check=only" in out) == (1, True, True)
+    assert "demo0000_00/transforms.json: not JSON, or cut off" in out
 
 
 def test_real_recordings_are_known(known):
@@ -117,13 +238,50 @@ def test_archives_are_known_by_their_folder_and_by_themselves(inspected, tmp_pat
     assert (code, "scenes      1 (office)" in out, "frames      3 in office" in out) == (0, True, True)
 
 
-def test_a_bag_is_told_with_its_topics(inspected, tmp_path):
+def test_a_bag_is_told_with_the_keys_that_its_topics_tell(inspected, tmp_path):
     pytest.importorskip("rosbags")
-    path = write_bag(tmp_path / "a.bag", "bag", shots(1))
+    path = write_bag(tmp_path / "bags" / "a.bag", "bag", shots(1))
+    for place in (path, path.parent, tmp_path):
+        code, out, err = inspected(place)
+        assert (code, err) == (0, "")
+        assert f"{place}: recordings that data=rosbag reads, once you have said what stands in <>\n" in out
+        assert "              /odom (Odometry)\n" in out
+        command = next(line for line in out.splitlines() if line.endswith("output_dir=features"))
+        assert shlex.split(command)[1:] == [
+            "data=rosbag", f"data.root={path.parent}", f"data.color_topic={COLOR}", f"data.camera_info_topic={INFO}",
+            f"data.depth_topic={DEPTH}", "data.pose_topic=<one of /odom | /slam>", "output_dir=features",
+        ]  # fmt: skip
+
+
+def test_a_bag_that_leaves_nothing_open_is_read(inspected, tmp_path):
+    pytest.importorskip("rosbags")
+    path = write_bag(tmp_path / "lab", "mcap", shots(1), without=["/slam"])
     for place in (path, tmp_path):
-        err = inspected(place)[2]
-        assert "it looks like ROS 1 (a bag), which data=rosbag reads by its topics: /camera/aligned_depth_to_co" in err
-        assert err.count("\n") == 1
+        code, out, _ = inspected(place)
+        assert (code, "frames      1 in lab\n" in out, "depth       16×12, fx" in out) == (0, True, True)
+        assert f"data=rosbag data.root={tmp_path} data.color_topic={COLOR} " in out
+        assert "data.pose_topic=/odom output_dir=features\n" in out
+
+
+def test_a_bag_whose_tf_has_one_way_up_is_read_by_it(inspected, tmp_path):
+    pytest.importorskip("rosbags")
+    [shot] = shots(1)
+    with BagWriter(tmp_path / "a.bag", "bag") as bag:
+        bag.camera_info(INFO, shot.k, (32, 24), "optical")
+        bag.add(COLOR, "sensor_msgs/msg/Image", START, "optical", image(shot.color, "rgb8"))
+        bag.tf(START, "map", "optical", shot.pose)
+    code, out, _ = inspected(tmp_path)
+    assert (code, "missing     depth\n" in out) == (0, True)
+    assert "'data.tf_frames=[map,optical]' sampling=mesh 'sampling.points_file=<a PLY" in out
+
+
+def test_a_bag_that_no_keys_would_read_is_told_with_those_that_were_tried(inspected, tmp_path):
+    pytest.importorskip("rosbags")
+    write_bag(tmp_path / "a.bag", "bag", shots(1), without=["/slam"], d=(0.1, 0, 0, 0, 0))
+    code, out, _ = inspected(tmp_path)
+    assert (code, "clipfeat-extract" in out) == (1, False)
+    assert "say data.rectified=true if" in out
+    assert f"keys        data.color_topic={COLOR} " in out
 
 
 def test_a_file_of_another_kind_is_told(inspected, tmp_path):
