@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.config import paths
-from clipfeat.errors import OutputError
+from clipfeat.errors import ConfigError, OutputError
 from clipfeat.model.pretrained import Logits
 from clipfeat.model.text import TextEncoder, fill_templates, load_text_encoder
 from clipfeat.model.weights import FOLDER, HUB, arch_name
@@ -149,6 +149,9 @@ def open_texts(
         about: ``describe()`` of the model that made the features.
         seed: of random weights.
         cache: see ``text_folder``.
+
+    Raises:
+        ConfigError: If ``cache`` is empty.
     """
     # Random weights are those of the seed, also where a run only fell back to them.
     given = None if about["weights"] == "random" else pretrained
@@ -163,7 +166,15 @@ def open_texts(
 
 
 def text_folder(cache: str | None) -> Path | None:
-    """The folder that ``text_cache=…`` means: null is ``clipfeat/texts`` in the user's cache folder, none is none."""
+    """The folder that ``text_cache=…`` means: null is ``clipfeat/texts`` in the user's cache folder, none is none.
+
+    Raises:
+        ConfigError: If it is empty.
+    """
+    if cache == "":
+        raise ConfigError(
+            "text_cache is empty: give a folder, none to keep nothing, or null for the user's cache folder"
+        )
     if cache == "none":
         return None
     if cache is not None:

@@ -251,8 +251,9 @@ def _fill(model: Any, found: Found, arch: str, what: str, *, text: bool) -> tupl
 
 
 def _logits_of(state: State) -> Logits:
-    scale, bias = (float(state[name].double().reshape(())) if name in state else None for name in _LOGITS)
-    return Logits(None if scale is None else math.exp(scale), bias)
+    """What weights say of logits, as ``_named_as`` gives them; numbers that are none count as not told."""
+    scale, bias = (state[name].double().item() if name in state else math.nan for name in _LOGITS)
+    return Logits(math.exp(scale) if abs(scale) < 100 else None, bias if math.isfinite(bias) else None)
 
 
 def _warn_of_unknown_published(found: Found) -> None:

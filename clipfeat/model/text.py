@@ -75,8 +75,9 @@ def templates_of(name: str) -> tuple[str, ...]:
     try:
         lines = Path(name).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"templates={name}: can't be read ({error}); expected a text file, a template a line"
+            f"templates={name}: can't be read ({why}); expected a text file, a template a line"
         ) from error
     templates = tuple(line.strip() for line in lines if line.strip())
     if not templates or any(template.count("{}") != 1 for template in templates):

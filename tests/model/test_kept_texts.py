@@ -131,3 +131,5 @@ def test_the_folder_is_the_user_s_cache_unless_another_is_named(tmp_path, monkey
     assert text_folder("a/b") == Path("a/b")
     monkeypatch.setattr(paths, "user_cache", lambda: None)
     assert text_folder(None) is None
+    with pytest.raises(ConfigError, match="^text_cache is empty: give a folder, none to keep nothing, or null for"):
+        text_folder("")

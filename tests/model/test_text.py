@@ -11,7 +11,7 @@ from clipfeat.errors import ConfigError, WeightsError
 from clipfeat.model.config import HeadConfig, ModelConfig
 from clipfeat.model.encoder import load_encoder
 from clipfeat.model.load import load_model
-from clipfeat.model.pretrained import Logits
+from clipfeat.model.pretrained import Logits, _logits_of
 from clipfeat.model.text import TEMPLATES, fill_template, load_text_encoder, templates_of
 
 CPU = torch.device("cpu")
@@ -142,8 +142,12 @@ def test_what_weights_learnt_of_logits_is_known_of_files_alone(text_arch, checkp
     assert load_text_encoder(text_arch, str(path)).logits == (scale, None)
     assert load_text_encoder(text_arch, None).logits == Logits()
     assert (Logits().temperature, Logits(50.0).temperature) == (0.01, 0.02)
-    torch.save({k: v for k, v in model.state_dict().items() if k != "logit_scale"}, tmp_path / "without.pt")
+    without = {k: v for k, v in model.state_dict().items() if k != "logit_scale"}
+    torch.save(without, tmp_path / "without.pt")
     assert load_text_encoder(text_arch, str(tmp_path / "without.pt")).logits == Logits()
+    for odd in (1e4, -1e4, torch.nan, torch.inf):
+        state = {"logit_scale": torch.tensor([odd]), "logit_bias": torch.tensor(-12.5)}
+        assert _logits_of(state) == (None, -12.5)
 
 
 def test_what_can_not_be_encoded_is_named(text_arch):
