@@ -78,6 +78,15 @@ def configurations_remembered():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def own_user_cache(tmp_path_factory):
+    """What commands keep in the user's cache folder lies elsewhere."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipfeat.config.paths.user_cache", lambda: folder)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def rooms_built_once():
     """A room of the demo takes two seconds, and does not change."""
     from clipfeat.data.demo import scans

@@ -16,6 +16,7 @@ from clipfeat.config.folder import config_dir
 from clipfeat.data.demo.furniture import SCANNET200_IDS
 from clipfeat.model.heads import build_head
 from clipfeat.model.preprocess import Preprocess
+from clipfeat.model.pretrained import Logits
 from clipfeat.types import FeatureMap, resize_affine
 
 CHANNELS = 32
@@ -31,8 +32,9 @@ def vector_of(text):
 class PlantedTexts:
     """The text tower of ``PlantedModel``. A template's words are no part of a planted name, and are left out."""
 
-    def __init__(self, weights_sha256="0123456789abcdef"):
+    def __init__(self, weights_sha256="0123456789abcdef", logits=None):
         self.weights_sha256 = weights_sha256
+        self.logits = logits or Logits()
 
     def encode_text(self, prompts, templates):
         return np.stack([vector_of(prompt.removeprefix("a ").removeprefix("the ")) for prompt in prompts])

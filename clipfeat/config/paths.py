@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import Field, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -60,3 +61,9 @@ def _paths(cfg: DictConfig, plain: Any, prefix: str) -> Iterator[tuple[str, str]
             yield from _paths(cfg[one.name], value, f"{prefix}{one.name}.")
         elif isinstance(value, str) and is_path(one):
             yield f"{prefix}{one.name}", value
+
+
+def user_cache() -> Path | None:
+    """Where programs keep what they can make again: ``$XDG_CACHE_HOME`` or ``~/.cache``; None without a home."""
+    folder = os.environ.get("XDG_CACHE_HOME") or with_home("~/.cache")
+    return None if folder.startswith("~") else Path(folder)

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from clipfeat.config.checks import at_least, one_of
+from clipfeat.config.checks import at_least
 from clipfeat.config.paths import path_key
 from clipfeat.data.label_sets import check_label_ids
 from clipfeat.errors import ConfigError
-from clipfeat.model.config import TEMPLATES, ModelConfig
+from clipfeat.model.config import ModelConfig, check_templates
 from clipfeat.sampling.config import PointsConfig
 
 CANDIDATES = (
@@ -50,7 +50,12 @@ class EvaluateConfig(PointsConfig):
             ``sampling.labels_file``, or ``sampling=frame_points``), and then nothing is told of edges.
         labels_ids: whose ids the labels are: scannet (raw ids, judged as ScanNet200's classes; scannet200 is the same),
             nyu40, scannet20, mpcat40, or a CSV file of id,name; null is what the labels themselves tell.
-        templates: what is put around a class's name for zero-shot: plain, photo or indoor.
+        templates: what is put around a class's name for zero-shot: plain, photo, indoor, or a text file (.txt) of your
+            own, a template a line. A name such as "couch|sofa" is the mean of both.
+        against: texts of what is no class, for zero-shot: a point that is more like one of them than like any class is
+            predicted as none.
+        text_cache: folder for the vectors of texts: a text tower is loaded only for new ones. Null is
+            ``clipfeat/texts`` in ``$XDG_CACHE_HOME`` or ``~/.cache``; none keeps nothing.
         test_scenes_file: text file with the scenes that are held out, beside those of ``scenes_file``, which are then
             learnt from alone; null holds out each scene once, see ``folds``.
         folds: parts of the scenes, each of which is held out in turn.
@@ -68,7 +73,9 @@ class EvaluateConfig(PointsConfig):
     candidates: list[str] = field(default_factory=lambda: list(CANDIDATES))
     labels: str | None = path_key("${data.root}/{scene}/label-filt/{frame}.png")
     labels_ids: str | None = path_key(None)
-    templates: str = "plain"
+    templates: str = path_key("plain")
+    against: list[str] = field(default_factory=list)
+    text_cache: str | None = path_key(None)
     test_scenes_file: str | None = path_key(None)
     folds: int = 3
     frame_selection: str = "uniform"
@@ -84,7 +91,7 @@ class EvaluateConfig(PointsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("batch_size", self.batch_size, 1)
-        one_of("templates", self.templates, TEMPLATES)
+        check_templates("templates", self.templates)
         if self.labels is not None and not ("{scene}" in self.labels and "{frame}" in self.labels):
             raise ConfigError(f"labels={self.labels}: expected a path with {{scene}} and {{frame}} in it, or null")
         check_label_ids("labels_ids", self.labels_ids)

@@ -11,7 +11,7 @@ from clipfeat.data.scannet200 import GROUPS, LabelSet
 from clipfeat.evaluate.collect import ReadyCandidate, Store
 from clipfeat.evaluate.metrics import Estimate, Measure, bootstrap, group_means, likeness
 from clipfeat.evaluate.probes import linear_probe, nearest_neighbours, zero_shot
-from clipfeat.fusion.metrics import Counts, accuracy, count, mean_iou
+from clipfeat.fusion.metrics import Counts, accuracy, count, mean_iou, none_share
 from clipfeat.types import FloatArray
 
 NEVER = -1
@@ -83,7 +83,8 @@ def judge(
         truth: of these points.
         neighbours: that vote on a point's class.
         edge_px: within which a point is at an edge.
-        names: (K, C) vectors of the classes' names, of length 1, for features in text space.
+        names: (K + A, C) vectors of the classes' names and then of what is no class, of length 1, for features in text
+            space.
         device: where probes compute.
     """
     by_line, by_neighbours = np.zeros((2, features.shape[1]), np.int64)
@@ -101,7 +102,7 @@ def judge(
         neighbours=truth.counts(by_neighbours, everything),
         edge=truth.counts(by_line, everything & at_edge) if edges else None,
         inside=truth.counts(by_line, everything & ~at_edge) if edges else None,
-        texts=None if names is None else truth.counts(zero_shot(features[0], names), everything),
+        texts=None if names is None else truth.counts(zero_shot(features[0], names, len(truth.labels.ids)), everything),
     )
 
 
@@ -156,6 +157,8 @@ def row_of(
         "edge_accuracy": estimate(judgement.edge, accuracy),
         "inside_accuracy": estimate(judgement.inside, accuracy),
         "zero_shot_miou": estimate(judgement.texts, mean_iou),
+        "zero_shot_accuracy": estimate(judgement.texts, accuracy),
+        "zero_shot_none": estimate(judgement.texts, none_share),
         "views": None if alike is None else {key: round(value, 4) for key, value in asdict(alike).items()},
         "map_bytes": 2 * store.map_values // frames,
         "point_bytes": round(4 * points * ready.channels),

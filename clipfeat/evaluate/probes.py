@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as nnf
 from numpy.typing import NDArray
 
+from clipfeat.data.scannet200 import UNLABELLED
 from clipfeat.types import FloatArray
 from clipfeat.vis.directions import unit_directions
 
@@ -112,10 +113,23 @@ def nearest_neighbours(
     return known[torch.cat(found).numpy()] if found else np.empty(0, np.int64)
 
 
-def zero_shot(features: FloatArray, names: FloatArray) -> NDArray[np.int64]:
-    """The name (K, C) whose vector of length 1 each feature (N, C) is most alike, 0 to K - 1."""
-    found = [(unit_directions(features[part]) @ names.T).argmax(axis=1) for part in _parts(len(features))]
-    return np.concatenate(found) if found else np.empty(0, np.int64)
+def zero_shot(features: FloatArray, texts: FloatArray, classes: int) -> NDArray[np.int64]:
+    """The class whose name each feature (N, C) is most alike.
+
+    That is the largest cosine, and so the largest softmax and, of SigLIP, sigmoid at any temperature, too.
+
+    Args:
+        features: (N, C) float32.
+        texts: (K + A, C) of length 1: the names of the classes, and then texts of what is no class.
+        classes: K.
+
+    Returns:
+        (N,) from 0 to K - 1; ``UNLABELLED`` where one of the other texts is more alike than all names, which is where
+        each class has a LERF relevancy of less than one half.
+    """
+    found = [(unit_directions(features[part]) @ texts.T).argmax(axis=1) for part in _parts(len(features))]
+    likest = np.concatenate(found) if found else np.empty(0, np.int64)
+    return np.where(likest < classes, likest, UNLABELLED)
 
 
 def _parts(count: int) -> list[slice]:

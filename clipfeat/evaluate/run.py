@@ -36,7 +36,7 @@ from clipfeat.model.clip_model import default_batch
 from clipfeat.model.config import ModelConfig
 from clipfeat.model.load import resolve_device
 from clipfeat.model.published import with_input_size
-from clipfeat.model.text import TEMPLATES
+from clipfeat.model.text import vectors_of
 from clipfeat.output.folders import make_writable
 from clipfeat.sampling.locate import build_locator
 from clipfeat.system.atomic import atomic_file
@@ -220,7 +220,10 @@ def _judge(cfg: EvaluateConfig, collector: Collector, truth: Truth, found: Seque
         if not ready.head.projected:
             return None
         if id(ready.view) not in names:
-            names[id(ready.view)] = ready.view.encode_text(truth.labels.names, TEMPLATES[cfg.templates])
+            texts, about = ready.view.texts(cfg.text_cache), ready.view.model.describe()
+            names[id(ready.view)] = vectors_of(
+                [*truth.labels.names, *cfg.against], cfg.templates, texts, about, f"candidates={ready.candidate.name}"
+            )
         return names[id(ready.view)]
 
     rows: list[dict[str, Any]] = []

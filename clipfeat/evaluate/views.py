@@ -3,20 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from numpy.typing import NDArray
 
-from clipfeat.errors import WeightsError
 from clipfeat.model.base import Model
 from clipfeat.model.clip_model import ClipModel
 from clipfeat.model.config import ModelConfig
 from clipfeat.model.encoder import Encoder
+from clipfeat.model.kept_texts import open_texts
 from clipfeat.model.load import load_model
 from clipfeat.model.published import with_input_size
-from clipfeat.model.text import load_text_encoder
-from clipfeat.types import FloatArray
+from clipfeat.model.text import Texts
 
 
 class View(Protocol):
@@ -37,8 +35,8 @@ class View(Protocol):
     def project(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, D, h, w) tokens to text space."""
 
-    def encode_text(self, prompts: Sequence[str], templates: Sequence[str]) -> FloatArray:
-        """(P, C) vectors of length 1, in the space of ``project``."""
+    def texts(self, cache: str | None) -> Texts:
+        """The text tower, in the space of ``project``; ``cache`` is ``text_cache`` of the configuration."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,23 +68,9 @@ class ClipView:
         """See ``View``."""
         return self.model.encoder.project(tokens.to(self.model.device, self.model.dtype)).float()
 
-    def encode_text(self, prompts: Sequence[str], templates: Sequence[str]) -> NDArray[Any]:
-        """See ``View``.
-
-        Raises:
-            WeightsError: If the text tower can't be had, or is not this encoder's.
-        """
-        encoder, about = self.model.encoder, self.model.describe()
-        texts = load_text_encoder(
-            self.cfg.encoder,
-            None if encoder.weights == "random" else self.cfg.pretrained,
-            input_size=self.cfg.network_size,
-            precision=about["precision"],
-            seed=self.seed,
-        )
-        if texts.weights_sha256 != encoder.weights_sha256:
-            raise WeightsError(f"model.arch={self.cfg.arch}: its two towers are of different weights")
-        return texts.encode_text(prompts, templates)
+    def texts(self, cache: str | None) -> Texts:
+        """See ``View``."""
+        return open_texts(self.cfg.encoder, self.cfg.pretrained, self.model.describe(), seed=self.seed, cache=cache)
 
 
 def build_views(cfgs: Sequence[ModelConfig], device: torch.device, seed: int) -> list[View]:

@@ -38,7 +38,7 @@ def count(
 
     Args:
         truth: (N,) classes, 0 to ``classes`` - 1.
-        predicted: (N,) classes.
+        predicted: (N,) classes; -1 for none of them, which is never right.
         scene: (N,) index of each point's scene, 0 to ``scenes`` - 1.
         scenes: how many there are.
         classes: how many there are.
@@ -50,15 +50,15 @@ def count(
         raise ValueError(
             f"truth, predicted and scene must be (N,) all: {truth.shape}, {predicted.shape}, {scene.shape}"
         )
-    if len(truth) and (min(truth.min(), predicted.min()) < 0 or max(truth.max(), predicted.max()) >= classes):
+    if len(truth) and (min(truth.min(), predicted.min() + 1) < 0 or max(truth.max(), predicted.max()) >= classes):
         raise ValueError(f"classes must be 0 to {classes - 1}; leave unlabelled points out")
 
     def by_class(of: NDArray[np.int64], where: NDArray[np.bool_] | slice) -> NDArray[np.int64]:
         found = np.bincount((scene * classes + of)[where], minlength=scenes * classes)
         return found.reshape(scenes, classes).astype(np.int64)
 
-    everything = slice(None)
-    return Counts(by_class(truth, truth == predicted), by_class(predicted, everything), by_class(truth, everything))
+    right, any_class = truth == predicted, predicted >= 0
+    return Counts(by_class(truth, right), by_class(predicted, any_class), by_class(truth, slice(None)))
 
 
 def class_iou(counts: Counts) -> NDArray[np.float64]:
@@ -88,6 +88,12 @@ def accuracy(counts: Counts) -> NDArray[np.float64]:
     """Share of the points that are predicted right, a value a row; NaN without a point."""
     points = counts.actual.sum(axis=1)
     return np.where(points > 0, counts.hits.sum(axis=1) / np.maximum(points, 1), np.nan)
+
+
+def none_share(counts: Counts) -> NDArray[np.float64]:
+    """Share of the points that are predicted as no class, a value a row; NaN without a point."""
+    points = counts.actual.sum(axis=1)
+    return np.where(points > 0, 1 - counts.predicted.sum(axis=1) / np.maximum(points, 1), np.nan)
 
 
 @dataclass(frozen=True, eq=False)

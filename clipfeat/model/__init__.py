@@ -1,4 +1,4 @@
-"""Frozen CLIP: pictures to dense maps. Encoder, heads, and the cache of maps.
+"""Frozen CLIP: pictures to dense maps. Encoder, heads, the cache of maps; and texts, for what to compare them to.
 
 To add a head, say ``mine``:
 

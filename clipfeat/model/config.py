@@ -181,3 +181,13 @@ class CacheConfig:
 
 TEMPLATES = ("plain", "photo", "indoor")
 """What can be put around a prompt; ``clipfeat/model/text.py`` has the words."""
+
+
+def check_templates(key: str, value: str) -> None:
+    """Templates that are known by name, or a text file of one's own.
+
+    Raises:
+        ConfigError: If it is none of these.
+    """
+    if not value.lower().endswith(".txt"):
+        one_of(key, value, (*TEMPLATES, "a text file (.txt) of templates, one a line"))

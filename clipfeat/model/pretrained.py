@@ -1,11 +1,12 @@
 """A model of open_clip with its weights: made, filled, and proven to be filled."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,11 +30,36 @@ from clipfeat.system.seeds import seeded
 
 log = logging.getLogger(__name__)
 
+_LOGITS = ("logit_scale", "logit_bias")
+
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """What the words of ``model.precision`` are to torch, but for auto."""
 
+CLIP_TEMPERATURE = 0.01
+"""1 / the largest scale that CLIP's training allows, which its published weights end at (Radford et al. 2021, 2.5)."""
+
 _BIG_VISION = (".npz", ".npy")
 """Files of the program that SigLIP was trained with; open_clip reads them on its own, without pickles."""
+
+
+class Logits(NamedTuple):
+    """What weights learnt to make logits of cosines by, ``scale * cosine + bias``; None for what they don't hold.
+
+    Random weights have learnt neither. A bias have those that were trained with the sigmoid loss alone (SigLIP, Zhai et
+    al. 2023, section 3.2).
+
+    Attributes:
+        scale: 1 / temperature; open_clip's ``exp(logit_scale)``.
+        bias: open_clip's ``logit_bias``.
+    """
+
+    scale: float | None = None
+    bias: float | None = None
+
+    @property
+    def temperature(self) -> float:
+        """What cosines are divided by; where the weights don't tell, what CLIP ends its training with."""
+        return CLIP_TEMPERATURE if self.scale is None else 1 / self.scale
 
 
 @dataclass(frozen=True)
@@ -48,6 +74,7 @@ class Loaded:
         mean: of the input's channels, 0 to 1.
         std: of the input's channels, 0 to 1.
         interpolation: bicubic or bilinear, as the weights were published with.
+        logits: what the weights learnt to make logits by.
     """
 
     model: Any
@@ -57,6 +84,7 @@ class Loaded:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str
+    logits: Logits
 
 
 def load_clip(
@@ -91,7 +119,7 @@ def load_clip(
         raise WeightsError(
             f"{arch_name(arch)}: timm's models have no text tower; take a model of open_clip, such as model=siglip2_b16"
         )
-    found = find_or_random(arch, pretrained, allow_random=allow_random)
+    found, logits = find_or_random(arch, pretrained, allow_random=allow_random), Logits()
     if found.file is None:
         warn_of_random_weights()
         model = _create(found, input_size, "fp32", "cpu", seed)
@@ -108,7 +136,7 @@ def load_clip(
         # The position embedding of timm's towers is interpolated after loading, that of open_clip's before.
         model = _create(found, None if timm else input_size, precision, device, seed)
         try:
-            weights_sha256 = _fill(model, found, arch, what, text=text)
+            weights_sha256, logits = _fill(model, found, arch, what, text=text)
             if timm and found.image_size != input_size:
                 model.visual.set_input_size(input_size)
         except (RuntimeError, ValueError, KeyError, TypeError, AssertionError, AttributeError) as error:
@@ -123,6 +151,7 @@ def load_clip(
         mean=as_triple(found.published.get("mean", open_clip.OPENAI_DATASET_MEAN)),
         std=as_triple(found.published.get("std", open_clip.OPENAI_DATASET_STD)),
         interpolation=known_interpolation(found),
+        logits=logits,
     )
 
 
@@ -187,21 +216,24 @@ def _filled_later() -> Iterator[None]:
         root.removeFilter(wanted)
 
 
-def _fill(model: Any, found: Found, arch: str, what: str, *, text: bool) -> str:
-    """Fills a model, all of it, and gives the hash of the image tower's weights as they are in the file."""
+def _fill(model: Any, found: Found, arch: str, what: str, *, text: bool) -> tuple[str, Logits]:
+    """Fills a model, all of it; gives the image tower's hash and the logits, as they are in the file."""
     import open_clip
     from open_clip.model import resize_pos_embed, resize_text_pos_embed
 
     assert found.file is not None  # noqa: S101 - for the type checker
     if found.file.suffix in _BIG_VISION:
         open_clip.load_checkpoint(model, str(found.file))
-        return state_hash(model.visual)
+        return state_hash(model.visual), _logits_of(model.state_dict())
     checkpoint = read_checkpoint(found.file)
     quick_gelu = found.quick_gelu if checkpoint.quick_gelu is None else checkpoint.quick_gelu
     refuse_other_gelu(found.model_cfg, arch, quick_gelu, what)
     if quick_gelu is None:
         _warn_of_unknown_gelu(arch, checkpoint, what)
     state = _named_as(model, checkpoint)
+    logits = _logits_of(state)
+    # Of the loss, and no part of a feature: as the model has them, where the file says nothing.
+    state |= {name: values for name, values in model.state_dict().items() if name in _LOGITS and name not in state}
     weights_sha256 = state_hash({k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")})
     # Half precision would round once more where it is interpolated.
     state |= {name: values.float() for name, values in state.items() if name.endswith("positional_embedding")}
@@ -215,7 +247,13 @@ def _fill(model: Any, found: Found, arch: str, what: str, *, text: bool) -> str:
         raise WeightsError(
             f"{what}: can't be loaded into {arch}: lacks {_listed(lacking)}; holds {_listed(unexpected)} instead"
         )
-    return weights_sha256
+    return weights_sha256, logits
+
+
+def _logits_of(state: State) -> Logits:
+    """What weights say of logits, as ``_named_as`` gives them; numbers that are none count as not told."""
+    scale, bias = (state[name].double().item() if name in state else math.nan for name in _LOGITS)
+    return Logits(math.exp(scale) if abs(scale) < 100 else None, bias if math.isfinite(bias) else None)
 
 
 def _warn_of_unknown_published(found: Found) -> None:
@@ -254,10 +292,9 @@ def _named_as(model: Any, checkpoint: Checkpoint) -> State:
     else:
         state = {name.removeprefix("text."): values for name, values in state.items()}
     own = model.state_dict()
-    # Of the loss, and no part of a feature: as the model has it, whatever the file says.
-    for name in ("logit_scale", "logit_bias"):
-        if name in own:
-            state[name] = state[name].reshape(own[name].shape) if name in state else own[name]
+    for name in _LOGITS:
+        if name in own and name in state:
+            state[name] = state[name].reshape(own[name].shape)
         else:
             state.pop(name, None)
     position_ids = "text.transformer.embeddings.position_ids"

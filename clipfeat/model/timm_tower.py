@@ -13,6 +13,7 @@ from clipfeat.model.config import TIMM
 from clipfeat.model.pretrained import (
     DTYPES,
     Loaded,
+    Logits,
     as_triple,
     find_or_random,
     known_interpolation,
@@ -69,6 +70,7 @@ def load_timm(
         mean=as_triple(found.published["mean"]),
         std=as_triple(found.published["std"]),
         interpolation=known_interpolation(found),
+        logits=Logits(),
     )
 
 

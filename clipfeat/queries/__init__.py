@@ -5,4 +5,4 @@ Not ``query``, which is a function of the package: ``clipfeat.query(…)``.
 
 from clipfeat.system.faces import lazily
 
-__getattr__, __all__ = lazily(__name__, ask=["Texts", "load_texts", "query", "text_prompts"])
+__getattr__, __all__ = lazily(__name__, ask=["load_texts", "query", "text_prompts"])

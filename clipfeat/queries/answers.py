@@ -187,7 +187,7 @@ class Frames:
         return Drawn([self._draw(self._scans, prompts, one, folder) for one in found])
 
     def _draw(self, scans: Scans, prompts: Prompts, found: Found, folder: Path) -> list[str]:
-        painter = ScorePainter(found.prompt, found.limits, prompts.kind, notes(prompts, self.model), self._cfg.dpi)
+        painter = ScorePainter(found.prompt, found.limits, prompts.score, notes(prompts, self.model), self._cfg.dpi)
         best = {answer.key: float(answer.best[found.index]) for answer in found.ranked}
         shown = list(best) if self._cfg.heatmaps == "all" else list(best)[: self._cfg.top]
 
@@ -336,8 +336,10 @@ def open_source(cfg: QueryConfig) -> Source:
 
 def notes(prompts: Prompts, model: dict[str, Any]) -> tuple[str, str]:
     """How the scores were made, and of which features."""
-    against = f"score: softmax against {', '.join(prompts.other_names)} · temperature {prompts.temperature:g}"
-    return against if len(prompts.others) else "score: cosine", model_note(model)
+    about = prompts.describe()
+    against = f" against {', '.join(prompts.other_names)}" if prompts.other_names else ""
+    numbers = [f"{key} {about[key]:g}" for key in ("temperature", "bias") if about[key] is not None]
+    return " · ".join([f"score: {prompts.score}{against}", *numbers]), model_note(model)
 
 
 def _answer(key: Key, scores: NDArray[np.float32]) -> Answer | None:

@@ -3,22 +3,21 @@
 import json
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clipfeat.errors import ConfigError, DataError, WeightsError
+from clipfeat.errors import ConfigError, DataError
 from clipfeat.extraction.scans import read_run_config
 from clipfeat.model.config import TIMM
-from clipfeat.model.text import TEMPLATES, load_text_encoder
+from clipfeat.model.kept_texts import open_texts
+from clipfeat.model.text import Texts, vectors_of
 from clipfeat.model.weights import arch_name
 from clipfeat.output.folders import make_writable, read_json, remove_files
 from clipfeat.output.store import FeatureStore
 from clipfeat.queries.answers import SCORES, Found, Key, Source, open_source, rank
-from clipfeat.queries.config import ExampleConfig, QueryConfig
+from clipfeat.queries.config import COMPETING, ExampleConfig, QueryConfig
 from clipfeat.queries.pixel_features import pixel_features
 from clipfeat.queries.prompts import Prompts
 from clipfeat.system.atomic import atomic_file
@@ -27,17 +26,6 @@ from clipfeat.vis.directions import unit_directions
 log = logging.getLogger(__name__)
 
 _SHOWN_SCENES = 5
-
-
-class Texts(Protocol):
-    """What is asked of a text tower; see ``clipfeat.model.text.TextEncoder``."""
-
-    @property
-    def weights_sha256(self) -> str:
-        """Of the visual tower that belongs to it."""
-
-    def encode_text(self, prompts: Sequence[str], templates: Sequence[str]) -> NDArray[np.float32]:
-        """(P, C) vectors of length 1."""
 
 
 def query(cfg: QueryConfig, texts: Texts | None = None) -> dict[str, Any]:
@@ -97,7 +85,8 @@ def text_prompts(cfg: QueryConfig, source: Source, texts: Texts | None = None) -
     """The texts as vectors of the tower that belongs to the features.
 
     Raises:
-        ConfigError: If the features are not in the space of texts, or a text can't be used.
+        ConfigError: If the features are not in the space of texts, a text can't be used, or the weights have no bias
+            for ``score=sigmoid``.
         WeightsError: If the tower can't be had, or is another model's.
     """
     model = source.model
@@ -111,29 +100,38 @@ def text_prompts(cfg: QueryConfig, source: Source, texts: Texts | None = None) -
             f"text={cfg.text}: the features of {cfg.store} are of model/head={model['head']}, which texts can't be "
             f"compared to; extract with model/head=text, or ask by example"
         )
-    texts = texts or load_texts(source)
-    if texts.weights_sha256 != model["weights_sha256"]:
-        raise WeightsError(
-            f"{cfg.store}: features of weights {model['weights']} ({model['weights_sha256']}), but the text tower is "
-            f"of {texts.weights_sha256}; give the weights that the features were made with"
+    score = cfg.score if cfg.score != "auto" else "softmax" if cfg.against else "cosine"
+    against = cfg.against if score in COMPETING else []
+    texts = texts or load_texts(source, cfg.text_cache)
+    vectors = vectors_of([*cfg.text, *against], cfg.templates, texts, model, cfg.store)
+    count, logits = len(cfg.text), texts.logits
+    if score == "sigmoid" and logits.bias is None:
+        raise ConfigError(
+            f"score=sigmoid: the weights {model['weights']} of {cfg.store} have no bias: only those have one that were "
+            f"trained with the sigmoid loss, such as SigLIP's; take score=softmax, relevancy or cosine"
         )
-    vectors = texts.encode_text([*cfg.text, *cfg.against], TEMPLATES[cfg.templates])
-    count = len(cfg.text)
-    return Prompts(tuple(cfg.text), vectors[:count], vectors[count:], tuple(cfg.against), cfg.temperature)
-
-
-def load_texts(source: Source) -> Texts:
-    """The text tower of the model that made the features, with the weights that the run's configuration names."""
-    model, run = source.model, read_run_config(source.run.folder)
-    return load_text_encoder(
-        # A folder is written by its name alone; where it lies the configuration says.
-        run.model.arch if arch_name(run.model.arch) == model["arch"] else model["arch"],
-        # Random weights are those of the seed, also where a run only fell back to them.
-        None if model["weights"] == "random" else run.model.pretrained,
-        input_size=model["window"] or model["input_size"],
-        precision=model["precision"],
-        seed=run.seed,
+    return Prompts(
+        names=tuple(cfg.text),
+        vectors=vectors[:count],
+        others=vectors[count:],
+        other_names=tuple(against),
+        score=score,
+        temperature=cfg.temperature or logits.temperature,
+        bias=logits.bias or 0.0,
     )
+
+
+def load_texts(source: Source, cache: str | None = None) -> Texts:
+    """The text tower of the model that made the features, with the weights that the run's configuration names.
+
+    Args:
+        source: of the features.
+        cache: ``text_cache`` of the configuration.
+    """
+    model, run = source.model, read_run_config(source.run.folder)
+    # A folder is written by its name alone; where it lies the configuration says.
+    arch = run.model.arch if arch_name(run.model.arch) == model["arch"] else model["arch"]
+    return open_texts(arch, run.model.pretrained, model, seed=run.seed, cache=cache)
 
 
 def example_prompts(example: ExampleConfig, store: FeatureStore) -> Prompts:
@@ -162,7 +160,7 @@ def example_prompts(example: ExampleConfig, store: FeatureStore) -> Prompts:
     return Prompts((name,), direction, np.empty((0, direction.shape[1]), np.float32))
 
 
-_HOW = ("store", "against", "temperature", "templates", "weights", "model")
+_HOW = ("store", "score", "against", "temperature", "bias", "templates", "weights", "model")
 """What an earlier prompt keeps of how it was asked."""
 
 
@@ -236,7 +234,7 @@ def ranking(report: dict[str, Any], top: int) -> str:
 def summary_table(report: dict[str, Any], folder: Path) -> str:
     """What the answers were found in."""
     noun = "frames" if "frames" in report else "scenes"
-    how = f"softmax against {', '.join(report['against'])}" if report["against"] else "cosine"
+    how = f"{report['score']} against {', '.join(report['against'])}" if report["against"] else report["score"]
     model = report["model"]
     files = len(report["scores"]) + sum(len(prompt["files"]) for prompt in report["prompts"])
     rows = [

@@ -7,9 +7,14 @@ from typing import Any
 from clipfeat.config.checks import at_least, listed, one_of
 from clipfeat.config.paths import path_key
 from clipfeat.errors import ConfigError
-from clipfeat.model.config import TEMPLATES
+from clipfeat.model.config import check_templates
 
 HEATMAPS = ("top", "all", "none")
+
+COMPETING = ("softmax", "relevancy")
+"""Scores that are against other texts."""
+
+SCORES = ("auto", "cosine", *COMPETING, "sigmoid")
 
 
 @dataclass
@@ -58,12 +63,20 @@ class QueryConfig:
 
     Attributes:
         store: output_dir of clipfeat-extract or of clipfeat-fuse, or one file of the latter.
-        text: a prompt, or a list of them, each for itself; for features of ``model/head=text``.
+        text: a prompt, or a list of them, each for itself; for features of ``model/head=text``. Several names of one
+            thing have | between them, as in "couch|sofa": their mean is looked for.
         example: instead of text, for features of any head; see ExampleConfig. Of a fused scene, in a frame of ``run``.
-        templates: what is put around a prompt: plain (nothing), photo ("a photo of a …") or indoor (the mean over ten).
-        against: other texts, in a softmax with which each prompt is scored; [] scores by the plain cosine, as an
-            example always is.
-        temperature: of that softmax; 0.01 is what CLIP ends its training with.
+        templates: what is put around a prompt: plain (nothing), photo ("a photo of a …") or indoor (the mean over ten);
+            or a text file (.txt) of your own, a template a line.
+        score: cosine; softmax (of a prompt among itself and the texts of ``against``); relevancy (LERF's: the least of
+            the softmaxes against each of these alone); sigmoid (the weights' own probability, of those that were
+            trained with the sigmoid loss, such as SigLIP's); or auto: softmax, and cosine where ``against`` is [] or
+            an example is looked for.
+        against: what softmax and relevancy score each prompt against.
+        temperature: what cosines are divided by in softmax, relevancy and sigmoid; null is what the weights learnt
+            (1 / logit_scale), or 0.01, which CLIP ends its training with, where they don't tell (random ones too).
+        text_cache: folder for the vectors of texts, which are few: a text tower is loaded only for new ones. Null is
+            ``clipfeat/texts`` in ``$XDG_CACHE_HOME`` or ``~/.cache``; none keeps nothing.
         scenes: a scene, or a list of them; null takes all.
         top: frames that are shown of each prompt, the best ones.
         heatmaps: which frames get a heat map: top, all or none (and then no contact sheet).
@@ -78,9 +91,11 @@ class QueryConfig:
     store: str = path_key()
     text: Any = None
     example: ExampleConfig = field(default_factory=ExampleConfig)
-    templates: str = "plain"
+    templates: str = path_key("plain")
+    score: str = "auto"
     against: list[str] = field(default_factory=lambda: ["object", "things", "stuff", "texture"])
-    temperature: float = 0.01
+    temperature: float | None = None
+    text_cache: str | None = path_key(None)
     scenes: Any = None
     top: int = 6
     heatmaps: str = "top"
@@ -97,7 +112,14 @@ class QueryConfig:
         if self.output_dir is None:
             store = Path(self.store)
             self.output_dir = str((store.parent if store.suffix == ".npz" else store) / "query")
-        one_of("templates", self.templates, TEMPLATES)
+        check_templates("templates", self.templates)
+        one_of("score", self.score, SCORES)
+        if self.score in COMPETING and not self.against:
+            raise ConfigError(
+                f"score={self.score} against=[]: there is no text to be against; say some, or score=cosine"
+            )
+        if self.example.is_set and self.score not in ("auto", "cosine"):
+            raise ConfigError(f"score={self.score}: an example is scored by its cosine; leave it out")
         at_least("temperature", self.temperature, 0, above=True)
         at_least("top", self.top, 1)
         one_of("heatmaps", self.heatmaps, HEATMAPS)

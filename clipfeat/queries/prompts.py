@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfeat.model.pretrained import CLIP_TEMPERATURE
 from clipfeat.types import FloatArray
 from clipfeat.vis.directions import unit_directions
 
@@ -20,70 +21,77 @@ _ROWS = 16_384
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Directions that are asked for, and how features are scored against them.
+    """Directions that are asked for, and how features are scored by them.
 
-    A prompt's score does not depend on the other prompts: it competes with ``others`` alone.
+    A prompt's score does not depend on the other prompts: it competes with ``others`` alone, if with anything.
 
     Attributes:
         names: of the P prompts.
         vectors: (P, C) float32 of length 1.
-        others: (A, C) float32 of length 1, what every prompt competes with; A may be 0.
+        others: (A, C) float32 of length 1, what every prompt competes with; A is 0 but for softmax and relevancy.
         other_names: of these.
-        temperature: cosines are divided by it before the softmax.
+        score: cosine, softmax, relevancy or sigmoid; see ``scores``.
+        temperature: what cosines are divided by, but for the plain cosine.
+        bias: of sigmoid.
     """
 
     names: tuple[str, ...]
     vectors: NDArray[np.float32]
     others: NDArray[np.float32]
     other_names: tuple[str, ...] = ()
-    temperature: float = 0.01
-
-    @property
-    def kind(self) -> str:
-        """What a score is: cosine or softmax."""
-        return "softmax" if len(self.others) else "cosine"
+    score: str = "cosine"
+    temperature: float = CLIP_TEMPERATURE
+    bias: float = 0.0
 
     def describe(self) -> dict[str, Any]:
         """How scores are made, for a file that holds some."""
-        against = list(self.other_names)
-        return {"score": self.kind, "against": against, "temperature": self.temperature if against else None}
+        return {
+            "score": self.score,
+            "against": list(self.other_names),
+            "temperature": None if self.score == "cosine" else float(f"{self.temperature:.6g}"),
+            "bias": float(f"{self.bias:.6g}") if self.score == "sigmoid" else None,
+        }
 
     def scores(self, features: FloatArray) -> NDArray[np.float32]:
         """How much each feature looks like each prompt.
 
-        Without ``others`` the cosine. With them the softmax of the prompt among itself and the others,
-        ``exp(c / t) / (exp(c / t) + sum_a exp(c_a / t))``, c being cosines and t the temperature.
+        With c the cosine, c_a those of the others and t the temperature:
+
+        * softmax: of the prompt among itself and the others, ``exp(c / t) / (exp(c / t) + sum_a exp(c_a / t))``
+        * relevancy: ``min_a exp(c / t) / (exp(c / t) + exp(c_a / t))`` (LERF, Kerr et al. 2023, section 3.3)
+        * sigmoid: ``1 / (1 + exp(-c / t - bias))`` (SigLIP, Zhai et al. 2023, section 3.2)
 
         Args:
             features: (N, C), finite, of any length.
 
         Returns:
-            (N, P) float32, in [-1, 1] or, with ``others``, in [0, 1]. A feature of zeros has cosine 0.
+            (N, P) float32, of cosine in [-1, 1], else in [0, 1]. A feature of zeros has cosine 0.
         """
         found = np.empty((len(features), len(self.names)), np.float32)
         for rows in _slices(len(features)):
             directions = unit_directions(features[rows])
             cosines = directions @ self.vectors.T
-            if len(self.others):
-                found[rows] = _softmax_of_one(cosines, directions @ self.others.T, self.temperature)
-            else:
+            if self.score == "cosine":
                 found[rows] = np.clip(cosines, -1.0, 1.0)
+            else:
+                logits = cosines.astype(np.float64) / self.temperature - self._threshold(directions)
+                # Beyond 700 the exponential would be inf, and the score is 0 all the same.
+                found[rows] = 1.0 / (1.0 + np.exp(np.minimum(-logits, 700.0)))
         return found
+
+    def _threshold(self, directions: NDArray[np.float32]) -> NDArray[np.float64] | float:
+        """The logit, of each of (N, C) or of all, at which a prompt's score is one half."""
+        if self.score == "sigmoid":
+            return -self.bias
+        others = (directions @ self.others.T).astype(np.float64) / self.temperature
+        largest: NDArray[np.float64] = others.max(axis=1, keepdims=True)
+        if self.score == "relevancy":  # the least of the softmaxes is that against the largest
+            return largest
+        return largest + np.log(np.exp(others - largest).sum(axis=1, keepdims=True))
 
 
 def _slices(count: int) -> Iterator[slice]:
     return (slice(begin, begin + _ROWS) for begin in range(0, count, _ROWS))
-
-
-def _softmax_of_one(
-    cosines: NDArray[np.float32], others: NDArray[np.float32], temperature: float
-) -> NDArray[np.float64]:
-    """The (N, P) softmax of each of the cosines (N, P) among itself and all others (N, A)."""
-    scaled, rest = cosines.astype(np.float64) / temperature, others.astype(np.float64) / temperature
-    largest = rest.max(axis=1, keepdims=True)
-    rest_sum = largest + np.log(np.exp(rest - largest).sum(axis=1, keepdims=True))
-    # Beyond 700 the exponential would be inf, and the score is 0 all the same.
-    return 1.0 / (1.0 + np.exp(np.minimum(rest_sum - scaled, 700.0)))
 
 
 def best_mean(scores: NDArray[np.float32]) -> NDArray[np.float64]:

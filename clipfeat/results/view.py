@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.errors import ClipfeatError
+from clipfeat.model.text import Texts
 from clipfeat.output.ply import UNSEEN
 from clipfeat.queries.answers import LEAST_RANGE, open_source
-from clipfeat.queries.ask import Texts, load_texts, text_prompts
+from clipfeat.queries.ask import load_texts, text_prompts
 from clipfeat.queries.config import QueryConfig
 from clipfeat.queries.prompts import best_mean
 from clipfeat.results.page_server import as_text, open_server, paragraphs
@@ -244,7 +245,7 @@ class Viewer:
             try:
                 if self._texts is None:
                     self._answer.content = paragraphs("Loading the text tower …")
-                    self._texts = load_texts(self._source)
+                    self._texts = load_texts(self._source, self._cfg.text_cache)
                 cfg = QueryConfig(store=self._cfg.store, text=text)
                 self._prompts = text_prompts(cfg, self._source, self._texts)
             except ClipfeatError as error:
@@ -256,5 +257,5 @@ class Viewer:
             self._recolor()
             low, high = self._limits()
             against = f" against {', '.join(self._prompts.other_names)}" if self._prompts.other_names else ""
-            said = f": {self._prompts.kind}{against}, {low:.3f} (dark, the mean) to {high:.3f} (bright, the best 1 %)"
+            said = f": {self._prompts.score}{against}, {low:.3f} (dark, the mean) to {high:.3f} (bright, the best 1 %)"
             self._answer.content = paragraphs(f"<b>{as_text(self._prompts.names[0])}</b>{as_text(said)}")

@@ -18,9 +18,9 @@ from clipfeat.extraction.config import ENGINES, ExtractConfig, extract_config
 from clipfeat.fusion.config import FitHeadConfig
 from clipfeat.model import text
 from clipfeat.model.cache import CACHES
-from clipfeat.model.config import HEADS
+from clipfeat.model.config import HEADS, TEMPLATES
 from clipfeat.output.files import FORMATS
-from clipfeat.queries.config import TEMPLATES, QueryConfig
+from clipfeat.queries.config import QueryConfig
 from clipfeat.results.config import FuseConfig, PicturesConfig
 from clipfeat.sampling.points import POINT_SOURCES
 from clipfeat.vis.config import PAINTERS

@@ -72,8 +72,19 @@ def test_a_constant_channel_and_other_odd_input(probe):
 def test_zero_shot_takes_the_most_alike_name():
     names = np.eye(3, dtype=np.float32)
     features = np.array([[0.1, 5.0, 0.2], [2.0, 0.0, 1.0], [0.0, 0.0, 0.001]])
-    assert zero_shot(features, names).tolist() == [1, 0, 2]
-    assert len(zero_shot(features[:0], names)) == 0
+    assert zero_shot(features, names, 3).tolist() == [1, 0, 2]
+    assert zero_shot(features, names, 2).tolist() == [1, 0, -1]  # the last one is a text of what is no class
+    assert len(zero_shot(features[:0], names, 3)) == 0
+
+
+def test_zero_shot_of_planted_names_is_right_and_of_shuffled_ones_chance():
+    rng = np.random.default_rng(0)
+    names = rng.normal(size=(200, 32)).astype(np.float32)
+    names /= np.linalg.norm(names, axis=1, keepdims=True)
+    truth = rng.integers(0, 200, 4000)
+    features = (5 * names[truth] + 0.3 * rng.normal(size=(4000, 32))).astype(np.float32)
+    assert (zero_shot(features, names, 200) == truth).mean() > 0.99
+    assert (zero_shot(features, rng.permutation(names), 200) == truth).mean() < 0.03
 
 
 def test_each_scene_is_held_out_once_and_folds_are_alike():

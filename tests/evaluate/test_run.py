@@ -38,7 +38,6 @@ class PlantedView:
         self.model = model or PlantedModel(root, step)
         self.model.head, self.model.head_name = Head(), "none"
         self.width = self.text_width = self.model.channels
-        self.texts = PlantedTexts()
         rng = torch.Generator().manual_seed(0)
         give = self.model.feature_maps
 
@@ -53,8 +52,8 @@ class PlantedView:
     def project(self, tokens):
         return tokens
 
-    def encode_text(self, prompts, templates):
-        return self.texts.encode_text(prompts, templates)
+    def texts(self, _cache):
+        return PlantedTexts()
 
 
 def config(root, out, **options):
@@ -190,6 +189,24 @@ def test_features_that_know_nothing_score_chance(demo_root, tmp_path):
     assert row["views"]["separation"] == pytest.approx(0.5, abs=0.1)
 
 
+def test_points_that_are_more_like_what_is_no_class_are_predicted_as_none(demo_root, tmp_path):
+    """Floors, whose class has another name here: features of floors are like the text "floor" alone."""
+    names = {**scannet200().by_id(), 3: "ground"}
+    table = tmp_path / "names.csv"
+    table.write_text("id,name\n" + "".join(f"{label},{name}\n" for label, name in names.items()))
+    _, _, cells = judged_points(config(demo_root, tmp_path), demo_root)
+    floors = (cells == scannet200().names.index("floor")).mean()
+    found = []
+    for against in ([], ["the floor", "nothing of this"]):
+        options = {"candidates": ["text"], "labels_ids": str(table), "against": against}
+        found.append(run(demo_root, tmp_path / "out", **options)["rows"][0])
+    assert [row["zero_shot_none"]["value"] for row in found] == [0, pytest.approx(floors, abs=0.03)]
+    assert floors > 0.1
+    # What is none is not right, and takes no other class's points.
+    assert found[1]["zero_shot_accuracy"]["value"] == pytest.approx(found[0]["zero_shot_accuracy"]["value"], abs=0.01)
+    assert found[1]["zero_shot_miou"]["value"] >= found[0]["zero_shot_miou"]["value"]
+
+
 def test_a_coarser_map_is_worse_at_edges(demo_root, tmp_path):
     fine, coarse = (
         run(demo_root, tmp_path, PlantedView(demo_root, step=step), candidates=["none"], edge_px=5)["rows"][0]
@@ -323,7 +340,7 @@ def test_the_command_compares_real_encoders(run_main, text_arch, demo_root, tmp_
         ({"labels": "x.png"}, "labels=x.png: expected a path with {scene} and {frame} in it, or null"),
         ({"max_points": 0}, "max_points=0: expected a number of at least 1"),
         ({"frame_stride": 0}, "frame_stride=0: expected a number of at least 1"),
-        ({"templates": "no"}, "templates=no: expected one of plain, photo, indoor"),
+        ({"templates": "no"}, r"templates=no: expected one of plain, photo, indoor, a text file \(.txt\) of templates"),
         ({"output_dir": ""}, "output_dir is empty"),
     ],
 )

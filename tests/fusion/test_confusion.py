@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, jaccard_score
 
-from clipfeat.fusion.metrics import Confusion, accuracy, count, mean_iou
+from clipfeat.fusion.metrics import Confusion, accuracy, class_iou, count, mean_iou, none_share
 
 
 def test_figures_of_a_small_case():
@@ -35,11 +35,20 @@ def test_counts_agree_with_scikit_learn():
     assert accuracy(counts)[2] == pytest.approx(accuracy_score(truth[scene == 2], predicted[scene == 2]))
 
 
+def test_what_is_predicted_as_no_class_is_wrong_and_takes_no_other_s_points():
+    truth, scene = np.array([0, 0, 1, 1]), np.zeros(4, np.int64)
+    counts = count(truth, np.array([0, -1, 1, -1]), scene, 1, 3)
+    assert class_iou(counts)[0].tolist() == pytest.approx([0.5, 0.5, np.nan], nan_ok=True)
+    assert (accuracy(counts)[0], none_share(counts)[0]) == (0.5, 0.5)
+    assert np.isnan(none_share(count(truth[:0], truth[:0], scene[:0], 1, 3))[0])
+
+
 def test_points_without_a_class_are_refused():
     one = np.zeros(1, np.int64)
     with pytest.raises(ValueError, match="classes must be 0 to 2; leave unlabelled points out"):
         count(one - 1, one, one, 1, 3)
-    with pytest.raises(ValueError, match="classes must be 0 to 2"):
-        count(one, one + 3, one, 1, 3)
+    for predicted in (one + 3, one - 2):
+        with pytest.raises(ValueError, match="classes must be 0 to 2"):
+            count(one, predicted, one, 1, 3)
     with pytest.raises(ValueError, match=r"must be \(N,\) all"):
         count(one, np.zeros(2, np.int64), one, 1, 3)

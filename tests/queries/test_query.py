@@ -14,6 +14,8 @@ from clipfeat.camera.visibility import VisibilityRule, project_frame
 from clipfeat.cli.commands import query_main
 from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.errors import ConfigError, DataError, WeightsError
+from clipfeat.model import kept_texts
+from clipfeat.model.pretrained import Logits
 from clipfeat.output.files import read_arrays
 from clipfeat.output.fused import read_fused
 from clipfeat.output.ply import UNSEEN
@@ -252,6 +254,30 @@ def test_bad_frames_are_skipped_and_listed_or_end_it(planted, demo_root, tmp_pat
     assert len(report["prompts"][0]["files"]) == 2
 
 
+def test_each_kind_of_score_is_told_wherever_it_shows(planted, tmp_path):
+    fused, texts = planted("grid", fused=True), PlantedTexts(logits=Logits(50.0, -20.0))
+    best, against = {}, ["object", "things", "stuff", "texture"]
+    for score, numbers, told in (
+        ("auto", (0.02, None), "softmax against object, things, stuff, texture, temperature 0.02"),
+        ("relevancy", (0.02, None), "relevancy against object, things, stuff, texture, temperature 0.02"),
+        ("sigmoid", (0.02, -20), "sigmoid, temperature 0.02, bias -20"),
+        ("cosine", (None, None), "cosine"),
+    ):
+        report = ask(fused, tmp_path, texts, text="couch", score=score, scenes=SCENES[0])
+        assert report["score"] == ("softmax" if score == "auto" else score)
+        assert (report["temperature"], report["bias"]) == numbers
+        assert report["against"] == (against if score in ("auto", "relevancy") else [])
+        assert f"comment score: {told}\n".encode() in (tmp_path / f"couch/{SCENES[0]}.ply").read_bytes()
+        meta = read_arrays(tmp_path / SCORES / f"{SCENES[0]}.npz")[1]
+        assert (meta["score"], meta["temperature"], meta["bias"]) == (report["score"], *numbers)
+        best[score] = report["prompts"][0]["ranked"][0]["best"]
+    assert best["cosine"] > 0.9
+    assert 0.5 < best["auto"] <= best["relevancy"] <= 1
+    assert best["sigmoid"] == pytest.approx(1 / (1 + np.exp(20 - best["cosine"] / 0.02)), abs=1e-3)
+    report = ask(fused, tmp_path, texts, text="couch", temperature=0.1)
+    assert report["temperature"] == 0.1
+
+
 def test_what_can_not_be_asked_is_told(planted, tmp_path, demo_root):
     store = planted("depth")
     couch = {"scene": SCENES[0], "frame": 0}
@@ -263,6 +289,12 @@ def test_what_can_not_be_asked_is_told(planted, tmp_path, demo_root):
         ({"example": ExampleConfig(**couch, box=[3, 3, 9, 170])}, ConfigError, r"^example.box=.*not in the picture"),
         ({"example": ExampleConfig(SCENES[0], 7, uv=[1, 1])}, DataError,
          r"holds no frame 7 of demo0000_00; take one of \[0, 20, 40, 60\]"),
+        ({"text": "couch", "score": "sigmoid"}, ConfigError,
+         r"^score=sigmoid: the weights planted of .* have no bias: only those have one that were trained with the sig"),
+        ({"text": "couch", "score": "relevancy", "against": []}, ConfigError, r"^score=relevancy against=\[\]: there"),
+        ({"example": ExampleConfig(**couch, uv=[1, 1]), "score": "softmax"}, ConfigError,
+         r"^score=softmax: an example is scored by its cosine; leave it out"),
+        ({"text": "couch", "templates": "many"}, ConfigError, r"^templates=many: expected one of plain, photo, indoor"),
         ({"text": "couch", "data_root": str(tmp_path / "gone")}, DataError,
          r"^data_root=.*gone: no such folder, the scans of .* were expected there; give the folder that they are in"),
     ):  # fmt: skip
@@ -312,9 +344,12 @@ def test_the_command_says_random_weights_wherever_it_shows_something(
         assert len(prompt["files"]) == 2
         assert all(Image.open(tmp_path / "text/query" / name).size[0] > 100 for name in prompt["files"])
     clipfeat.fuse(tmp_path / "text", overrides=["formats=[]"])
-    code, err = run_query("store=text/fused", "text=a chair", "scenes=demo0000_00", "against=[]")
-    assert code == 0, err
-    assert "  score            cosine" in err
+    loader = kept_texts.load_text_encoder
+    for load in (loader, None, loader):  # the second time the vectors are there, and no tower is loaded
+        monkeypatch.setattr(kept_texts, "load_text_encoder", load)
+        code, err = run_query("store=text/fused", "text=a chair", "scenes=demo0000_00", "against=[]")
+        assert code == 0, err
+        assert "  score            cosine" in err
     assert b"weights=random" in (tmp_path / "text/fused/query/a-chair/demo0000_00.ply").read_bytes()
     # Another head is no text space, but any head can be asked by example.
     code, err = run_query("store=none", "text=a chair")
