@@ -4,6 +4,7 @@
     python scripts/benchmark.py --frames 100 data.root=/data/scans  any data set: overrides as for clipfeat-extract
     python scripts/benchmark.py --frames 300 --store out            reading a run as training does
     python scripts/benchmark.py --shards 2 data.root=/data/scans    processes of a core each, against one of them
+    python scripts/benchmark.py --attention model=vit_l14           forward passes by each model.attention
 
 Every candidate does the same frames, in turns, warm; the figures are medians over the rounds. Writes benchmark.md,
 benchmark.json and benchmark.png.
@@ -15,6 +16,7 @@ import logging
 import sys
 from pathlib import Path
 
+from benchmarks.attention import benchmark_attention
 from benchmarks.common import compose_config
 from benchmarks.extraction import benchmark, chart, markdown
 from benchmarks.fusing import benchmark_fuse
@@ -39,6 +41,7 @@ def main() -> None:
     parser.add_argument("--fuse", action="store_true", help="only merge 100 views onto a mesh, against a plain loop")
     parser.add_argument("--store", metavar="PATH", help="only read a run's features as training does, against fp32 npz")
     parser.add_argument("--shards", type=int, metavar="N", help="only N processes of a core each, against one of them")
+    parser.add_argument("--attention", action="store_true", help="only forward passes, by each model.attention")
     parser.add_argument("overrides", nargs="*", help="as for clipfeat-extract")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
@@ -48,6 +51,9 @@ def main() -> None:
         return
     if arguments.fuse:
         print(benchmark_fuse(arguments.rounds))
+        return
+    if arguments.attention:
+        print(benchmark_attention(compose_config(arguments.overrides), arguments.frames, arguments.rounds))
         return
     if arguments.shards:
         print(benchmark_shards(arguments.overrides, arguments.shards, arguments.rounds))

@@ -113,6 +113,7 @@ _WORDS = (
     *dict.fromkeys([*HEADS, *MODEL_HEADS]),
     "nearest",
     *ATTENTIONS,
+    "self_similarity",
     "squash",
     "letterbox",
     "input<pixels>",
@@ -146,8 +147,8 @@ def parse_candidate(words: str, model: ModelConfig) -> Candidate:
     """A candidate from its words, such as ``pixelshuffle+nearest`` or ``none+naclip+input336``.
 
     Args:
-        words: of ``HEADS``, the attention variants, squash, letterbox, input<pixels>, window<pixels> and nearest, with
-            + between them; what none of them says is as in ``model``.
+        words: of ``HEADS``, the attention variants, self_similarity, squash, letterbox, input<pixels>, window<pixels>
+            and nearest, with + between them; what none of them says is as in ``model``.
         model: the model, with its head.
 
     Raises:
@@ -176,6 +177,8 @@ def _meaning(word: str, words: str) -> tuple[str, Any]:
         return word, True
     if word in ATTENTIONS:
         return "attention", word
+    if word == "self_similarity":
+        return "refine", word
     if word in ("squash", "letterbox"):
         return "resize_mode", word
     if match := _NUMBERED.fullmatch(word):

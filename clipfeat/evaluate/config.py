@@ -27,7 +27,9 @@ CANDIDATES = (
     "none+sclip",
     "none+clearclip",
     "none+naclip",
+    "none+sc_clip",
     "text+naclip",
+    "text+sc_clip",
     "none+letterbox",
     "none+input336",
     "none+input336+window224",
@@ -43,8 +45,9 @@ class EvaluateConfig(PointsConfig):
         model: see ModelConfig; what a candidate's words don't say is as here. Its ``head.weights`` are those of the
             candidates with its ``head.name``.
         candidates: what is compared, each in words with + between them: a head (none, pixelshuffle, quarter,
-            bilinear2x, bilinear4x, proj128, pca128, cons128, conv256, tinysa256, text), an attention variant, squash or
-            letterbox, input<pixels>, window<pixels>, nearest. The others are told with their difference to the first.
+            bilinear2x, bilinear4x, proj128, pca128, cons128, conv256, tinysa256, text), an attention variant,
+            self_similarity (the map is refined), squash or letterbox, input<pixels>, window<pixels>, nearest. The
+            others are told with their difference to the first.
         labels: pattern of pictures of label ids (8 or 16 bits), with {scene} and {frame} in it, of the colour
             pictures' aspect ratio; null takes the labels that the points bear (``sampling=mesh`` with
             ``sampling.labels_file``, or ``sampling=frame_points``), and then nothing is told of edges.

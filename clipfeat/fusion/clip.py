@@ -162,7 +162,7 @@ class ClipBranch(nn.Module):
         inputs = self._resized(images)
         with torch.autocast(inputs.device.type, enabled=self.use_amp and inputs.device.type == "cuda"):
             tokens, whole = encoder.encode(inputs.to(self._model.dtype))
-            tokens = encoder.project(tokens) if self.head.projected else tokens
+            tokens = self._model.for_head(tokens)
         values = self.head.to_map(tokens.float())
         cells = (values.shape[2], values.shape[3])
         affines = [torch.from_numpy(preprocess.image_to_map(*size, cells)) for size in sizes]

@@ -2,7 +2,8 @@
 
 CLIP trained its last block to fill the class token; its patch tokens look all over the picture. These variants, known
 for zero-shot segmentation, take the same weights and let each token look at what resembles it. They change the last
-block alone: the blocks before it are open_clip's own, untouched.
+block alone: the blocks before it are open_clip's own, untouched. One more, which also looks at what those give, is in
+``sc_clip.py``.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ Mix = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
 
 @dataclass(frozen=True)
 class Variant:
-    """What a variant makes of the last block. The class token is the first of the L = 1 + grid² tokens.
+    """What a variant makes of the last block. The class token is the first of the L = 1 + grid² tokens, if it is there.
 
     Attributes:
         mix: what each token takes of all tokens' values.
@@ -38,15 +39,19 @@ def own_value(_q: torch.Tensor, _k: torch.Tensor, v: torch.Tensor, _grid: int) -
     return v
 
 
-def query_and_key_likeness(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, _grid: int) -> torch.Tensor:
+def query_and_key_likeness(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: int) -> torch.Tensor:
     """SCLIP (Wang et al. 2023): (softmax(q·qᵀ/√d) + softmax(k·kᵀ/√d))·v; the sum is not halved."""
-    attend = nnf.scaled_dot_product_attention
-    return attend(q, q, v) + attend(k, k, v)
+    return query_likeness(q, k, v, grid) + key_likeness(q, k, v, grid)
 
 
 def query_likeness(q: torch.Tensor, _k: torch.Tensor, v: torch.Tensor, _grid: int) -> torch.Tensor:
     """ClearCLIP (Lan et al. 2024): softmax(q·qᵀ/√d)·v."""
     return nnf.scaled_dot_product_attention(q, q, v)
+
+
+def key_likeness(_q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, _grid: int) -> torch.Tensor:
+    """softmax(k·kᵀ/√d)·v: a part of SCLIP and of SC-CLIP."""
+    return nnf.scaled_dot_product_attention(k, k, v)
 
 
 def key_likeness_nearby(_q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: int) -> torch.Tensor:
@@ -75,12 +80,12 @@ def run_last_block(block: Any, tokens: torch.Tensor, grid: int, variant: Variant
 
     Args:
         block: open_clip's ``ResidualAttentionBlock``, see ``can_vary``.
-        tokens: (B, 1 + grid², D), what the block before gives; the class token first, then the patches row by row.
+        tokens: (B, L, D), what the block before gives; the class token first, then the patches row by row.
         grid: patches along one side.
-        variant: of ``VARIANTS``.
+        variant: of ``VARIANTS``, or another that knows what is in ``tokens``.
 
     Returns:
-        (B, 1 + grid², D), before ``ln_post``.
+        (B, L, D), before ``ln_post``.
     """
     attn = block.attn
     projected = nnf.linear(block.ln_1(tokens), attn.in_proj_weight, attn.in_proj_bias)

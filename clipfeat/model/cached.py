@@ -3,8 +3,8 @@
 Three things make a map found again the right one:
 
 * The fingerprint of its key stands for everything that shapes it: the hashes of the encoder's and the head's weights,
-  architecture, attention, input size, resize mode, windows, mean and std, precision. Not the device: a GPU's maps serve
-  a CPU too.
+  architecture, attention, refinement, input size, resize mode, windows, mean and std, precision. Not the device: a
+  GPU's maps serve a CPU too.
 * The digest of its picture: a map is used for the very bytes that it was made of, so an edited picture or another data
   set with the same names gets a map of its own. The bytes are hashed, not the network's input: a frame whose map is
   there need not be decoded, and decoding takes longer than all else that is left.
@@ -104,7 +104,13 @@ class CachedModel:
         weights = Path(cfg.head.weights) if cfg.head.weights else None
         self.head = build_head(cfg.head.name, self._card.width, weights, seed).to(device)
         self._description = describe(
-            self.arch, self._card, cfg.attention, cfg.head.name, self.head, self.preprocess, self._precision
+            self.arch,
+            self._card,
+            {"attention": cfg.attention, "refine": cfg.refine},
+            cfg.head.name,
+            self.head,
+            self.preprocess,
+            self._precision,
         ) | {"map_dtype": "float16"}
         if weights is not None:
             check_head(weights, self._description)
@@ -285,8 +291,9 @@ def fingerprint(description: dict[str, Any]) -> str:
         description: ``describe()`` of a model. Names are left out: the hashes of weights and architecture say it all.
     """
     named = {key: value for key, value in description.items() if key not in ("arch", "weights", "map_dtype")}
-    if named.get("pooling") == "token":  # as all did before there was a word for it: their maps are still right
-        del named["pooling"]
+    for key, unsaid in (("pooling", "token"), ("refine", "none")):
+        if named.get(key) == unsaid:  # as all were before there was a word for it: their maps are still right
+            del named[key]
     return _digest(version=MAP_VERSION, **named)
 
 

@@ -16,6 +16,7 @@ from clipfeat.model.encoder import Encoder, EncoderCard
 from clipfeat.model.heads import Head, map_values, point_channels
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.model.pretrained import DTYPES, state_hash
+from clipfeat.model.similarity import refined
 from clipfeat.model.windows import Windows
 from clipfeat.system.turns import Turns
 from clipfeat.types import FeatureMap, Frame
@@ -36,6 +37,7 @@ class ClipModel:
         device: where the forward pass runs.
         dtype: of the forward pass.
         offload: whether maps are moved to the host before they are sampled.
+        refine: what becomes of the finished map of tokens: none or self_similarity.
         cfg: what it was loaded by, if ``load_model`` did.
         seed: of those of its weights that are random, if ``load_model`` loaded it.
         turns: of the threads that use it.
@@ -49,6 +51,7 @@ class ClipModel:
     device: torch.device
     dtype: torch.dtype
     offload: bool = False
+    refine: str = "none"
     cfg: ModelConfig | None = field(default=None, compare=False)
     seed: int | None = field(default=None, compare=False)
     turns: Turns = field(default_factory=Turns, compare=False, repr=False)
@@ -141,7 +144,8 @@ class ClipModel:
             batch = batch.pin_memory()
         batch = batch.to(self.device, non_blocking=True)
         tokens, whole = self.encoder.encode(self.preprocess.normalize(batch).to(self.dtype))
-        return (self.encoder.project(tokens) if self.head.projected else tokens), whole.float()
+        # What is refined is the map of the whole picture, before it is projected.
+        return (tokens if self.refine != "none" else self.for_head(tokens)), whole.float()
 
     def _stitched(
         self, windows: Windows, inputs: Sequence[NDArray[np.uint8]]
@@ -158,8 +162,16 @@ class ClipModel:
         for of_one, whole_of_one, pixels in zip(tokens, whole, inputs, strict=True):
             yield windows.stitch(of_one, pixels.shape[1], pixels.shape[0]), whole_of_one.mean(0)
 
+    def for_head(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, width, h, w) of whole pictures as the head takes them: refined, projected, both or neither."""
+        if self.refine != "none":
+            tokens = refined(tokens)
+        return self.encoder.project(tokens.to(self.dtype)) if self.head.projected else tokens
+
     def _to_maps(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, D, h, w) to (B, C, h', w') float32."""
+        if self.refine != "none":
+            tokens = self.for_head(tokens)
         # The head runs in float32: it is cheap, and fp16 products of random or trained weights lose digits for nothing.
         return self._off(self.head.to_map(tokens.float()).contiguous(memory_format=torch.channels_last))
 
@@ -175,9 +187,8 @@ class ClipModel:
     def describe(self) -> dict[str, Any]:
         """What must be the same for features to be comparable; written into every file."""
         precision = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
-        return describe(
-            self.arch, self.encoder, self.encoder.attention, self.head_name, self.head, self.preprocess, precision
-        )
+        how = {"attention": self.encoder.attention, "refine": self.refine}
+        return describe(self.arch, self.encoder, how, self.head_name, self.head, self.preprocess, precision)
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -186,20 +197,23 @@ class ClipModel:
 def describe(
     arch: str,
     encoder: Encoder | EncoderCard,
-    attention: str,
+    how: dict[str, str],
     head_name: str,
     head: Head,
     preprocess: Preprocess,
     precision: str,
 ) -> dict[str, Any]:
-    """What must be the same for features to be comparable, and in what precision maps are sampled."""
+    """What must be the same for features to be comparable, and in what precision maps are sampled.
+
+    ``how`` says what is made of the tokens of the encoder as it was trained: ``attention`` and ``refine``.
+    """
     return {
         "arch": arch,
         "arch_sha256": encoder.arch_sha256,
         "weights": encoder.weights,
         "weights_sha256": encoder.weights_sha256,
         "pooling": encoder.pooling,
-        "attention": attention,
+        **how,
         "head": head_name,
         "head_sha256": state_hash(head) if head.state_dict() else None,
         "input_size": preprocess.size,

@@ -33,7 +33,10 @@ HEADS = {
 """What ``model/head`` can be, and the class of each, imported when needed; it takes the width of the tokens."""
 
 
-ATTENTIONS = ("vanilla", "maskclip", "sclip", "clearclip", "naclip")
+ATTENTIONS = ("vanilla", "maskclip", "sclip", "clearclip", "naclip", "sc_clip")
+
+
+REFINEMENTS = ("none", "self_similarity")
 
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
@@ -73,8 +76,11 @@ class ModelConfig:
             stands here anyway, for the weights that the name says.
         allow_random: go on with random weights, loudly, where the pretrained ones can't be had. For the demo.
         precision: auto is fp16 on a GPU and fp32 on a CPU.
-        attention: how the last block attends: vanilla (as it was trained), or maskclip, sclip, clearclip or naclip,
-            which make its tokens better dense features in text space, with the same weights. For open_clip's own ViTs.
+        attention: how the last block attends: vanilla (as it was trained), or maskclip, sclip, clearclip, naclip or
+            sc_clip, which make its tokens better dense features in text space, with the same weights. For open_clip's
+            own ViTs.
+        refine: what becomes of the finished map of tokens, of any encoder: none, or self_similarity (each cell becomes
+            a mean of those of the whole map that resemble it).
         preprocess: published (the input's size and the interpolation that the weights were published with), or clip
             (224 pixels and bicubic, whatever the model). Mean and std are the weights' own either way.
         input_size: side of the network's square input in pixels, a multiple of its patch size; with a window, the
@@ -98,6 +104,7 @@ class ModelConfig:
     allow_random: bool = False
     precision: str = "auto"
     attention: str = "vanilla"
+    refine: str = "none"
     preprocess: str = "published"
     input_size: int | None = None
     resize_mode: str = "squash"
@@ -111,6 +118,7 @@ class ModelConfig:
         one_of("model.source", self.source, SOURCES)
         one_of("model.precision", self.precision, PRECISIONS)
         one_of("model.attention", self.attention, ATTENTIONS)
+        one_of("model.refine", self.refine, REFINEMENTS)
         one_of("model.preprocess", self.preprocess, PREPROCESSES)
         one_of("model.resize_mode", self.resize_mode, RESIZE_MODES)
         one_of("model.resize", self.resize, ("pillow", "torch"))

@@ -4,6 +4,7 @@ Two kinds of tower give patch tokens: open_clip's own ``VisionTransformer``, and
 by open_clip (SigLIP, EVA, PE and others) or alone (DINOv3 and others, see ``timm_tower.py``).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from clipfeat.errors import WeightsError
 from clipfeat.model.attention import VARIANTS, can_vary, run_last_block
 from clipfeat.model.config import TIMM
 from clipfeat.model.pretrained import load_clip
+from clipfeat.model.sc_clip import Levels, calibrated
 from clipfeat.model.timm_tower import load_timm
 
 
@@ -64,7 +66,7 @@ class Encoder:
         arch_sha256: of the tower's architecture, first 16 digits.
         interpolation: bicubic or bilinear, as its pictures were resized when it was published.
         published_size: side in pixels of the square input that it was published for, in whole patches.
-        attention: how its last block attends: vanilla, or one of ``attention.VARIANTS``.
+        attention: how its last block attends: vanilla, one of ``attention.VARIANTS``, or sc_clip.
     """
 
     visual: nn.Module
@@ -132,14 +134,8 @@ class Encoder:
         if _is_timm(visual):
             tokens, whole = self._encode_by_timm(visual.trunk, inputs)
         else:
-            last = self._hidden(inputs, 1) if self.attention == "vanilla" else self._hidden(inputs, 2)
-            varied = last
-            if self.attention != "vanilla":
-                block = visual.transformer.resblocks[-1]
-                varied = run_last_block(block, last, self.grid, VARIANTS[self.attention])
-                # The variants are made for the patches; the whole picture is that of the block as it was trained.
-                last = block(last)
-            tokens, whole = visual.ln_post(varied)[:, 1:], visual._pool(last)[0]
+            patches, last = self._encode_by_open_clip(inputs)
+            tokens, whole = visual.ln_post(patches), visual._pool(last)[0]
         # (B, L, D) is channels-last already, which is how the sampler wants to read it.
         return tokens.reshape(len(tokens), self.grid, self.grid, self.width).permute(0, 3, 1, 2), whole
 
@@ -156,18 +152,36 @@ class Encoder:
             tokens = trunk.fc_norm(tokens)
         return tokens, trunk.forward_head(features, pre_logits=True)
 
-    def _hidden(self, inputs: torch.Tensor, from_end: int) -> torch.Tensor:
-        """What a block of open_clip's own ViT gives, the last one by 1: (B, 1 + grid², width), class token first."""
+    def _encode_by_open_clip(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patches (B, grid², width) before the last norm, and the tokens of the last block as it was trained."""
+        visual: Any = self.visual
+        block, depth = visual.transformer.resblocks[-1], len(visual.transformer.resblocks)
+        if self.attention == "vanilla":
+            last = self._hidden(inputs, [depth])[depth]
+            return last[:, 1:], last
+        if self.attention == "sc_clip":
+            levels = Levels.of(depth)
+            hidden = self._hidden(inputs, levels.used)
+            patches = calibrated(block, hidden, levels, self.grid)
+        else:
+            hidden = self._hidden(inputs, [depth - 1])
+            patches = run_last_block(block, hidden[depth - 1], self.grid, VARIANTS[self.attention])[:, 1:]
+        # The variants are made for the patches; the whole picture is that of the block as it was trained.
+        return patches, block(hidden[depth - 1])
+
+    def _hidden(self, inputs: torch.Tensor, after: Sequence[int]) -> dict[int, torch.Tensor]:
+        """What open_clip's own ViT has after these numbers of blocks: (B, 1 + grid², width), class token first."""
         visual: Any = self.visual
         out = visual.forward_intermediates(
             inputs,
-            indices=[len(visual.transformer.resblocks) - from_end],
+            indices=[number - 1 for number in after],
             stop_early=True,
             intermediates_only=True,
             output_fmt="NLC",
             output_extra_tokens=True,
         )
-        return torch.cat((out["image_intermediates_prefix"][0], out["image_intermediates"][0]), 1)
+        tokens = zip(out["image_intermediates_prefix"], out["image_intermediates"], strict=True)
+        return {number: torch.cat(parts, 1) for number, parts in zip(after, tokens, strict=True)}
 
     def project(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens in text space: what the tower would give for the whole picture if all its tokens were this one.
@@ -223,7 +237,7 @@ def load_encoder(
         device: where the tower lives.
         allow_random: warn and use random weights where the pretrained ones can't be had.
         seed: of random weights.
-        attention: how the last block attends: vanilla, maskclip, sclip, clearclip or naclip.
+        attention: how the last block attends: vanilla, maskclip, sclip, clearclip, naclip or sc_clip.
 
     Raises:
         WeightsError: If there is no such model, its weights can't be had or don't fit, it gives no patch tokens, or

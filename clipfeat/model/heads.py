@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 _SAME = ("arch_sha256", "weights_sha256", "attention")
 """Of ``describe()``: what makes tokens those of another encoder, to which a head means nothing."""
 
-_ALIKE = ("input_size", "resize_mode", "window", "stride", "interpolation", "mean", "std")
-"""Of ``describe()``: how the same encoder looks at pictures. Its precision and device make no other tokens."""
+_ALIKE = ("input_size", "resize_mode", "window", "stride", "interpolation", "mean", "std", "refine")
+"""Of ``describe()``: how the same encoder is used. Its precision and device make no other tokens."""
 
 _LARGEST_WEIGHT = 1e6
 """Far above any of a trained head; with these, no feature can become infinite."""
@@ -223,10 +223,13 @@ def check_head(path: Path, model: Mapping[str, Any]) -> None:
             f"{start}: fitted to another encoder, {named[0]}, and this is {named[1]}; take that encoder, or fit a head "
             f"to this one with clipfeat-fit-head"
         )
+    encoder = {"refine": "none"} | encoder  # of heads from before there was a choice
     differing = [
         f"{key} {encoder.get(key)} there, {model[key]} here" for key in _ALIKE if encoder.get(key) != model[key]
     ]
     if differing:
         log.warning(
-            "WARNING %s: fitted to the same encoder, but pictures enter it otherwise: %s", start, "; ".join(differing)
+            "WARNING %s: fitted to the same encoder, used otherwise: %s",
+            start,
+            "; ".join(differing),
         )

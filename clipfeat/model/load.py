@@ -57,6 +57,7 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
         device=device,
         dtype=DTYPES[precision],
         offload=resolve_offload(cfg.offload, device),
+        refine=cfg.refine,
         cfg=given,
         seed=seed,
     )

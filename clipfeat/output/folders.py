@@ -28,7 +28,9 @@ _CAME_LATER = {
 }  # fmt: skip
 """Keys of a data layout that earlier versions did not have, and what they did: a run of theirs goes on."""
 
-_BEFORE_THE_KEY = {"model.source": "open_clip", "pooling": "token", "model.pooling": "token"}
+_BEFORE_THE_KEY = {
+    "model.source": "open_clip", "pooling": "token", "model.pooling": "token", "refine": "none", "model.refine": "none",
+}  # fmt: skip
 """Keys of a model, in its run's files and in those that refer to it, that earlier versions did not have."""
 
 ANOTHER_FOLDER = "Choose another folder, or resume=overwrite to do everything again"

@@ -64,12 +64,18 @@ def what_was_run(run: Run) -> Markup:
     machine, versions = run.summary["machine"], run.summary["versions"]
     size = model.get("input_size")
     window = f", windows of {model['window']} px every {model.get('stride')}" if model.get("window") else ""
+    refined = "" if model.get("refine", "none") == "none" else f"refine {model['refine']}"
     points, dtype = value_at(config, "sampling.num_points"), value_at(config, "output.dtype")
     rows = [
         ("data", _words(value_at(config, "data.name"), value_at(config, "data.root"))),
         ("scenes", value_at(config, "scenes_file")),
         ("frames", _frames_chosen(config)),
-        ("model", _words(model.get("arch"), f"attention {model.get('attention', 'vanilla')}", model.get("precision"))),
+        (
+            "model",
+            _words(
+                model.get("arch"), f"attention {model.get('attention', 'vanilla')}", refined, model.get("precision")
+            ),
+        ),
         ("weights", _weights(model)),
         ("input", _words(f"{size} px{window}", model.get("resize_mode")) if size else ""),
         ("head", _words(model.get("head"), model.get("head_sha256"))),

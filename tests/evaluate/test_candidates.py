@@ -15,12 +15,13 @@ from clipfeat.types import FeatureMap, resize_affine
 def test_words_say_what_differs_from_the_model():
     model = ModelConfig(input_size=336, attention="naclip", head=HeadConfig("text"))
     found = parse_candidates(
-        ["none", "pixelshuffle+nearest", "sclip+letterbox", "none+input448+window224", "none"], model
+        ["none", "pixelshuffle+nearest", "sclip+letterbox+self_similarity", "none+input448+window224", "none"], model
     )
     assert [one.head for one in found] == ["none", "pixelshuffle", "text", "none"]
     assert [one.nearest for one in found] == [False, True, False, False]
     assert [one.offered for one in found] == [True, False, True, True]
     assert [one.view.attention for one in found] == ["naclip", "naclip", "sclip", "naclip"]
+    assert [one.view.refine for one in found] == ["none", "none", "self_similarity", "none"]
     assert (found[2].view.resize_mode, found[3].view.input_size, found[3].view.window) == ("letterbox", 448, 224)
     assert len(views_of(found)) == 3  # the first two share their forward passes
 
@@ -28,7 +29,7 @@ def test_words_say_what_differs_from_the_model():
 def test_all_defaults_are_known_and_share_forward_passes():
     found = parse_candidates(CANDIDATES, ModelConfig())
     assert {one.head for one in found} == set(HEADS)
-    assert len(views_of(found)) == 8
+    assert len(views_of(found)) == 9
 
 
 @pytest.mark.parametrize(

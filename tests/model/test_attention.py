@@ -99,7 +99,7 @@ def inputs():
     return torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, "sc_clip"])
 def test_the_blocks_before_the_last_are_open_clip_s_own_to_the_bit(tiny_arch, inputs, name):
     def watched(attention):
         encoder = load_encoder(tiny_arch, None, attention=attention)
@@ -129,7 +129,7 @@ def test_tokens_are_those_of_the_varied_block_after_ln_post(tiny_arch, inputs, n
 
 
 def test_the_configuration_names_them_all():
-    assert ("vanilla", *VARIANTS) == ATTENTIONS
+    assert ("vanilla", *VARIANTS, "sc_clip") == ATTENTIONS
 
 
 def test_weights_do_not_depend_on_the_variant(tiny_arch):

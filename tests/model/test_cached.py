@@ -114,7 +114,7 @@ def test_whatever_shapes_a_map_is_in_its_fingerprint(config, cache_path, tmp_pat
     changes = [
         {}, {"seed": 1}, {"pretrained": str(checkpoint)}, {"input_size": 64}, {"resize_mode": "crop"},
         {"precision": "bf16"}, {"head": HeadConfig("pixelshuffle")}, {"head": HeadConfig("proj128")},
-        {"attention": "sclip"}, {"attention": "naclip"}, {"head": HeadConfig("text")},
+        {"attention": "sclip"}, {"attention": "sc_clip"}, {"refine": "self_similarity"}, {"head": HeadConfig("text")},
         {"window": 224}, {"window": 224, "stride": 16}, {"window": 112, "stride": 112},
         {"head": HeadConfig("proj128"), "seed": 2},
     ]  # fmt: skip

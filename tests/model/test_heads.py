@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -121,7 +123,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
 DESCRIBED = {
     "arch": "ViT-B-32", "arch_sha256": "a", "weights": "laion", "weights_sha256": "w", "attention": "vanilla",
     "input_size": 224, "resize_mode": "squash", "window": None, "stride": None, "interpolation": "bicubic",
-    "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.2], "precision": "fp32",
+    "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.2], "precision": "fp32", "refine": "none",
 }  # fmt: skip
 
 
@@ -157,13 +159,21 @@ def test_a_precision_or_another_name_makes_no_other_encoder(fitted, other, caplo
         ({"interpolation": "bilinear"}, "interpolation bicubic there, bilinear here"),
         ({"resize_mode": "letterbox"}, "resize_mode squash there, letterbox here"),
         ({"window": 224, "stride": 112}, "window None there, 224 here; stride None there, 112 here"),
+        ({"refine": "self_similarity"}, "refine none there, self_similarity here"),
     ],
 )
-def test_another_way_to_look_at_pictures_is_told(fitted, other, said, caplog):
+def test_another_use_of_the_encoder_is_told(fitted, other, said, caplog):
     check_head(fitted, DESCRIBED | other)
     assert [record.getMessage() for record in caplog.records] == [
-        f"WARNING model.head.weights={fitted}: fitted to the same encoder, but pictures enter it otherwise: {said}"
+        f"WARNING model.head.weights={fitted}: fitted to the same encoder, used otherwise: {said}"
     ]
+
+
+def test_a_head_from_before_maps_could_be_refined_is_one_of_maps_that_are_not(tmp_path, caplog):
+    path, before = tmp_path / "head.safetensors", {k: v for k, v in DESCRIBED.items() if k != "refine"}
+    save_file(build_head("proj128", 64, None, 0).state_dict(), path, {"encoder": json.dumps(before)})
+    check_head(path, DESCRIBED)
+    assert not caplog.records
 
 
 def test_a_head_that_does_not_say_whose_it_is_is_taken_with_one_line(tmp_path, caplog):

@@ -75,7 +75,10 @@ def test_a_run_from_before_a_key_of_the_model_goes_on_if_it_means_the_same():
     assert different_keys(before, {"model": {"arch": "A", "source": "timm"}}) == [
         "model.source: open_clip there, timm now"
     ]
-    assert different_keys({"arch": "A"}, {"arch": "A", "pooling": "token"}) == []
+    assert different_keys({"arch": "A"}, {"arch": "A", "pooling": "token", "refine": "none"}) == []
+    assert different_keys(before, {"model": {"arch": "A", "refine": "self_similarity"}}) == [
+        "model.refine: none there, self_similarity now"
+    ]
     # What stood for the whole picture was the class token, or a mean, where attention pools.
     assert different_keys({"arch": "A"}, {"arch": "A", "pooling": "map"}) == ["pooling: token there, map now"]
 
