@@ -5,6 +5,7 @@
     python scripts/benchmark.py --frames 300 --store out            reading a run as training does
     python scripts/benchmark.py --shards 2 data.root=/data/scans    processes of a core each, against one of them
     python scripts/benchmark.py --attention model=vit_l14           forward passes by each model.attention
+    python scripts/benchmark.py --backends                          the same by backend and precision, on a CPU
 
 Every candidate does the same frames, in turns, warm; the figures are medians over the rounds. Writes benchmark.md,
 benchmark.json and benchmark.png.
@@ -16,10 +17,10 @@ import logging
 import sys
 from pathlib import Path
 
-from benchmarks.attention import benchmark_attention
 from benchmarks.common import compose_config
 from benchmarks.extraction import benchmark, chart, markdown
 from benchmarks.fusing import benchmark_fuse
+from benchmarks.passes import benchmark_attention, benchmark_backends
 from benchmarks.pictures import benchmark_pictures
 from benchmarks.projection import benchmark_views
 from benchmarks.reading import benchmark_store
@@ -42,6 +43,9 @@ def main() -> None:
     parser.add_argument("--store", metavar="PATH", help="only read a run's features as training does, against fp32 npz")
     parser.add_argument("--shards", type=int, metavar="N", help="only N processes of a core each, against one of them")
     parser.add_argument("--attention", action="store_true", help="only forward passes, by each model.attention")
+    parser.add_argument(
+        "--backends", action="store_true", help="only forward passes, by backend and precision of a CPU"
+    )
     parser.add_argument("overrides", nargs="*", help="as for clipfeat-extract")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
@@ -54,6 +58,9 @@ def main() -> None:
         return
     if arguments.attention:
         print(benchmark_attention(compose_config(arguments.overrides), arguments.frames, arguments.rounds))
+        return
+    if arguments.backends:
+        print(benchmark_backends(compose_config(arguments.overrides), arguments.frames, arguments.rounds))
         return
     if arguments.shards:
         print(benchmark_shards(arguments.overrides, arguments.shards, arguments.rounds))

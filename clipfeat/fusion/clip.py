@@ -54,7 +54,7 @@ def in_float32(model: ClipModel) -> ClipModel:
     """
     log.info("the tower of %s is trained, and so kept in float32", model.arch)
     visual = copy.deepcopy(model.encoder.visual).float()
-    return replace(model, encoder=replace(model.encoder, visual=visual), dtype=torch.float32)
+    return replace(model, encoder=replace(model.encoder, visual=visual), precision="fp32")
 
 
 class ClipBranch(nn.Module):
@@ -88,6 +88,8 @@ class ClipBranch(nn.Module):
         if model.preprocess.windows is not None:
             side = model.preprocess.windows.side
             raise ConfigError(f"model.window={side}: the encoder takes whole pictures; leave it out")
+        if model.backend != "torch":
+            raise ConfigError(f"model.backend={model.backend}: nothing is trained by it; take model.backend=torch")
         if model.dtype != torch.float32 and (trainable_blocks or not freeze):
             model = in_float32(model)
         self.visual = model.encoder.visual

@@ -3,8 +3,8 @@
 Three things make a map found again the right one:
 
 * The fingerprint of its key stands for everything that shapes it: the hashes of the encoder's and the head's weights,
-  architecture, attention, refinement, input size, resize mode, windows, mean and std, precision. Not the device: a
-  GPU's maps serve a CPU too.
+  architecture, attention, refinement, backend, input size, resize mode, windows, mean and std, precision. Not the
+  device: a GPU's maps serve a CPU too.
 * The digest of its picture: a map is used for the very bytes that it was made of, so an edited picture or another data
   set with the same names gets a map of its own. The bytes are hashed, not the network's input: a frame whose map is
   there need not be decoded, and decoding takes longer than all else that is left.
@@ -94,7 +94,7 @@ class CachedModel:
         self._cache = cache
         self._model: ClipModel | None = None
         self._loading = threading.Lock()
-        self._precision = resolve_precision(cfg.precision, device)
+        self._precision = resolve_precision(cfg, device)
         self._card = self._find_card() or self._load().encoder.card
         if self._model is None and self._card.weights == "random":
             warn_of_random_weights()
@@ -106,7 +106,7 @@ class CachedModel:
         self._description = describe(
             self.arch,
             self._card,
-            {"attention": cfg.attention, "refine": cfg.refine},
+            {"attention": cfg.attention, "refine": cfg.refine, "backend": cfg.backend},
             cfg.head.name,
             self.head,
             self.preprocess,
@@ -291,7 +291,7 @@ def fingerprint(description: dict[str, Any]) -> str:
         description: ``describe()`` of a model. Names are left out: the hashes of weights and architecture say it all.
     """
     named = {key: value for key, value in description.items() if key not in ("arch", "weights", "map_dtype")}
-    for key, unsaid in (("pooling", "token"), ("refine", "none")):
+    for key, unsaid in (("pooling", "token"), ("refine", "none"), ("backend", "torch")):
         if named.get(key) == unsaid:  # as all were before there was a word for it: their maps are still right
             del named[key]
     return _digest(version=MAP_VERSION, **named)

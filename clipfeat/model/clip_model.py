@@ -35,9 +35,10 @@ class ClipModel:
         head: what is made of its tokens.
         head_name: the head's name in the configuration.
         device: where the forward pass runs.
-        dtype: of the forward pass.
+        precision: of the forward pass: fp32, fp16 or bf16.
         offload: whether maps are moved to the host before they are sampled.
         refine: what becomes of the finished map of tokens: none or self_similarity.
+        backend: what computes the tower's blocks: torch or openvino.
         cfg: what it was loaded by, if ``load_model`` did.
         seed: of those of its weights that are random, if ``load_model`` loaded it.
         turns: of the threads that use it.
@@ -49,9 +50,10 @@ class ClipModel:
     head: Head
     head_name: str
     device: torch.device
-    dtype: torch.dtype
+    precision: str
     offload: bool = False
     refine: str = "none"
+    backend: str = "torch"
     cfg: ModelConfig | None = field(default=None, compare=False)
     seed: int | None = field(default=None, compare=False)
     turns: Turns = field(default_factory=Turns, compare=False, repr=False)
@@ -63,6 +65,11 @@ class ClipModel:
             FrameError: If the picture is damaged.
         """
         return self.preprocess.pixels(frame.picture.decode())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the tower takes; OpenVINO makes of float32 what it computes with."""
+        return DTYPES[self.precision] if self.backend == "torch" else torch.float32
 
     @property
     def channels(self) -> int:
@@ -186,9 +193,8 @@ class ClipModel:
 
     def describe(self) -> dict[str, Any]:
         """What must be the same for features to be comparable; written into every file."""
-        precision = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
-        how = {"attention": self.encoder.attention, "refine": self.refine}
-        return describe(self.arch, self.encoder, how, self.head_name, self.head, self.preprocess, precision)
+        how = {"attention": self.encoder.attention, "refine": self.refine, "backend": self.backend}
+        return describe(self.arch, self.encoder, how, self.head_name, self.head, self.preprocess, self.precision)
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -205,7 +211,8 @@ def describe(
 ) -> dict[str, Any]:
     """What must be the same for features to be comparable, and in what precision maps are sampled.
 
-    ``how`` says what is made of the tokens of the encoder as it was trained: ``attention`` and ``refine``.
+    ``how`` says what is made of the tokens of the encoder as it was trained, ``attention`` and ``refine``, and by what,
+    ``backend``.
     """
     return {
         "arch": arch,

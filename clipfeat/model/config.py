@@ -39,6 +39,9 @@ ATTENTIONS = ("vanilla", "maskclip", "sclip", "clearclip", "naclip", "sc_clip")
 REFINEMENTS = ("none", "self_similarity")
 
 
+BACKENDS = ("torch", "openvino")
+
+
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
 
@@ -75,7 +78,9 @@ class ModelConfig:
             seeded random weights (of a hub's model or a folder: its own). Of ``source=timm`` a file, null, or what
             stands here anyway, for the weights that the name says.
         allow_random: go on with random weights, loudly, where the pretrained ones can't be had. For the demo.
-        precision: auto is fp16 on a GPU and fp32 on a CPU.
+        precision: auto is fp16 on a GPU and fp32 on a CPU. bf16 is fast on a CPU that has instructions for it, and many
+            times slower on others; fp16 is slow on all.
+        backend: torch, or openvino for the tower's blocks on a CPU.
         attention: how the last block attends: vanilla (as it was trained), or maskclip, sclip, clearclip, naclip or
             sc_clip, which make its tokens better dense features in text space, with the same weights. For open_clip's
             own ViTs.
@@ -103,6 +108,7 @@ class ModelConfig:
     pretrained: str | None = path_key("laion2b_s34b_b88k")
     allow_random: bool = False
     precision: str = "auto"
+    backend: str = "torch"
     attention: str = "vanilla"
     refine: str = "none"
     preprocess: str = "published"
@@ -117,6 +123,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         one_of("model.source", self.source, SOURCES)
         one_of("model.precision", self.precision, PRECISIONS)
+        one_of("model.backend", self.backend, BACKENDS)
         one_of("model.attention", self.attention, ATTENTIONS)
         one_of("model.refine", self.refine, REFINEMENTS)
         one_of("model.preprocess", self.preprocess, PREPROCESSES)

@@ -4,7 +4,7 @@ Two kinds of tower give patch tokens: open_clip's own ``VisionTransformer``, and
 by open_clip (SigLIP, EVA, PE and others) or alone (DINOv3 and others, see ``timm_tower.py``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,9 @@ from clipfeat.model.config import TIMM
 from clipfeat.model.pretrained import load_clip
 from clipfeat.model.sc_clip import Levels, calibrated
 from clipfeat.model.timm_tower import load_timm
+
+Blocks = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+"""See ``Encoder.blocks``."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Encoder:
         interpolation: bicubic or bilinear, as its pictures were resized when it was published.
         published_size: side in pixels of the square input that it was published for, in whole patches.
         attention: how its last block attends: vanilla, one of ``attention.VARIANTS``, or sc_clip.
+        compute: does what ``blocks`` does in the place of torch; None for torch.
     """
 
     visual: nn.Module
@@ -81,6 +85,7 @@ class Encoder:
     interpolation: str
     published_size: int
     attention: str = "vanilla"
+    compute: Blocks | None = None
 
     @property
     def card(self) -> EncoderCard:
@@ -131,17 +136,48 @@ class Encoder:
             WeightsError: If a tower of timm gives no square map of tokens.
         """
         visual: Any = self.visual
+        hidden = (self.compute or self.blocks)(inputs)
         if _is_timm(visual):
-            tokens, whole = self._encode_by_timm(visual.trunk, inputs)
+            tokens, whole = self._encode_by_timm(visual.trunk, hidden[0])
         else:
-            patches, last = self._encode_by_open_clip(inputs)
+            patches, last = self._encode_by_open_clip(hidden)
             tokens, whole = visual.ln_post(patches), visual._pool(last)[0]
         # (B, L, D) is channels-last already, which is how the sampler wants to read it.
         return tokens.reshape(len(tokens), self.grid, self.grid, self.width).permute(0, 3, 1, 2), whole
 
-    def _encode_by_timm(self, trunk: Any, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def blocks(self, inputs: torch.Tensor) -> list[torch.Tensor]:
+        """Nearly all of the work of ``encode``: what the tower has after the blocks that the rest begins with.
+
+        Args:
+            inputs: (B, 3, S, S).
+
+        Returns:
+            (B, prefix + grid², width) each, prefix tokens first: of timm's towers their features; of open_clip's own
+            ViT what it has after each of the blocks that its attention looks at.
+        """
+        visual: Any = self.visual
+        if _is_timm(visual):
+            return [visual.trunk.forward_features(inputs)]
+        out = visual.forward_intermediates(
+            inputs,
+            indices=[number - 1 for number in self._levels(visual)],
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+            output_extra_tokens=True,
+        )
+        tokens = zip(out["image_intermediates_prefix"], out["image_intermediates"], strict=True)
+        return [torch.cat(parts, 1) for parts in tokens]
+
+    def _levels(self, visual: Any) -> Sequence[int]:
+        """After how many blocks of open_clip's own ViT its tokens are looked at."""
+        depth = len(visual.transformer.resblocks)
+        if self.attention == "sc_clip":
+            return Levels.of(depth).used
+        return [depth if self.attention == "vanilla" else depth - 1]
+
+    def _encode_by_timm(self, trunk: Any, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens (B, grid², width) without those of class, registers and such, and what is pooled (B, width)."""
-        features = trunk.forward_features(inputs)
         tokens = features[:, trunk.num_prefix_tokens :]
         if tokens.shape[1:] != (self.grid**2, self.width):
             raise WeightsError(
@@ -152,36 +188,19 @@ class Encoder:
             tokens = trunk.fc_norm(tokens)
         return tokens, trunk.forward_head(features, pre_logits=True)
 
-    def _encode_by_open_clip(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode_by_open_clip(self, hidden: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Patches (B, grid², width) before the last norm, and the tokens of the last block as it was trained."""
         visual: Any = self.visual
         block, depth = visual.transformer.resblocks[-1], len(visual.transformer.resblocks)
         if self.attention == "vanilla":
-            last = self._hidden(inputs, [depth])[depth]
-            return last[:, 1:], last
+            return hidden[0][:, 1:], hidden[0]
+        after = dict(zip(self._levels(visual), hidden, strict=True))
         if self.attention == "sc_clip":
-            levels = Levels.of(depth)
-            hidden = self._hidden(inputs, levels.used)
-            patches = calibrated(block, hidden, levels, self.grid)
+            patches = calibrated(block, after, Levels.of(depth), self.grid)
         else:
-            hidden = self._hidden(inputs, [depth - 1])
-            patches = run_last_block(block, hidden[depth - 1], self.grid, VARIANTS[self.attention])[:, 1:]
+            patches = run_last_block(block, after[depth - 1], self.grid, VARIANTS[self.attention])[:, 1:]
         # The variants are made for the patches; the whole picture is that of the block as it was trained.
-        return patches, block(hidden[depth - 1])
-
-    def _hidden(self, inputs: torch.Tensor, after: Sequence[int]) -> dict[int, torch.Tensor]:
-        """What open_clip's own ViT has after these numbers of blocks: (B, 1 + grid², width), class token first."""
-        visual: Any = self.visual
-        out = visual.forward_intermediates(
-            inputs,
-            indices=[number - 1 for number in after],
-            stop_early=True,
-            intermediates_only=True,
-            output_fmt="NLC",
-            output_extra_tokens=True,
-        )
-        tokens = zip(out["image_intermediates_prefix"], out["image_intermediates"], strict=True)
-        return {number: torch.cat(parts, 1) for number, parts in zip(after, tokens, strict=True)}
+        return patches, block(after[depth - 1])
 
     def project(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens in text space: what the tower would give for the whole picture if all its tokens were this one.
@@ -276,7 +295,7 @@ def attending(encoder: Encoder, arch: str, attention: str) -> Encoder:
         WeightsError: If it can't.
     """
     _check_tower(encoder.visual, arch, attention)
-    return replace(encoder, attention=attention)
+    return replace(encoder, attention=attention, compute=None)
 
 
 def norm_is_behind_pooling(trunk: Any) -> bool:

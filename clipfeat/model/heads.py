@@ -24,7 +24,7 @@ _SAME = ("arch_sha256", "weights_sha256", "attention")
 """Of ``describe()``: what makes tokens those of another encoder, to which a head means nothing."""
 
 _ALIKE = ("input_size", "resize_mode", "window", "stride", "interpolation", "mean", "std", "refine")
-"""Of ``describe()``: how the same encoder is used. Its precision and device make no other tokens."""
+"""Of ``describe()``: how the same encoder is used. Its precision, backend and device make no other tokens."""
 
 _LARGEST_WEIGHT = 1e6
 """Far above any of a trained head; with these, no feature can become infinite."""

@@ -65,6 +65,7 @@ def what_was_run(run: Run) -> Markup:
     size = model.get("input_size")
     window = f", windows of {model['window']} px every {model.get('stride')}" if model.get("window") else ""
     refined = "" if model.get("refine", "none") == "none" else f"refine {model['refine']}"
+    by = "" if model.get("backend", "torch") == "torch" else f"by {model['backend']}"
     points, dtype = value_at(config, "sampling.num_points"), value_at(config, "output.dtype")
     rows = [
         ("data", _words(value_at(config, "data.name"), value_at(config, "data.root"))),
@@ -73,7 +74,7 @@ def what_was_run(run: Run) -> Markup:
         (
             "model",
             _words(
-                model.get("arch"), f"attention {model.get('attention', 'vanilla')}", refined, model.get("precision")
+                model.get("arch"), f"attention {model.get('attention', 'vanilla')}", refined, model.get("precision"), by
             ),
         ),
         ("weights", _weights(model)),

@@ -67,7 +67,7 @@ def config_of(folder: Path, broken: list[str]) -> dict[str, Any]:
 
 def model_line(model: dict[str, Any]) -> str:
     """Whose features these are, in a line."""
-    names = ("precision", "input_size", "resize_mode", "attention", "refine")
+    names = ("precision", "input_size", "resize_mode", "attention", "refine", "backend")
     options = [f"{name}={model[name]}" for name in names if model.get(name, "none") != "none"]
     return ", ".join([f"{model.get('arch')}, weights={model.get('weights')} ({model.get('weights_sha256')})", *options])
 

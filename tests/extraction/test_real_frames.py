@@ -66,7 +66,7 @@ def model():
     encoder = load_encoder("ViT-B-16", None)
     preprocess = Preprocess(224, "squash", encoder.mean, encoder.std)
     head = build_head("pixelshuffle", encoder.width, None, 0)
-    return ClipModel("ViT-B-16", encoder, preprocess, head, "pixelshuffle", torch.device("cpu"), torch.float32)
+    return ClipModel("ViT-B-16", encoder, preprocess, head, "pixelshuffle", torch.device("cpu"), "fp32")
 
 
 def test_input_tokens_and_sampled_features_are_right(frames, model):

@@ -104,8 +104,8 @@ def test_a_gpu_too_small_for_one_picture_is_an_error_that_says_what_to_do(model,
 
 def test_precision_and_offload_follow_the_device(monkeypatch):
     cuda = torch.device("cuda")
-    assert (resolve_precision("auto", CPU), resolve_precision("auto", cuda)) == ("fp32", "fp16")
-    assert resolve_precision("bf16", CPU) == "bf16"
+    assert (resolve_precision(ModelConfig(), CPU), resolve_precision(ModelConfig(), cuda)) == ("fp32", "fp16")
+    assert resolve_precision(ModelConfig(precision="bf16"), CPU) == "bf16"
     small = type("Properties", (), {"total_memory": 6 * 2**30})
     large = type("Properties", (), {"total_memory": 24 * 2**30})
     for properties, auto in ((small, True), (large, False)):

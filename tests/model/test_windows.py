@@ -66,7 +66,7 @@ def position_model(window, stride, size=336):
     """A model whose tokens are the mean red and green of their patch."""
     encoder = SimpleNamespace(encode=lambda inputs: (nnf.avg_pool2d(inputs[:, :2], 16), inputs.mean((2, 3))))
     preprocess = Preprocess(size, "shortest", (0, 0, 0), (1 / 255,) * 3, windows=Windows(window, stride, 16))
-    return ClipModel("position", encoder, preprocess, build_head("none", 2, None, 0), "none", CPU, torch.float32)
+    return ClipModel("position", encoder, preprocess, build_head("none", 2, None, 0), "none", CPU, "fp32")
 
 
 @pytest.mark.parametrize(("window", "stride"), [(224, 112), (224, 224), (336, 112), (160, 48)])
