@@ -128,13 +128,15 @@ def load_clip(
             model = model.to(device)
         else:
             state = model.state_dict()
-            model = _create(found, input_size, precision, device, seed)
+            with without_init():
+                model = _create(found, input_size, precision, device, seed)
             model.load_state_dict(state)
     else:
         what = f"model.arch={arch}" if found.name.startswith((HUB, FOLDER)) else f"model.pretrained={pretrained}"
         timm = "timm_model_name" in found.model_cfg["vision_cfg"]
         # The position embedding of timm's towers is interpolated after loading, that of open_clip's before.
-        model = _create(found, None if timm else input_size, precision, device, seed)
+        with without_init():
+            model = _create(found, None if timm else input_size, precision, device, seed)
         try:
             weights_sha256, logits = _fill(model, found, arch, what, text=text)
             if timm and found.image_size != input_size:
@@ -200,6 +202,31 @@ def _create(found: Found, input_size: int | None, precision: str, device: torch.
             raise WeightsError(f"model.arch={found.arch.removeprefix(FOLDER)}: can't be made ({reason})") from error
 
 
+_RANDOM = (
+    "kaiming_normal_", "kaiming_uniform_", "normal_", "trunc_normal_", "uniform_", "xavier_normal_", "xavier_uniform_",
+)  # fmt: skip
+
+
+@contextmanager
+def without_init() -> Iterator[None]:
+    """Leaves out the random numbers of weights that are all filled from a file next, or else refused.
+
+    They take a second of a ViT-B/16's, and touch the memory of a text tower that may never be used.
+    """
+
+    def leave(tensor: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        return tensor
+
+    kept = {name: getattr(nn.init, name) for name in _RANDOM}
+    for name in kept:
+        setattr(nn.init, name, leave)
+    try:
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(nn.init, name, function)
+
+
 @contextmanager
 def _filled_later() -> Iterator[None]:
     """Keeps open_clip from saying that a model has no weights: here it gets them next, or that is told."""
@@ -239,8 +266,11 @@ def _fill(model: Any, found: Found, arch: str, what: str, *, text: bool) -> tupl
     state |= {name: values.float() for name, values in state.items() if name.endswith("positional_embedding")}
     resize_pos_embed(state, model)
     resize_text_pos_embed(state, model)
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    lacking = [name for name in missing if text or name.startswith("visual.")]
+    own = model.state_dict().keys()
+    lacking = [name for name in own if name not in state and (text or name.startswith("visual."))]
+    unexpected = [name for name in state if name not in own]
+    # What is not needed is not filled: the memory of a text tower is then never touched.
+    model.load_state_dict({k: v for k, v in state.items() if text or k.startswith("visual.")}, strict=False)
     if lacking or unexpected:
         if lacking and all(not name.startswith("visual.") for name in lacking):
             raise WeightsError(f"{what}: holds the image tower alone, and texts need the text tower too")
