@@ -45,7 +45,7 @@ class PlantedModel:
 
     arch, head_name = "planted", "text"
     channels = CHANNELS
-    default_batch = 2
+    default_batch, most_lanes = 2, None
 
     def __init__(self, root, step=1):
         self.root, self.step = Path(root), step
@@ -55,6 +55,9 @@ class PlantedModel:
         for label, name in NAMES.items():
             self.vectors[label] = vector_of(name)
         self.map_values = CHANNELS * 1296 * 968 // step**2
+
+    def with_memory(self, work):
+        return work()
 
     def stream(self):
         return nullcontext()

@@ -85,8 +85,8 @@ class ExtractConfig(PointsConfig):
         output_dir: folder for everything that the run writes.
         uv_index: folder that scripts/build_uv_index.py filled; points and pixels are then read and not projected anew.
         device: auto, cpu, cuda or cuda:<n>. Of several GPUs, a process that torchrun or SLURM started takes its own.
-        devices: how many processes this one starts, each a shard with a GPU of its own, and starts again if one dies;
-            auto is one a GPU. Null is this process alone.
+        devices: how many processes this one starts, each a shard, and starts again if one dies, sharing the GPUs out;
+            auto is one for four cores on each GPU. Null is this process alone.
         batch_size: pictures a forward pass; null is 8 on a CPU and 32 on a GPU.
         num_workers: frames' batches that are in work at once, each in a thread of its own; null is one a core.
         resume: true does only what is missing, and refuses a folder of another configuration; overwrite (or false) does

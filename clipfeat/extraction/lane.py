@@ -2,7 +2,8 @@
 
 Several lanes run at once, each in a thread of its own. On a CPU every lane computes with one core: lanes never wait for
 each other as the threads of one matrix product do, so that decoding and writing cost no more than their own work. On
-a GPU the lanes take turns on it, so that it computes for one while the others read and write.
+a GPU there are a few, each with a stream of its own, so that it computes for one while another copies; frames are read
+and files written by more threads than that.
 """
 
 import dataclasses
@@ -169,7 +170,9 @@ class Lane:
         if buffer is not None and feature_map.values.device.type == "cpu":
             own = buffer.floats(len(located.uv_idx), len(feature_map.values))
         with self.stopwatch.stage("sample", frame.seconds):
-            pts_feat = self.model.point_features(sample_img_feat(feature_map, located.uv_idx, own))
+            pts_feat = self.model.with_memory(
+                lambda: self.model.point_features(sample_img_feat(feature_map, located.uv_idx, own))
+            )
         return PointFeatures(
             pts_feat=pts_feat,
             uv_idx=located.uv_idx,

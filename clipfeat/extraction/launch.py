@@ -26,7 +26,7 @@ from clipfeat.errors import ClipfeatError, ConfigError, tell_how_far
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.model.load import resolve_device
 from clipfeat.output.run_folder import RunFolder
-from clipfeat.system.shards import this_shard
+from clipfeat.system.shards import this_shard, usable_cores
 from clipfeat.system.streaming import end_with_parent
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 MAX_RESTARTS = 10
 """How often the processes are started again after one of them died."""
+
+_CORES_A_PROCESS = 4
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -51,9 +53,10 @@ _TORCH_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing.spawn")
 
 
 def process_count(devices: str | None, device: str) -> int:
-    """How many processes ``devices=…`` means: auto is one a GPU, and one where there is none or none is used.
+    """How many processes ``devices=…`` means: auto is one for four cores on each GPU, and one where none is used.
 
-    More processes than GPUs share them, as under torchrun; that is told, for it may be a slip.
+    A GPU waits for one process, whose threads share Python's lock. More processes than GPUs share them, and their
+    memory; of a number that is told, for it may be a slip.
 
     Args:
         devices: auto, a number, or None.
@@ -64,7 +67,7 @@ def process_count(devices: str | None, device: str) -> int:
     """
     gpus = torch.cuda.device_count() if resolve_device(device).type == "cuda" else 0
     if devices == "auto":
-        return max(1, gpus)
+        return gpus * max(1, usable_cores() // gpus // _CORES_A_PROCESS) if gpus else 1
     count = int(devices or 1)
     if 0 < gpus < count:
         log.warning("WARNING devices=%d: this machine shows %d GPUs, which the processes share", count, gpus)

@@ -13,7 +13,7 @@ from clipfeat.model.base import Model, ModelCard
 from clipfeat.model.build import build_model
 from clipfeat.model.cache import build_cache
 from clipfeat.model.load import resolve_device
-from clipfeat.system.shards import local_rank
+from clipfeat.system.shards import local_count, local_rank
 
 
 class LocalEngine:
@@ -29,8 +29,11 @@ class LocalEngine:
 
     def __init__(self, cfg: ExtractConfig, model: Model | None = None):
         self._device = resolve_device(cfg.device, local_rank())
-        if self._device.index:
+        if self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # whose memory the summary tells
+            sharing = -(-local_count() // torch.cuda.device_count())
+            if sharing > 1:  # or the first to come would keep what the others need
+                torch.cuda.set_per_process_memory_fraction(1 / sharing, self._device)
         self._model = model
         self._worker: Worker | None = None
         self._plan: Plan | None = None

@@ -82,24 +82,26 @@ class Worker:
         cfg = job.cfg
         self._job = job
         self._model = model
-        self._lanes = cfg.num_workers or min(cores, MAX_LANES)
+        # Threads that read, and that write; on a GPU they are more than those that use it.
+        self._threads = cfg.num_workers or min(cores, MAX_LANES)
+        self._lanes = min(self._threads, model.most_lanes or self._threads)
         self._batch_size = cfg.batch_size or model.default_batch
         self._pictures = build_pictures(
             cfg.vis,
             {},
             seed=cfg.seed,
             weights_note=model_note(model.describe()),
-            processes=self._lanes,
+            processes=self._threads,
         )
         self._prepare = FramePreparer(
             job.dataset, job.locate, model.preprocess, model.network_input, job.stopwatch,
             colored=cfg.sampling.name in COLORED,
         )  # fmt: skip
-        self._writers = ThreadPoolExecutor(self._lanes, thread_name_prefix="clipfeat-write")
+        self._writers = ThreadPoolExecutor(self._threads, thread_name_prefix="clipfeat-write")
         about = {"model": model.describe(), "sampling": cfg.sampling.name}
         rule = SegmentRule(cfg.output.segments, cfg.output.num_segments)
         # A lane samples all frames of its batch at once: as many may wait to be written, or it would wait for the disk.
-        threads, buffers = max(1, cores // self._lanes), page_buffers(self._batch_size + self._lanes)
+        threads, buffers = max(1, cores // self._lanes), page_buffers(self._batch_size + self._threads)
         self._lane = Lane(
             model, job.folder, self._pictures, about, threads, self._writers, rule, buffers, job.stopwatch
         )
@@ -123,7 +125,9 @@ class Worker:
         batches = shares(frames, self._batch_size, self._lanes)
         # Ahead of the lanes, or they would wait where a disk or a network is slow.
         ahead = self._lanes + 1
-        prepared = prefetch(lambda keys: [self._prepare(key) for key in keys], batches, self._lanes, ahead)
+        prepared = prefetch(
+            lambda keys: [self._prepare(key) for key in keys], batches, self._threads, self._threads + 1
+        )
         with (
             closing(prepared),
             closing(prefetch(self._lane, prepared, self._lanes, ahead)) as done,  # an error ends the lanes' work too

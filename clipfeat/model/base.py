@@ -1,9 +1,9 @@
 """What a run needs of a model, whatever is behind it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from clipfeat.model.heads import Head
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.types import FeatureMap, Frame
+
+Result = TypeVar("Result")
 
 
 class Model(Protocol):
@@ -44,6 +46,17 @@ class Model(Protocol):
     @property
     def default_batch(self) -> int:
         """Pictures a forward pass where nothing else is said."""
+
+    @property
+    def most_lanes(self) -> int | None:
+        """Threads that should use it at once; None for as many as there are cores."""
+
+    def with_memory(self, work: Callable[[], Result]) -> Result:
+        """Does what needs some of a GPU's memory beside ``feature_maps``, again and alone if it was not enough.
+
+        Raises:
+            ConfigError: If it is not enough even then.
+        """
 
     def stream(self) -> AbstractContextManager[Any]:
         """What a thread that uses the model runs in: on a GPU a stream of its own, so that copies overlap."""

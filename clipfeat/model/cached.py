@@ -17,7 +17,7 @@ import dataclasses
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from hashlib import sha256
 from importlib.metadata import version
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from clipfeat.errors import WeightsError
 from clipfeat.model.cache import MapCache
 from clipfeat.model.cache_entry import CacheEntry, as_float16
-from clipfeat.model.clip_model import ClipModel, default_batch, describe, own_stream
+from clipfeat.model.clip_model import ClipModel, Result, default_batch, describe, most_lanes, own_stream
 from clipfeat.model.config import ModelConfig
 from clipfeat.model.encoder import EncoderCard
 from clipfeat.model.heads import build_head, check_head, map_values, point_channels
@@ -130,6 +130,15 @@ class CachedModel:
     def default_batch(self) -> int:
         """See ``Model``."""
         return default_batch(self.device)
+
+    @property
+    def most_lanes(self) -> int | None:
+        """See ``Model``."""
+        return most_lanes(self.device)
+
+    def with_memory(self, work: Callable[[], Result]) -> Result:
+        """See ``Model``; without a model nothing else takes the memory."""
+        return work() if self._model is None else self._model.with_memory(work)
 
     def stream(self) -> AbstractContextManager[Any]:
         """See ``Model``."""

@@ -1,10 +1,11 @@
 """Frozen CLIP to a dense map: preprocessing, encoder and head, joined."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from clipfeat.system.turns import Turns
 from clipfeat.types import FeatureMap, Frame
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class ClipModel:
         cfg: what it was loaded by, if ``load_model`` did.
         seed: of those of its weights that are random, if ``load_model`` loaded it.
         turns: of the threads that use it.
+        room: how many pictures its GPU has turned out to have memory for.
     """
 
     arch: str
@@ -57,6 +61,7 @@ class ClipModel:
     cfg: ModelConfig | None = field(default=None, compare=False)
     seed: int | None = field(default=None, compare=False)
     turns: Turns = field(default_factory=Turns, compare=False, repr=False)
+    room: "Room" = field(default_factory=lambda: Room(), compare=False, repr=False)
 
     def network_input(self, frame: Frame) -> NDArray[np.uint8]:
         """(S, S, 3) uint8 pixels of the frame's picture; with windows (h, w, 3).
@@ -86,6 +91,11 @@ class ClipModel:
         """Pictures a forward pass where nothing else is said: more win nothing on a CPU."""
         return default_batch(self.device)
 
+    @property
+    def most_lanes(self) -> int | None:
+        """See ``Model``."""
+        return most_lanes(self.device)
+
     def stream(self) -> AbstractContextManager[Any]:
         """What a thread that uses the model runs in."""
         return own_stream(self.device)
@@ -105,10 +115,41 @@ class ClipModel:
         Raises:
             ConfigError: If the GPU's memory does not suffice for one picture.
         """
-        if not inputs:
-            return []
-        with suppress(torch.OutOfMemoryError), self.turns.together():
-            return self._forward(inputs, image_sizes)
+        found: list[FeatureMap] = []
+        while rest := len(inputs) - len(found):
+            part = slice(len(found), len(found) + min(rest, self.room.pictures or rest))
+            found += self._batch(inputs[part], image_sizes[part])
+        return found
+
+    def with_memory(self, work: Callable[[], Result]) -> Result:
+        """Does what needs some of the GPU's memory beside the forward pass; alone, if it was not enough.
+
+        Raises:
+            ConfigError: If it is not enough even then.
+        """
+        try:
+            with self.turns.together():
+                return work()
+        except RuntimeError as error:
+            if not lacks_memory(error):
+                raise
+        with self.turns.alone():
+            torch.cuda.empty_cache()
+            try:
+                return work()
+            except RuntimeError as error:
+                if not lacks_memory(error):
+                    raise
+                why = "the GPU's memory does not suffice to sample a map; take model.offload=cpu"
+                raise ConfigError(f"device={self.device}: {why}") from error
+
+    def _batch(self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
+        try:
+            with self.turns.together():
+                return self._forward(inputs, image_sizes)
+        except RuntimeError as error:
+            if not lacks_memory(error):
+                raise
         # Perhaps it is the other threads that have the memory.
         with self.turns.alone():
             return self._in_halves(inputs, image_sizes)
@@ -119,11 +160,14 @@ class ClipModel:
         torch.cuda.empty_cache()
         try:
             return self._forward(inputs, image_sizes)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not lacks_memory(error):
+                raise
             if len(inputs) == 1:
                 why = "the GPU's memory does not suffice for one picture; take device=cpu or a smaller model.input_size"
                 raise ConfigError(f"device={self.device}: {why}") from error
-        half = len(inputs) // 2
+        half = -(-len(inputs) // 2)
+        self.room.pictures = min(self.room.pictures or half, half)
         _say_once("the GPU's memory does not suffice for %d pictures, going on with %d at a time", len(inputs), half)
         first = self._in_halves(inputs[:half], image_sizes[:half])
         return first + self._in_halves(inputs[half:], image_sizes[half:])
@@ -236,14 +280,50 @@ def describe(
     }
 
 
+@dataclass
+class Room:
+    """What a GPU has memory for.
+
+    Attributes:
+        pictures: at most at once; None while nothing was too much.
+    """
+
+    pictures: int | None = None
+
+
+def lacks_memory(error: RuntimeError) -> bool:
+    """Whether an error says that a GPU's memory does not suffice; cuBLAS and cuDNN have words of their own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "STATUS_ALLOC_FAILED" in str(error)
+
+
 def default_batch(device: torch.device) -> int:
     """32 pictures on a GPU; 8 on a CPU: fewer leave more of Python between the products, more leave its caches."""
     return 32 if device.type == "cuda" else 8
 
 
+GPU_LANES = 3
+"""Threads that use a GPU at once: one computes while another copies and a third waits. Each keeps memory of its own."""
+
+_of_thread = threading.local()
+
+
 def own_stream(device: torch.device) -> AbstractContextManager[Any]:
-    """On a GPU a stream of the thread's own, so that one lane's copies overlap with another's forward pass."""
-    return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext()
+    """On a GPU a stream of the thread's own, so that one lane's copies overlap with another's forward pass.
+
+    It lasts as long as the thread: of each stream torch's allocator and cuBLAS keep memory.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    streams: dict[torch.device, Any] = _of_thread.__dict__.setdefault("streams", {})
+    if device not in streams:
+        torch.cuda.set_device(device)
+        streams[device] = torch.cuda.Stream(device)
+    return torch.cuda.stream(streams[device])
+
+
+def most_lanes(device: torch.device) -> int | None:
+    """Threads that should use a model at once; None for as many as there are cores."""
+    return GPU_LANES if device.type == "cuda" else None
 
 
 _said: set[str] = set()

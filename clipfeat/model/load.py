@@ -37,6 +37,9 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
         ConfigError: If the input's size does not fit the model's patches.
     """
     given, cfg = cfg, with_input_size(cfg)
+    if device.type == "cuda":
+        # What is said to be float32 is computed in it: of a convolution TF32 leaves three digits.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     precision = resolve_precision(cfg, device)
     if encoder is not None:
         encoder = attending(encoder, cfg.encoder, cfg.attention)

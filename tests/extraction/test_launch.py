@@ -15,6 +15,7 @@ import torch
 from conftest import CHECKOUT
 from stores import arrays, assert_same_arrays
 
+from clipfeat.extraction import launch
 from clipfeat.extraction.launch import process_count, start_method
 from clipfeat.system.shards import begun_file
 
@@ -209,7 +210,9 @@ def test_what_devices_mean(monkeypatch, caplog):
     for gpus in (0, 4):
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpus=gpus: gpus > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
-        assert process_count("auto", "auto") == max(1, gpus)
+        for cores, expected in ((2, 1), (16, 1), (17, 1), (64, 4)) if gpus else ((16, 1),):
+            monkeypatch.setattr(launch, "usable_cores", lambda cores=cores: cores)
+            assert process_count("auto", "auto") == max(1, gpus) * expected
         assert process_count("auto", "cpu") == 1
         assert process_count("2", "auto") == 2
         assert not caplog.text

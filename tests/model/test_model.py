@@ -11,9 +11,10 @@ from clipfeat.errors import ConfigError
 from clipfeat.model import clip_model as model_module
 from clipfeat.model.build import build_model
 from clipfeat.model.cache import MapCache
-from clipfeat.model.clip_model import ClipModel
+from clipfeat.model.clip_model import ClipModel, most_lanes, own_stream
 from clipfeat.model.config import HeadConfig, ModelConfig
 from clipfeat.model.load import load_model, resolve_device, resolve_offload, resolve_precision
+from clipfeat.types import FeatureMap
 
 CPU = torch.device("cpu")
 
@@ -57,11 +58,12 @@ def test_a_gpu_that_is_too_small_gets_halves_and_says_so_once(model, monkeypatch
     with caplog.at_level(logging.WARNING):
         found = model.feature_maps(pictures(7), SIZES[:7])
         model.feature_maps(pictures(7), SIZES[:7])
-    assert batches == [1, 2, 2, 2] * 2
+    assert batches == [2, 2, 2, 1] * 2  # what there was room for is remembered
+    assert model.room.pictures == 2
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a.values, b.values, atol=1e-5, rtol=1e-5)
     said = [r.getMessage() for r in caplog.records if "does not suffice" in r.getMessage()]
-    assert said == ["WARNING: the GPU's memory does not suffice for 7 pictures, going on with 3 at a time"]
+    assert said == ["WARNING: the GPU's memory does not suffice for 7 pictures, going on with 4 at a time"]
 
 
 def test_threads_that_fill_a_gpu_together_go_on_one_after_another(model, monkeypatch):
@@ -89,6 +91,59 @@ def test_threads_that_fill_a_gpu_together_go_on_one_after_another(model, monkeyp
     for maps in found:
         for a, b in zip(maps, expected, strict=True):
             torch.testing.assert_close(a.values, b.values, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("room", [1, 5, 40, 200])
+def test_of_many_lanes_on_a_crowded_gpu_none_ends_the_run(model, monkeypatch, room):
+    """Played on a CPU, with cuBLAS's words for it: at most ``room`` pictures at once, of all threads together."""
+    lock, held = threading.Lock(), [0]
+
+    def crowded(self, inputs, sizes):
+        with lock:
+            if held[0] + len(inputs) > room:
+                raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+            held[0] += len(inputs)
+        time.sleep(0.001)
+        with lock:
+            held[0] -= len(inputs)
+        return [FeatureMap(torch.zeros(1, 1, 1), np.eye(2, 3))] * len(inputs)
+
+    monkeypatch.setattr(ClipModel, "_forward", crowded)
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(lambda _: model.feature_maps(pictures(1) * 32, SIZES[:1] * 32), range(32)))
+    assert [len(maps) for maps in found] == [32] * 32
+    assert (model.room.pictures or 32) <= max(room, 1) * 2
+
+
+def test_what_is_sampled_on_a_full_gpu_is_sampled_alone_and_other_errors_are_raised(model):
+    refused = [torch.OutOfMemoryError("CUDA out of memory")]
+
+    def once():
+        if refused:
+            raise refused.pop()
+        return 7
+
+    assert model.with_memory(once) == 7
+    refused += [torch.OutOfMemoryError("CUDA out of memory")] * 2
+    with pytest.raises(ConfigError, match="does not suffice to sample a map; take model.offload=cpu"):
+        model.with_memory(once)
+    refused[:] = [RuntimeError("uv holds NaN")]
+    with pytest.raises(RuntimeError, match="uv holds NaN"):
+        model.with_memory(once)
+
+
+def test_a_thread_keeps_its_stream_and_its_gpu(monkeypatch):
+    """Played on a CPU."""
+    made, chosen, cuda = [], [], torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or len(made))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        streams = [first.submit(own_stream, cuda).result(), first.submit(own_stream, cuda).result()]
+        assert streams == [1, 1]
+        assert second.submit(own_stream, cuda).result() == 2
+    assert made == chosen == [cuda, cuda]
+    assert (most_lanes(cuda), most_lanes(CPU)) == (3, None)
 
 
 def test_a_gpu_too_small_for_one_picture_is_an_error_that_says_what_to_do(model, monkeypatch):
