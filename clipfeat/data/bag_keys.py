@@ -4,7 +4,7 @@ from itertools import islice
 from typing import Any
 
 from clipfeat.data.ros_bag import Bag
-from clipfeat.data.ros_images import KINDS, is_color
+from clipfeat.data.ros_images import KINDS, distorts, is_color
 from clipfeat.data.rosbag import POSES, TF
 from clipfeat.errors import DataError
 
@@ -18,7 +18,8 @@ def bag_keys(bag: Bag) -> dict[str, str]:
     """Keys of ``data=rosbag`` and their values; one that the bag leaves open has a value in <>.
 
     Colour and depth are told apart by their encoding; depth and K are looked for among the topics that are of the
-    frame of colour, if there are any, for other depth is not registered. Nothing else is decided between several.
+    frame of colour, if there are any; other depth is not registered, and how it lies is left open, as is of a lens that
+    distorts whether it was taken out. Nothing else is decided between several.
 
     Raises:
         DataError: If it holds no pictures, no K or no poses, or is damaged.
@@ -33,14 +34,22 @@ def bag_keys(bag: Bag) -> dict[str, str]:
     for found, what in ((colors, "pictures"), (infos, "a K (CameraInfo)"), (poses or moving, "poses, nor /tf")):
         if not found:
             raise DataError(f"{bag.path}: holds no messages of {what}, but the topics {bag.topics()}")
-    frame = firsts[colors[0]].header.frame_id if len(colors) == 1 else None
+    frame = firsts[colors[0]].header.frame_id.strip("/") if len(colors) == 1 else None
 
-    def of_color(topics: list[str]) -> list[str]:
-        return [topic for topic in topics if firsts[topic].header.frame_id == frame] or topics
+    def of_frame(topics: list[str], frame: str | None) -> list[str]:
+        return [topic for topic in topics if firsts[topic].header.frame_id.strip("/") == frame]
 
-    keys = {"data.color_topic": _one_of(colors), "data.camera_info_topic": _one_of(of_color(infos))}
+    of_color = of_frame(infos, frame) or infos
+    keys = {"data.color_topic": _one_of(colors), "data.camera_info_topic": _one_of(of_color)}
+    if any(distorts(firsts[topic]) for topic in of_color):
+        keys["data.rectified"] = "<true if the topics are rectified by image_proc, else false>"
     if depths:
-        keys["data.depth_topic"] = _one_of(of_color(depths))
+        registered = of_frame(depths, frame)
+        keys["data.depth_topic"] = _one_of(registered or depths)
+        if frame is not None and not registered:
+            keys["data.color_from_depth"] = "<from the axes of depth to those of colour; [0,0,0] if registered>"
+            if len(depths) == 1 and (own := of_frame(infos, firsts[depths[0]].header.frame_id.strip("/"))):
+                keys["data.depth_camera_info_topic"] = _one_of(own)
     if not poses:
         return keys | {"data.tf_frames": f"[{_one_of(_parents(bag))},{frame or '<the frame of colour>'}]"}
     keys["data.pose_topic"] = _one_of(poses)

@@ -243,7 +243,9 @@ class PatternFiles:
             said.append(f"{len(others)} of {total} files are of no picture: {named(others)}")
         if said:
             expected = not without or (what == "pose" and self.cfg.posed_only)
-            self.tell(scene_id, what, f"{where}: {'; '.join(said)}", logging.INFO if expected else logging.WARNING)
+            # Of files that hold both K and pose the same is said once.
+            about = what if without else where
+            self.tell(scene_id, about, f"{where}: {'; '.join(said)}", logging.INFO if expected else logging.WARNING)
 
     def _named(self, pattern: str, values: dict[str, str]) -> dict[int, tuple[str, Path]]:
         """Number to the name that spells it and the file, ascending by number: "9" comes before "10"."""

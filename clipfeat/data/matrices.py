@@ -295,7 +295,9 @@ def camera_for(
             f"{hint if size_key else 'K belongs to another resolution or is damaged'}"
         )
     if not belongs_to(camera.intrinsics, (width, height)):
-        todo = f"{size_key} must be that of this scene's K" if size_key else "K must be that of the pictures as stored"
+        with_size = "K and the size that is given with it must be of the same picture"
+        without_size = "K must be that of the pictures as stored"
+        todo = f"{size_key} must be that of this scene's K" if size_key else with_size if k_size else without_size
         raise DataError(
             f"{where}: K's principal point ({cx:g}, {cy:g}) is far from the middle of {width}×{height} pixels, as if K "
             f"belonged to some {round(2 * cx)}×{round(2 * cy)}; {todo}"

@@ -92,14 +92,15 @@ class MatterportDataset:
         pose = check_pose(scan.pose, scan.where)
         picture = read_picture(scan.color, 0)
         camera = self._camera(scan, (picture.width, picture.height))
-        depth_m = read_depth(scan.depth, self.cfg.depth_scale)
+        # Depth is a download of its own; where it was made, a file that is missing is none of its frames'.
+        depth_m = read_depth(scan.depth, self.cfg.depth_scale) if scan.depth.parent.is_dir() else None
         return Frame(
             scene_id=scene_id,
             frame_id=frame_id,
             picture=picture,
             depth_m=depth_m,
             color_camera=camera,
-            depth_camera=camera.resized(depth_m.shape[1], depth_m.shape[0]),
+            depth_camera=None if depth_m is None else camera.resized(depth_m.shape[1], depth_m.shape[0]),
             cam_to_world=cam_to_world_of(pose, "camera_to_world", "opengl"),
         )
 

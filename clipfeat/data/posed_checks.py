@@ -84,6 +84,11 @@ def _check_files(cfg: "PosedRgbdConfig") -> None:
     if cfg.stamp_unit is not None:
         one_of("data.stamp_unit", cfg.stamp_unit, STAMP_UNITS)
     used = cfg.confidence_min is not None or cfg.confidence_full is not None
+    if used and cfg.confidence is None:
+        raise ConfigError(
+            f"data.confidence_min={cfg.confidence_min} data.confidence_full={cfg.confidence_full}, but "
+            "data.confidence is not set: give the pattern of its files, such as '{scene}/confidence/{frame}.png'"
+        )
     if (cfg.confidence is not None) != used or (used and cfg.depth is None):
         raise ConfigError(
             f"data.confidence={cfg.confidence} data.confidence_min={cfg.confidence_min} "

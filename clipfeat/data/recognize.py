@@ -135,7 +135,10 @@ def _reading(root: Path, only: str | None, name: str, cfg: DataConfig) -> Readin
         if not scenes and sign is not None:
             dataset.frame_ids(marked)  # which tells why it is none
     except ClipfeatError as error:
-        return None if sign is None else Reading(name, root, [marked], marked, wrong=str(error), sign=sign)
+        if sign is None:
+            return None
+        scenes = [] if "*" in sign.pattern and sign.at_root else [marked]  # files in a root don't bear its name
+        return Reading(name, root, scenes, marked, wrong=str(error), sign=sign)
     if not scenes:
         return None
     found = Reading(name, root, scenes, scenes[0], sign=sign)
@@ -191,10 +194,13 @@ def _bags(root: Path, only: str | None) -> Reading | None:
 
 
 def endings(folder: Path) -> list[tuple[str, int]]:
-    """How many files of each ending lie below a folder, the most frequent first; of very many the first are counted."""
+    """How many files of each ending lie below a folder, the most frequent first; of very many the first are counted.
+
+    As they are spelled, for layouts mean endings letter for letter.
+    """
     counts: Counter[str] = Counter()
     for _, _, names in os.walk(folder):  # which passes over what can't be looked into
-        counts.update(PurePath(name).suffix.lower() or "(no ending)" for name in names)
+        counts.update(PurePath(name).suffix or "(no ending)" for name in names)
         if counts.total() >= _MOST_FILES:
             break
     return counts.most_common()

@@ -136,7 +136,8 @@ class Bag:
         """
         found = sorted({one.msgtype for one in self._reader.connections if _same(one.topic, topic)})
         if not found:
-            raise DataError(f"{self.path}: holds no topic {key}={topic}, but {self.topics()}")
+            without = "; data.depth_topic=null does without" if key == "data.depth_topic" else ""
+            raise DataError(f"{self.path}: holds no topic {key}={topic}, but {self.topics()}{without}")
         if len(found) > 1 or found[0].split("/")[-1] not in kinds:
             raise DataError(f"{self.path}: {key}={topic} is of {', '.join(found)}, expected {' or '.join(kinds)}")
         return str(found[0])

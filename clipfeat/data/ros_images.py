@@ -138,7 +138,7 @@ def calibration_of(message: Any, where: str, *, rectified: bool | None) -> Calib
         raise DataError(f"{where}: {'P' if rectified else 'K'} is 0: the camera was not calibrated")
     numbers = [float(value) for value in lower["d"]]
     lens = None
-    if any(numbers) and not rectified:
+    if distorts(message) and not rectified:
         told = f"the lens distorts ({message.distortion_model}, D: {', '.join(f'{one:g}' for one in numbers)[:80]})"
         if rectified is None:
             raise DataError(
@@ -159,6 +159,11 @@ def calibration_of(message: Any, where: str, *, rectified: bool | None) -> Calib
         )
     size = (int(message.width), int(message.height))
     return Calibration(k, size if min(size) > 0 else None, distortion=lens)
+
+
+def distorts(message: Any) -> bool:
+    """Whether the lens of a CameraInfo does."""
+    return any(float(value) for value in (message.D if hasattr(message, "D") else message.d))
 
 
 def _lens(model: str, numbers: list[float]) -> Distortion | None:

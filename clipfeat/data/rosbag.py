@@ -238,6 +238,14 @@ class RosbagDataset:
                 "depth is not registered to colour; take the topic of registered depth (aligned_depth_to_color), or "
                 "say data.color_from_depth, [0,0,0] if it is registered all the same"
             )
+        moved = self._color_from_depth is not None and not np.array_equal(self._color_from_depth, np.eye(4))
+        if moved and self.cfg.depth_camera_info_topic is None:
+            self._tell(
+                scene_id,
+                "depth K",
+                f"{where}: depth is of a camera of its own (data.color_from_depth), but K is taken to be colour's, "
+                f"resized; data.depth_camera_info_topic names the topic of its own",
+            )
         return matched
 
     def _check_clocks(self, bag: Bag, color: Stamped, topic: str, times_s: NDArray[np.float64]) -> None:

@@ -70,6 +70,7 @@ SIGNS = (
     Sign("dslr/nerfstudio", "ScanNet++, its DSLR", ("scannetpp_dslr",)),
     Sign("sequence/_info.txt", "3RScan", ("rscan",)),
     Sign("sequence.zip", "3RScan", ("rscan",), hint="unpack sequence.zip to a folder sequence"),
+    Sign("*/data/frame-*.color.jpg", "12-Scenes", ("twelvescenes",)),
     Sign("seq-*/frame-*.color.png", "7-Scenes", ("sevenscenes",)),
     Sign("groundtruth.txt", "TUM RGB-D", ("tum",)),
     Sign("results/frame*.jpg", "Replica, as NICE-SLAM rendered it", ("replica",)),

@@ -80,7 +80,7 @@ def _looks_like(path: Path, nearest: Sequence[Reading]) -> str:
 def _told(path: Path, reading: Reading, cfg: DataConfig | None, *, alone: bool, brief: bool) -> Inspection:
     frame = reading.frame
     facts = {
-        "scenes": named(reading.scenes),
+        "scenes": named(reading.scenes) if reading.scenes else "",
         "frames": f"{reading.frames} in {reading.scene}" if reading.frames else "",
     }
     if frame is not None and not brief:

@@ -38,7 +38,9 @@ def depth_points(frame: Frame, count: int | None, rng: np.random.Generator) -> P
     """
     where = f"{frame.scene_id} frame {frame.frame_id}"
     if frame.depth_m is None or frame.depth_camera is None:
-        raise FrameError(f"{where}: no depth file, and sampling=depth takes its points from it")
+        raise FrameError(
+            f"{where}: no depth file, and sampling=depth takes its points from it; sampling=mesh needs none"
+        )
     measured = measured_pixels(frame.depth_m)
     if len(measured) == 0:
         raise FrameError(f"{where}: no depth pixel holds a measurement, so there are no points")

@@ -41,6 +41,16 @@ def test_depth_and_k_are_those_of_the_frame_of_colour(tmp_path):
     }
 
 
+def test_what_a_run_would_ask_for_stands_in_brackets(tmp_path):
+    """A lens that distorts, and depth of another frame, whose K is that frame's."""
+    path, lens = tmp_path / "a.bag", (0.1, 0.0, 0.0, 0.0, 0.0)
+    keys = bag_keys(Bag(write_bag(path, "bag", shots(1), depth_frame="depth", d=lens, without=["/slam"])))
+    assert keys["data.rectified"].startswith("<true if")
+    assert keys["data.color_from_depth"].startswith("<from the axes of depth to those of colour")
+    assert is_open(keys)
+    assert "data.depth_camera_info_topic" not in keys
+
+
 def test_without_poses_of_its_own_there_is_tf(tmp_path):
     keys = bag_keys(Bag(write_bag(tmp_path / "a.bag", "bag", shots(1), without=["/slam", "/odom"])))
     assert keys["data.tf_frames"] == "[<one of base | map>,optical]"

@@ -80,6 +80,8 @@ def test_a_k_of_another_resolution_is_refused_unless_it_is_said():
         DataError, match=r"far from the middle of 1280×960 pixels, as if K belonged to some 639×479; K "
     ):
         camera_for(K, None, (1280, 960), "k.txt", None)
+    with pytest.raises(DataError, match=r"K and the size that is given with it must be of the same picture"):
+        camera_for(K, (1280, 960), (640, 480), "transforms.json", None)
     zero = K.copy()
     zero[0, 0] = 0
     with pytest.raises(DataError, match=r"k.txt: focal lengths must be positive, got fx=0"):

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,6 +57,12 @@ def test_each_scan_has_the_k_above_it_from_the_top_row(house):
     assert halved.color_camera.intrinsics[1, 2] == (48 - 1 - 14 + 0.5) / 2 - 0.5
     with pytest.raises(FrameError, match=r"line 6: principal point \(16.5, -3\) lies outside the 16×12 picture; if K"):
         opened(house.parent, intrinsics_size=[16, 12]).load(HOUSE, 1)
+
+
+def test_a_house_without_the_folder_of_depth_has_none(house):
+    shutil.rmtree(house / "undistorted_depth_images")
+    frame = opened(house.parent).load(HOUSE, 1)
+    assert (frame.depth_m, frame.depth_camera) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,10 @@ from clipfeat.errors import ConfigError
             {"confidence": "{scene}/c/{frame}.png"},
             "data.confidence_min=None .*: expected confidence with depth and with confidence_min",
         ),
-        ({"confidence_min": 1}, "data.confidence=None data.confidence_min=1 .*: expected confidence with"),
+        (
+            {"confidence_min": 1},
+            "data.confidence_min=1 .*=None, but data.confidence is not set: give",
+        ),
         (
             {"confidence": "{scene}/c/{frame}.png", "confidence_full": 2, "color_from_depth": [0.1, 0, 0]},
             "data.confidence_full=2 data.color_from_depth=.*: weights are not moved with the depth",

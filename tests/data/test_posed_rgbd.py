@@ -1,6 +1,7 @@
 """Folders told by patterns alone, in ScanNet's own layout."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -179,6 +180,15 @@ def test_a_k_that_is_missing_costs_its_frame_alone(scans):
         FrameError, match=r"cameras/20.json: no such file, a JSON file with fx, fy, cx, cy was expected"
     ):
         dataset.load(SCENE, 20)
+
+
+def test_files_of_k_and_pose_that_are_of_no_picture_are_told_once(scans, caplog):
+    write_polycam(scans, SCENE)
+    (scans / SCENE / "color" / "20.jpg").unlink()
+    with caplog.at_level(logging.INFO, "clipfeat"):
+        dataset_of(scans, **CAMERAS).load(SCENE, 0)
+    told = [record.getMessage() for record in caplog.records if "cameras/" in record.getMessage()]
+    assert [one.split(": ", 1)[1] for one in told] == ["1 of 4 files are of no picture: frame 20"]
 
 
 QUATERNIONS = [(f"{order}{ending}", order) for order in ("xyzw", "wxyz") for ending in ("_per_frame", "")]

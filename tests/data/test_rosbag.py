@@ -112,7 +112,7 @@ def test_clocks_that_never_meet_are_told(frames, tmp_path):
     np.testing.assert_allclose(dataset.load("b", 2).depth_m, frames[1].depth, atol=1e-6)
 
 
-def test_depth_of_another_camera_has_to_be_told_how_it_lies(frames, tmp_path):
+def test_depth_of_another_camera_has_to_be_told_how_it_lies(frames, tmp_path, caplog):
     pytest.importorskip("rosbags")
     write_bag(tmp_path / "a.bag", "bag", frames, depth_frame="lidar")
     with pytest.raises(
@@ -121,6 +121,9 @@ def test_depth_of_another_camera_has_to_be_told_how_it_lies(frames, tmp_path):
         opened(tmp_path).frame_ids("a")
     same = opened(tmp_path, color_from_depth=[0, 0, 0]).load("a", 1)
     assert np.count_nonzero(same.depth_m == frames[1].depth.astype(np.float32)) > 0.9 * same.depth_m.size
+    assert "K is taken to be colour's" not in caplog.text
+    opened(tmp_path, color_from_depth=[0, 0, 0.5]).frame_ids("a")
+    assert "K is taken to be colour's, resized; data.depth_camera_info_topic names the topic of its own" in caplog.text
     moved = opened(tmp_path, color_from_depth=[0, 0, 0.5], depth_camera_info_topic=INFO).load("a", 1)
     seen = moved.depth_m[moved.depth_m > 0]
     assert np.isin((seen * 1000).round(), (frames[1].depth * 1000).round() + 500).all()

@@ -277,10 +277,10 @@ def test_a_bag_whose_tf_has_one_way_up_is_read_by_it(inspected, tmp_path):
 
 def test_a_bag_that_no_keys_would_read_is_told_with_those_that_were_tried(inspected, tmp_path):
     pytest.importorskip("rosbags")
-    write_bag(tmp_path / "a.bag", "bag", shots(1), without=["/slam"], d=(0.1, 0, 0, 0, 0))
+    write_bag(tmp_path / "a.bag", "bag", shots(1), without=["/slam"], depth_late=5)
     code, out, _ = inspected(tmp_path)
     assert (code, "clipfeat-extract" in out) == (1, False)
-    assert "say data.rectified=true if" in out
+    assert "no depth is within data.max_dt=0.02 s of a picture" in out
     assert f"keys        data.color_topic={COLOR} " in out
 
 
@@ -290,3 +290,24 @@ def test_a_file_of_another_kind_is_told(inspected, tmp_path):
         "notes.txt: holds no results of clipfeat, and no recording in a layout that it knows"
         in (inspected(tmp_path / "notes.txt")[2])
     )
+
+
+def test_endings_are_told_as_they_are_spelled(inspected, tmp_path):
+    (tmp_path / "room.R3D").touch()
+    code, _, err = inspected(tmp_path)
+    assert (code, "1 × .R3D" in err) == (1, True)
+
+
+def test_an_archive_whose_name_is_not_allowed_has_not_the_name_of_its_folder(inspected, tmp_path):
+    (tmp_path / "my room.r3d").touch()
+    code, out, _ = inspected(tmp_path)
+    assert (code, "scenes" in out, "scene name 'my room' is not allowed" in out) == (1, False, True)
+
+
+def test_12_scenes_without_poses_are_known(inspected, tmp_path):
+    (tmp_path / "apt1" / "kitchen" / "data").mkdir(parents=True)
+    (tmp_path / "apt1" / "kitchen" / "data" / "frame-000000.color.jpg").touch()
+    code, out, _ = inspected(tmp_path)
+    assert code == 1
+    assert "has the files of data=twelvescenes, but they can't be read" in out
+    assert "kitchen/data/frame-000000.pose.txt: no such file" in out
