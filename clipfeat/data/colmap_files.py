@@ -86,6 +86,10 @@ def model_file(folder: Path, name: str) -> Path | None:
     return next((path for ending in ("bin", "txt") if (path := folder / f"{name}.{ending}").is_file()), None)
 
 
+_WORDS_OF_CAMERA, _WORDS_OF_IMAGE = 4, 10
+"""Of a line of the text files, at least."""
+
+
 def read_cameras(path: Path) -> dict[int, ListedCamera]:
     """Cameras by id.
 
@@ -96,6 +100,8 @@ def read_cameras(path: Path) -> dict[int, ListedCamera]:
         if path.suffix == ".txt":
             with _text(path) as lines:
                 rows = [line.split() for line in _meant(lines)]
+            if short := next((row for row in rows if len(row) < _WORDS_OF_CAMERA), None):
+                raise ValueError(f"'{' '.join(short)[:50]}' is no camera: CAMERA_ID MODEL WIDTH HEIGHT PARAMS")
             return {int(i): ListedCamera(m, int(w), int(h), tuple(map(float, rest))) for i, m, w, h, *rest in rows}
         with _binary(path) as file:
             cameras = {}
@@ -119,7 +125,10 @@ def read_images(path: Path) -> list[ListedImage]:
         if path.suffix == ".txt":
             with _text(path) as lines:
                 for line in _meant(lines):
-                    image_id, *motion, camera_id, name = line.split(maxsplit=9)
+                    words = line.split(maxsplit=9)
+                    if len(words) < _WORDS_OF_IMAGE:
+                        raise ValueError(f"'{line.strip()[:60]}' is no picture: IMAGE_ID QW … TZ CAMERA_ID NAME")
+                    image_id, *motion, camera_id, name = words
                     found.append(ListedImage(int(image_id), _motion(motion), int(camera_id), name))
                     next(lines, None)  # its points: the very next line, also if that is empty
             return found

@@ -45,7 +45,7 @@ class Trust:
             where: the confidence, for messages.
 
         Raises:
-            FrameError: If the confidence is of another size.
+            FrameError: If the confidence is of another size, or larger than ``full``.
         """
         if confidence.shape != depth_m.shape:
             (h, w), (height, width) = confidence.shape, depth_m.shape
@@ -53,4 +53,9 @@ class Trust:
         kept = depth_m if self.least is None else np.where(confidence >= self.least, depth_m, np.float32(0))
         if self.full is None:
             return kept, None
-        return kept, np.minimum(confidence.astype(np.float32) / np.float32(self.full), np.float32(1))
+        if (largest := int(confidence.max(initial=0))) > self.full:
+            raise FrameError(
+                f"{where}: confidence up to {largest}, more than data.confidence_full={self.full}, which is what the "
+                f"recorder gives where it is surest"
+            )
+        return kept, confidence.astype(np.float32) / np.float32(self.full)

@@ -122,7 +122,7 @@ class PosedRgbdConfig(DataConfig):
         confidence_min: the least confidence that counts: depth of less is a hole. It, or confidence_full, must be said
             with confidence.
         confidence_full: the confidence that counts in full: conf_2d of a point is multiplied by confidence divided by
-            this, at most 1.
+            this, which is the largest that the recorder gives.
         pose: pattern of the poses: with ``{frame}`` or ``{stamp}`` for …_per_frame, else of one file a scene.
         pose_format: matrix_per_frame (4×4 text), json_per_frame (t_00 … t_23, or transform_matrix), xyzw_per_frame
             (``tx ty tz qx qy qz qw``) or wxyz_per_frame (``tx ty tz qw qx qy qz``); json_per_scene (matrices at

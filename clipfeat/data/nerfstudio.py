@@ -111,7 +111,7 @@ class NerfstudioDataset:
         if said is not None and told is not None and not math.isclose(said, told, rel_tol=1e-6):
             raise DataError(
                 f"{transforms.path}: depth_unit_scale_factor={1 / told:g}, {told:g} units a metre, but "
-                f"data.depth_scale={said:g}; which is right?"
+                f"data.depth_scale={said:g}; leave data.depth_scale out if the file is right"
             )
         depth_m = read_depth(path, said or told or _DEPTH_SCALE, INVALID_DEPTH, self.cfg.depth_float_scale or told)
         if self.cfg.depth_along == "ray":

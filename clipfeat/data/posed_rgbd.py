@@ -248,7 +248,8 @@ class PosedRgbdDataset:
         scale = calibration.depth_scale
         if scale is not None and not math.isclose(scale, self.cfg.depth_scale, rel_tol=1e-6):
             raise DataError(
-                f"{where}: depth scale {scale:g}, but data.depth_scale={self.cfg.depth_scale:g}; which is right?"
+                f"{where}: depth scale {scale:g}, but data.depth_scale={self.cfg.depth_scale:g}; "
+                f"if the file is right, say data.depth_scale={scale:g}"
             )
         k = centred_on_integers(calibration.intrinsics, self.cfg.pixel_center)
         return Calibration(k, tuple(size) if size else calibration.size, scale, self._lenses[key]), where

@@ -46,6 +46,7 @@ class Reading:
         sign: what tells that the recording is of this layout's kind, beyond pictures where it expects them; or None.
         keys: further keys that were given, or that are to be given: of these the value is in <>.
         topics: of a bag.
+        told: what a run would warn of.
     """
 
     layout: str
@@ -58,6 +59,7 @@ class Reading:
     sign: Sign | None = None
     keys: dict[str, str] = field(default_factory=dict)
     topics: str = ""
+    told: tuple[str, ...] = ()
 
     def folder(self) -> Path:
         """Where the scene lies; of layouts whose root is one, the root."""
@@ -105,16 +107,28 @@ def _archive_beside(folder: Path, layout: str) -> bool:
     return any((folder.parent / f"{folder.name}{ending}").is_file() for ending in _ARCHIVES[layout])
 
 
+class _Kept(logging.Handler):
+    """Keeps warnings instead of telling them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.told: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(record.getMessage().removeprefix("WARNING "))
+
+
 @contextmanager
-def _unheard() -> Iterator[None]:
-    """What a layout warns of is nothing to be told before it is known to be the one."""
-    of_data = logging.getLogger("clipfeat.data")
-    before = of_data.level
-    of_data.setLevel(logging.ERROR)
+def _unheard() -> Iterator[list[str]]:
+    """What a layout warns of is nothing to be told before it is known to be the one; until then it is kept."""
+    of_data, kept = logging.getLogger("clipfeat.data"), _Kept()
+    before, of_data.propagate = of_data.propagate, False
+    of_data.addHandler(kept)
     try:
-        yield
+        yield kept.told
     finally:
-        of_data.setLevel(before)
+        of_data.removeHandler(kept)
+        of_data.propagate = before
 
 
 def _ask(root: Path, only: str | None, layouts: Mapping[str, DataConfig], *, bags: bool = True) -> list[Reading]:
@@ -152,6 +166,11 @@ def _reading(root: Path, only: str | None, name: str, cfg: DataConfig) -> Readin
 
 def _look_into(dataset: Dataset, found: Reading) -> Reading:
     """Tries frames of a scene, the first ones, one in the middle and the last, until one has depth."""
+    with _unheard() as told:
+        return replace(_tried(dataset, found), told=tuple(told))
+
+
+def _tried(dataset: Dataset, found: Reading) -> Reading:
     wrong = ""
     try:
         ids = dataset.frame_ids(found.scene)
@@ -161,6 +180,7 @@ def _look_into(dataset: Dataset, found: Reading) -> Reading:
     for place in sorted({*range(_TRIED), len(ids) // 2, len(ids) - 1} & set(range(len(ids)))):
         try:
             frame = dataset.load(found.scene, ids[place])
+            frame.picture.decode()
         except ClipfeatError as error:
             wrong = wrong or str(error)
             continue

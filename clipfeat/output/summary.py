@@ -248,7 +248,7 @@ def warnings_of(summary: dict[str, Any]) -> list[str]:
             f"hide each other (camera.zbuffer), which is right for some nine in ten of them"
         )
     if summary["failures"]:
-        shown = [f"{name_of(f)}: {f['why']}" for f in summary["failures"][:5]]
+        shown = [f"{name_of(f)}: {f['why'].removeprefix(f'{name_of(f)}: ')}" for f in summary["failures"][:5]]
         more = len(summary["failures"]) - len(shown)
         found += [f"failed: {line}" for line in shown]
         found += [f"… and {more} more failed frames, all listed in frames.jsonl"] if more else []

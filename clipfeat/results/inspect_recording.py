@@ -16,6 +16,8 @@ _ENDINGS_SHOWN = 6
 
 _NEAREST_SHOWN = 2
 
+_WARNINGS_SHOWN = 4
+
 _LOOKED_UP = 2
 """Folders above that may be a recording."""
 
@@ -93,6 +95,7 @@ def _told(path: Path, reading: Reading, cfg: DataConfig | None, *, alone: bool, 
             "taken as": _taken_as(reading.layout, cfg),
             **_beside(reading),
         }
+    facts["warnings"] = "" if brief else "\n".join(reading.told[:_WARNINGS_SHOWN])
     facts["topics"] = "" if brief else reading.topics.replace(", ", "\n")
     if not _is_read(reading):
         facts["keys"] = _arguments(reading.keys)

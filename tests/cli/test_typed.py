@@ -223,7 +223,10 @@ WRONG = [
     ("cache=true", "cache=true: no such choice, expected one of lmdb, none; say cache=lmdb, or cache=none"),
     ("-m vis=1,2", "vis=1,2: no such choice"),
     ("sampling=5000", "sampling=5000: no such choice, expected one of depth, frame_points, mesh"),
-    ("output=npz.gz", "output=npz.gz: no such choice, expected one of grid, h5, h5_scene, npz, segments; did you mean npz?"),
+    (
+        "output=npz.gz",
+        "output=npz.gz: no such choice, expected one of grid, h5, h5_scene, npz, segments; did you mean npz?",
+    ),
     (
         "model=ViT-B/16",
         "model=ViT-B/16: no such choice, expected one of eva02_b16, mobileclip2_b, openai_b16,",

@@ -124,7 +124,7 @@ def test_depth_of_other_units(root):
     edit(root, lambda content: content.update(depth_unit_scale_factor=0.002))
     np.testing.assert_allclose(open_root(root).load(SCENE, 1).depth_m, 2 * plain, rtol=1e-6)
     with pytest.raises(
-        DataError, match=r"depth_unit_scale_factor=0.002, 500 units a metre, but data.depth_scale=1000; wh"
+        DataError, match=r"depth_unit_scale_factor=0.002, 500 units a metre, but data.depth_scale=1000; leave"
     ):
         open_root(root, depth_scale=1000).load(SCENE, 1)
 

@@ -260,7 +260,7 @@ def test_bad_intrinsics_are_named(layout, written):
     root = layout("replica")
     path = root / "cam_params.json"
     found = json.loads(path.read_text())
-    with pytest.raises(DataError, match=r"cam_params.json: depth scale 6553.5, but data.depth_scale=1000; which"):
+    with pytest.raises(DataError, match=r"cam_params.json: depth scale 6553.5, but data.depth_scale=1000; if the"):
         open_layout("replica", root, "data.depth_scale=1000").load(SCENE, 0)
     found["camera"]["cx"] = 600
     path.write_text(json.dumps(found))

@@ -65,9 +65,11 @@ def test_pictures_depth_confidence_k_and_poses_go_by_their_times(arkit, opened):
         assert set(np.unique(frame.depth_m[::3])) == {0}
         np.testing.assert_allclose(frame.depth_m[1::3], (1000 + i) / 1000)
     surest = opened("arkitscenes", confidence_min=2).load(VIDEO, FRAMES[0]).depth_m
-    weighed = opened("arkitscenes", confidence_min=None, confidence_full=1).load(VIDEO, FRAMES[0])
+    weighed = opened("arkitscenes", confidence_min=None, confidence_full=2).load(VIDEO, FRAMES[0])
     assert weighed.depth_m.all()
-    np.testing.assert_array_equal(weighed.depth_weight[:, 0], np.minimum(np.arange(24) % 3, 1))
+    np.testing.assert_array_equal(weighed.depth_weight[:, 0], np.arange(24) % 3 / 2)
+    with pytest.raises(FrameError, match=r"confidence up to 2, more than data.confidence_full=1, which is what the"):
+        opened("arkitscenes", confidence_min=None, confidence_full=1).load(VIDEO, FRAMES[0])
     assert np.count_nonzero(surest) == surest.size / 3
     assert opened("arkitscenes", confidence=None, confidence_min=None).load(VIDEO, FRAMES[0]).depth_m.all()
 

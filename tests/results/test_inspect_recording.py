@@ -4,7 +4,7 @@ import sys
 
 import pytest
 from conftest import SHARED
-from layouts import write_nerfstudio, write_tum
+from layouts import write_nerfstudio, write_polycam, write_tum
 from phone_recordings import shots, write_r3d, write_record3d_export, write_scannetpp_raw
 from PIL import Image
 from ros_bags import COLOR, DEPTH, INFO, START, BagWriter, image, write_bag
@@ -311,3 +311,21 @@ def test_12_scenes_without_poses_are_known(inspected, tmp_path):
     assert code == 1
     assert "has the files of data=twelvescenes, but they can't be read" in out
     assert "kitchen/data/frame-000000.pose.txt: no such file" in out
+
+
+def test_what_a_run_would_warn_of_is_told(inspected, demo_root, tmp_path):
+    write_polycam(demo_root, tmp_path / "polycam")
+    for path in sorted((tmp_path / "polycam").glob("*/keyframes/depth/*"))[1:]:
+        path.unlink()
+    code, out, err = inspected(tmp_path / "polycam")
+    assert (code, err) == (0, "")
+    assert "warnings" in out
+    assert "3 of 4 pictures have no depth: " in out
+
+
+def test_pictures_that_are_cut_off_are_seen(inspected, scans):
+    for path in scans.glob("*/color/*"):
+        path.write_bytes(path.read_bytes()[:900])
+    code, out, _ = inspected(scans)
+    assert code == 1
+    assert "but they can't be read" in out
