@@ -88,6 +88,8 @@ class ClipBranch(nn.Module):
         if model.preprocess.windows is not None:
             side = model.preprocess.windows.side
             raise ConfigError(f"model.window={side}: the encoder takes whole pictures; leave it out")
+        if model.preprocess.mode == "aspect":
+            raise ConfigError("model.resize_mode=aspect: the encoder takes pictures of one size; take squash")
         if model.backend != "torch":
             raise ConfigError(f"model.backend={model.backend}: nothing is trained by it; take model.backend=torch")
         if model.dtype != torch.float32 and (trainable_blocks or not freeze):

@@ -176,8 +176,7 @@ class ClipModel:
     def _forward(self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
         windows = self.preprocess.windows
         if windows is None:
-            tokens, whole = self._tokens(np.stack(inputs))
-            maps, wholes = list(self._to_maps(tokens)), list(self._off(whole))
+            maps, wholes = self._whole(inputs)
         else:
             # Pictures may differ in size, and so in their number of windows.
             stitched = list(self._stitched(windows, inputs))
@@ -187,6 +186,16 @@ class ClipModel:
             FeatureMap(values, self.preprocess.image_to_map(width, height, (values.shape[1], values.shape[2])), whole)
             for values, whole, (width, height) in zip(maps, wholes, image_sizes, strict=True)
         ]
+
+    def _whole(self, inputs: Sequence[NDArray[np.uint8]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Maps, and what stands for the whole pictures; of one size at once, as all are but of the mode aspect."""
+        found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for size in dict.fromkeys(pixels.shape for pixels in inputs):
+            places = [place for place, pixels in enumerate(inputs) if pixels.shape == size]
+            tokens, whole = self._tokens(np.stack([inputs[place] for place in places]))
+            found |= dict(zip(places, zip(self._to_maps(tokens), self._off(whole), strict=True), strict=True))
+        maps, wholes = zip(*(found[place] for place in range(len(inputs))), strict=True)
+        return list(maps), list(wholes)
 
     def _tokens(self, pixels: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, S, S, 3) to the (B, D, grid, grid) that the head takes, and (B, width) of the whole pictures."""

@@ -45,7 +45,7 @@ BACKENDS = ("torch", "openvino")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
 
-RESIZE_MODES = ("squash", "letterbox", "crop")
+RESIZE_MODES = ("squash", "letterbox", "crop", "aspect")
 
 
 PREPROCESSES = ("published", "clip")
@@ -91,7 +91,8 @@ class ModelConfig:
         input_size: side of the network's square input in pixels, a multiple of its patch size; with a window, the
             shorter side that the picture is resized to. Null is what ``preprocess`` says.
         resize_mode: squash (ignores the aspect ratio), letterbox (pads) or crop (the centre; points outside it are
-            out of view). With a window the aspect ratio is kept, and this stays as it is.
+            out of view); or aspect, of NaFlex alone: the picture's own aspect ratio, in no more patches than the square
+            has. With a window the aspect ratio is kept, and this stays as it is.
         window: side in pixels of a square window that slides over the resized picture, and is all that the network
             sees at once; where windows overlap their tokens are averaged. A multiple of the patch size; null for none.
         stride: pixels from one window to the next, a multiple of the patch size; null is half a window.

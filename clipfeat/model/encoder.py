@@ -112,8 +112,13 @@ class Encoder:
         return "avg" if visual.pool_type == "avg" else "token"
 
     @property
+    def takes_any_aspect(self) -> bool:
+        """Whether its input may be of any (h, w) in whole patches: timm's NaFlex."""
+        return _is_timm(self.visual) and not hasattr(self.visual.trunk, "patch_embed")
+
+    @property
     def grid(self) -> int:
-        """Tokens along one side of the map."""
+        """Tokens along one side of the map of a square input."""
         return self.input_size // self.patch_size
 
     def tokens(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -124,7 +129,7 @@ class Encoder:
         """One forward pass: the patch tokens, and what stands for the whole picture.
 
         Args:
-            inputs: (B, 3, S, S).
+            inputs: (B, 3, S, S), or (B, 3, h, w) of whole patches where ``takes_any_aspect``.
 
         Returns:
             ``tokens`` (B, width, grid, grid) after the last norm, each token alone where the tower has that norm behind
@@ -137,13 +142,14 @@ class Encoder:
         """
         visual: Any = self.visual
         hidden = (self.compute or self.blocks)(inputs)
+        rows, columns = (side // self.patch_size for side in inputs.shape[-2:])
         if _is_timm(visual):
-            tokens, whole = self._encode_by_timm(visual.trunk, hidden[0])
+            tokens, whole = self._encode_by_timm(visual.trunk, hidden[0], rows * columns)
         else:
             patches, last = self._encode_by_open_clip(hidden)
             tokens, whole = visual.ln_post(patches), visual._pool(last)[0]
         # (B, L, D) is channels-last already, which is how the sampler wants to read it.
-        return tokens.reshape(len(tokens), self.grid, self.grid, self.width).permute(0, 3, 1, 2), whole
+        return tokens.reshape(len(tokens), rows, columns, self.width).permute(0, 3, 1, 2), whole
 
     def blocks(self, inputs: torch.Tensor) -> list[torch.Tensor]:
         """Nearly all of the work of ``encode``: what the tower has after the blocks that the rest begins with.
@@ -176,13 +182,13 @@ class Encoder:
             return Levels.of(depth).used
         return [depth if self.attention == "vanilla" else depth - 1]
 
-    def _encode_by_timm(self, trunk: Any, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (B, grid², width) without those of class, registers and such, and what is pooled (B, width)."""
+    def _encode_by_timm(self, trunk: Any, features: torch.Tensor, cells: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (B, cells, width) without those of class, registers and such, and what is pooled (B, width)."""
         tokens = features[:, trunk.num_prefix_tokens :]
-        if tokens.shape[1:] != (self.grid**2, self.width):
+        if tokens.shape[1:] != (cells, self.width):
             raise WeightsError(
-                f"{type(trunk).__name__} of timm: gives {tuple(tokens.shape[1:])} and not the {self.grid}×{self.grid} "
-                f"tokens of {self.width} channels of a ViT; take another model.arch"
+                f"{type(trunk).__name__} of timm: gives {tuple(tokens.shape[1:])} and not the {cells} tokens of "
+                f"{self.width} channels of a ViT; take another model.arch"
             )
         if norm_is_behind_pooling(trunk):
             tokens = trunk.fc_norm(tokens)
@@ -310,14 +316,18 @@ def _is_timm(visual: Any) -> bool:
 
 def _width_and_patch_size(visual: Any) -> tuple[int, int]:
     if _is_timm(visual):
-        return visual.trunk.embed_dim, visual.trunk.patch_embed.feat_ratio()
+        trunk = visual.trunk
+        return trunk.embed_dim, (
+            trunk.patch_embed.feat_ratio() if hasattr(trunk, "patch_embed") else trunk.embeds.patch_size[0]
+        )
     return visual.conv1.out_channels, visual.patch_size[0]
 
 
 def _check_tower(visual: Any, arch: str, attention: str) -> None:
     by_timm, name = _is_timm(visual), arch.removeprefix(TIMM)
     tower = visual.trunk if by_timm else visual
-    needed = ("blocks", "patch_embed", "num_prefix_tokens", "norm") if by_timm else ("conv1", "patch_size", "proj")
+    patches = "embeds" if type(tower).__name__ == "NaFlexVit" else "patch_embed"
+    needed = ("blocks", patches, "num_prefix_tokens", "norm") if by_timm else ("conv1", "patch_size", "proj")
     if not all(hasattr(tower, part) for part in needed):
         such = "vit_base_patch16_dinov3.lvd1689m" if arch.startswith(TIMM) else "ViT-B-16"
         raise WeightsError(

@@ -54,6 +54,8 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
             seed=seed,
             attention=cfg.attention,
         )
+    if cfg.resize_mode == "aspect":
+        check_aspect(cfg, encoder)
     if cfg.backend == "openvino":
         from clipfeat.model.openvino_blocks import OpenvinoBlocks  # an extra, and its import takes a while
 
@@ -80,6 +82,23 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
     return model
 
 
+def check_aspect(cfg: ModelConfig, encoder: Encoder) -> None:
+    """The key ``model.resize_mode=aspect``.
+
+    Raises:
+        ConfigError: If the encoder takes squares alone.
+    """
+    if not encoder.takes_any_aspect:
+        raise ConfigError(
+            f"model.resize_mode=aspect: {cfg.arch} takes squares alone; take squash, letterbox or crop, or a NaFlex "
+            f"model of timm, such as naflexvit_base_patch16_siglip.v2_webli"
+        )
+    if cfg.backend != "torch":
+        raise ConfigError(
+            f"model.resize_mode=aspect model.backend={cfg.backend}: computes squares alone; take model.backend=torch"
+        )
+
+
 def build_preprocess(cfg: ModelConfig, card: EncoderCard) -> Preprocess:
     """How pictures enter the encoder that the card speaks of.
 
@@ -93,8 +112,9 @@ def build_preprocess(cfg: ModelConfig, card: EncoderCard) -> Preprocess:
             raise ConfigError(f"model.{key}={size}: expected a multiple of {cfg.arch}'s patch size {card.patch_size}")
     if not cfg.window or not stride:
         return Preprocess(
-            cfg.input_size, cfg.resize_mode, card.mean, card.std, cfg.resize, interpolation=interpolation(cfg, card)
-        )
+            cfg.input_size, cfg.resize_mode, card.mean, card.std, cfg.resize,
+            interpolation=interpolation(cfg, card), patch_size=card.patch_size,
+        )  # fmt: skip
     windows = Windows(cfg.window, stride, card.patch_size)
     return Preprocess(
         cfg.input_size, "shortest", card.mean, card.std, cfg.resize, windows, interpolation=interpolation(cfg, card)

@@ -50,6 +50,17 @@ def crop(width: int, height: int, size: int) -> Placement:
     return Placement(resized, (-round((resized[0] - size) / 2), -round((resized[1] - size) / 2)))
 
 
+def aspect(width: int, height: int, size: int, patch_size: int) -> Placement:
+    """The whole picture in its own aspect ratio, as nearly as whole patches do, in no more of them than a square has.
+
+    The size is that of timm's own ``ResizeToSequence``.
+    """
+    from timm.data.naflex_transforms import get_image_size_for_seq  # which takes a second to import
+
+    _, (down, across) = get_image_size_for_seq((height, width), patch_size, (size // patch_size) ** 2)
+    return Placement((across, down), (0, 0))
+
+
 PLACEMENTS: dict[str, Callable[[int, int, int], Placement]] = {"squash": squash, "letterbox": letterbox, "crop": crop}
 
 
@@ -75,12 +86,13 @@ class Preprocess:
 
     Attributes:
         size: side of the square input in pixels; with windows, of the input's shorter side.
-        mode: squash, letterbox or crop; with windows shortest.
+        mode: squash, letterbox, crop or aspect; with windows shortest.
         mean: of each channel, 0 to 1.
         std: of each channel, 0 to 1.
         resize: pillow or torch.
         windows: what the network sees of the input at once; None for all of it.
         interpolation: bicubic or bilinear, antialiased.
+        patch_size: side of the network's patches in pixels, which the mode aspect must know.
     """
 
     size: int
@@ -90,12 +102,14 @@ class Preprocess:
     resize: str = "pillow"
     windows: Windows | None = None
     interpolation: str = "bicubic"
+    patch_size: int = 1
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resizes and places an (H, W, 3) picture, by antialiased interpolation.
 
         Returns:
-            (size, size, 3) uint8; with windows (h, w, 3), of which the shorter side is ``size``.
+            (size, size, 3) uint8; with windows (h, w, 3), of which the shorter side is ``size``; (h, w, 3) of the mode
+            aspect.
         """
         height, width = image.shape[:2]
         place, input_size = self.placement(width, height), self.input_size(width, height)
@@ -116,11 +130,14 @@ class Preprocess:
         """Where a picture of this size lies in the input."""
         if self.windows is not None:
             return Placement(self.windows.resized(width, height, self.size), (0, 0))
+        if self.mode == "aspect":
+            return aspect(width, height, self.size, self.patch_size)
         return PLACEMENTS[self.mode](width, height, self.size)
 
     def input_size(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) of the input for a picture of this size: with windows that of the resized picture."""
-        return (self.size, self.size) if self.windows is None else self.placement(width, height).resized
+        """(width, height) of the input for a picture of this size: of a mode that keeps its aspect as it is resized."""
+        keeps_aspect = self.windows is not None or self.mode == "aspect"
+        return self.placement(width, height).resized if keeps_aspect else (self.size, self.size)
 
     def image_to_input(self, width: int, height: int) -> NDArray[np.float64]:
         """The (2, 3) affine map from the picture's pixels to the input's, pixel centres on integers in both."""

@@ -60,7 +60,7 @@ def load_timm(
         warn_of_random_weights()
     tower = _filled(found, seed)
     weights_sha256 = state_hash(tower)
-    if input_size != found.image_size:
+    if input_size != found.image_size and hasattr(tower.trunk, "patch_embed"):  # NaFlex takes any
         _resize(tower.trunk, input_size, found)
     return Loaded(
         model=SimpleNamespace(visual=tower.to(device, DTYPES[precision]).eval()),
