@@ -4,6 +4,7 @@
     python scripts/benchmark.py --frames 100 data.root=/data/scans  any data set: overrides as for clipfeat-extract
     python scripts/benchmark.py --frames 300 --store out            reading a run as training does
     python scripts/benchmark.py --shards 2 data.root=/data/scans    processes of a core each, against one of them
+    python scripts/benchmark.py --record 2500000 --shards 64        summing up the record of a long run
 
 Every candidate does the same frames, in turns, warm; the figures are medians over the rounds. Writes benchmark.md,
 benchmark.json and benchmark.png.
@@ -21,6 +22,7 @@ from benchmarks.fusing import benchmark_fuse
 from benchmarks.pictures import benchmark_pictures
 from benchmarks.projection import benchmark_views
 from benchmarks.reading import benchmark_store
+from benchmarks.record import benchmark_record
 from benchmarks.shards import benchmark_shards
 
 from clipfeat.output.store import FeatureStore
@@ -39,6 +41,7 @@ def main() -> None:
     parser.add_argument("--fuse", action="store_true", help="only merge 100 views onto a mesh, against a plain loop")
     parser.add_argument("--store", metavar="PATH", help="only read a run's features as training does, against fp32 npz")
     parser.add_argument("--shards", type=int, metavar="N", help="only N processes of a core each, against one of them")
+    parser.add_argument("--record", type=int, metavar="N", help="only sum up N lines of frames.jsonl (Linux)")
     parser.add_argument("overrides", nargs="*", help="as for clipfeat-extract")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
@@ -48,6 +51,9 @@ def main() -> None:
         return
     if arguments.fuse:
         print(benchmark_fuse(arguments.rounds))
+        return
+    if arguments.record:
+        print(benchmark_record(arguments.record, arguments.shards or 1))
         return
     if arguments.shards:
         print(benchmark_shards(arguments.overrides, arguments.shards, arguments.rounds))

@@ -144,10 +144,13 @@ class _Table:
         return _SCENE - 1 - self._unusual.setdefault(frame_id, len(self._unusual))
 
     def latest(self, *, by_clock: bool) -> Iterator[SceneRecord]:
-        scene = np.asarray(self._scene)
-        in_time = np.argsort(np.asarray(self._time), kind="stable") if by_clock else None
-        self._time = array("d")
-        by_scene = np.argsort(scene if in_time is None else scene[in_time], kind="stable")
+        """See ``latest_lines``. To be called once: a column goes when it is not needed any more."""
+        scene, in_time = np.asarray(self._scene), None
+        if by_clock:
+            in_time = np.argsort(np.asarray(self._time), kind="stable").astype(np.uint32)
+            scene = scene[in_time]
+        self._time, self._scene = array("d"), array("i")
+        by_scene = np.argsort(scene, kind="stable")
         ends = np.bincount(scene, minlength=len(self._scenes)).cumsum().tolist()
         columns = [np.asarray(column) for column in (self._frame, self._kind, self._size)]
         points = {name: np.asarray(column) for name, column in self._points.items()}
