@@ -32,7 +32,7 @@ class SceneRecord:
         points: by the name of their status, (N,) each.
         has_depth: whether each had a depth file, (N,).
         failed: place, and number or None for the scene as a whole, and why, of what failed.
-        unlisted: feature files of the scene that have no line, where somebody has looked (``among``).
+        unlisted: feature files of the scene that no line calls done, where somebody has looked (``among``).
     """
 
     scene_id: str
@@ -51,7 +51,7 @@ class SceneRecord:
             there: numbers of the frames of the scene that have files.
         """
         kept = [frame_id in there for frame_id in self.frames]
-        unlisted = len(there.difference(self.frames, (frame_id for _, frame_id, _ in self.failed)))
+        unlisted = len(there.difference(self.frames))
         if all(kept):
             return dataclasses.replace(self, unlisted=unlisted)
         rows = np.flatnonzero(kept)

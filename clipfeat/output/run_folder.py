@@ -43,6 +43,10 @@ _FRAME_FILES = re.compile(rf"frame_\d+({'|'.join(re.escape(fmt.suffix) for fmt i
 """What a run writes into the folder of a scene."""
 
 
+_SOONER_READ = 100
+"""Frames whose files a shard reads whole before it reads what all other shards have recorded."""
+
+
 class RunFolder:
     """Everything that a run writes goes through here.
 
@@ -122,9 +126,14 @@ class RunFolder:
                 f"output_dir={self.path} holds {len(done)} of the frames, but no config.yaml that says how they were "
                 f"made. {ANOTHER_FOLDER}"
             )
+        if not done:
+            return done
         doubtful, known = self._doubtful(done, self._own_records())
-        if doubtful and not self.shard.is_whole:  # scenes may have been other shards' before
-            doubtful, known = self._doubtful(doubtful, record_files(self.path))
+        if not self.shard.is_whole:
+            if len(doubtful) > _SOONER_READ:  # the shards may have been others before
+                doubtful, known = self._doubtful(doubtful, record_files(self.path))
+            else:
+                known = doubtful  # as far as this shard can tell
         for key in [key for key in frames if key in doubtful]:
             try:
                 meta = self.files.read(*key, only_meta=key not in known)[1]

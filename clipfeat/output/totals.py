@@ -35,7 +35,7 @@ class Totals:
         scenes: of which a frame is done or has failed, in the order of their first frames that are done.
         failures: scene_id, frame_id (None for a scene that could not be read) and why, in the order of the record.
         unsettled: of the frames that were asked for, those that are neither done nor have failed.
-        unlisted: feature files without a line.
+        unlisted: feature files that no line calls done.
     """
 
     scenes: dict[str, SceneTotals]

@@ -4,8 +4,10 @@ from collections import Counter, defaultdict
 
 import pytest
 from record_twin import plain, twin_latest
+from stores import some_features
 
-from clipfeat.output import record_table, records
+from clipfeat.output import record_table, records, run_folder
+from clipfeat.output.files import write_features
 from clipfeat.output.record_table import latest_lines, scenes_told
 from clipfeat.output.records import record_files
 from clipfeat.output.run_folder import RunFolder
@@ -202,7 +204,14 @@ def test_a_shard_asks_the_others_where_its_own_record_does_not_tell_of_all_files
     assert read[4:] == ["frames.2.jsonl", *ALL]
 
 
-def test_a_shard_that_goes_on_asks_the_others_only_what_its_own_record_does_not_tell(shards, read):
+def test_a_frame_that_failed_in_one_shard_and_was_done_by_another_is_done(shards, read):
+    write(shards[1], "s0", 1)
+    assert shards[0].own_totals({"s0"}).scenes["s0"].frames == 2
+    assert read == ["frames.0.jsonl", *ALL]
+
+
+def test_a_shard_that_goes_on_asks_the_others_only_what_its_own_record_does_not_tell(shards, read, monkeypatch):
+    monkeypatch.setattr(run_folder, "_SOONER_READ", 0)
     config = {"check": "no"}
     shards[0].claim(config, {}, [], overwrite=False)
     for scene_id in ("s0", "s1"):
@@ -212,3 +221,16 @@ def test_a_shard_that_goes_on_asks_the_others_only_what_its_own_record_does_not_
     assert shards[0].done_before([("s0", 0), ("s1", 0)], config) == {("s0", 0), ("s1", 0)}
     assert read == ["frames.0.jsonl", "frames.0.jsonl", *ALL]
     assert len((shards[0].path / "frames.0.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_shard_that_was_killed_before_a_line_reads_the_file_and_no_record_of_others(shards, read):
+    config = {"check": "no"}
+    shards[0].claim(config, {}, [], overwrite=False)
+    for frame_id in (5, 6):
+        path = shards[0].feature_path("s0", frame_id)
+        write_features(path, "npz", some_features(3), {"points": {"visible": 3}})
+    path.write_bytes(path.read_bytes()[:-1])
+    assert shards[0].done_before([("s0", 5), ("s0", 6)], config) == {("s0", 5)}
+    assert read == ["frames.0.jsonl"]
+    line = json.loads((shards[0].path / "frames.0.jsonl").read_text().splitlines()[-1])
+    assert (line["frame_id"], line["points"]) == (5, {"visible": 3})
