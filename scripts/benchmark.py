@@ -6,6 +6,7 @@
     python scripts/benchmark.py --shards 2 data.root=/data/scans    processes of a core each, against one of them
     python scripts/benchmark.py --attention model=vit_l14           forward passes by each model.attention
     python scripts/benchmark.py --backends                          the same by backend and precision, on a CPU
+    python scripts/benchmark.py --record 2500000 --shards 64        summing up the record of a long run
 
 Every candidate does the same frames, in turns, warm; the figures are medians over the rounds. Writes benchmark.md,
 benchmark.json and benchmark.png.
@@ -24,6 +25,7 @@ from benchmarks.passes import benchmark_attention, benchmark_backends
 from benchmarks.pictures import benchmark_pictures
 from benchmarks.projection import benchmark_views
 from benchmarks.reading import benchmark_store
+from benchmarks.record import benchmark_record
 from benchmarks.shards import benchmark_shards
 
 from clipfeat.output.store import FeatureStore
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--backends", action="store_true", help="only forward passes, by backend and precision of a CPU"
     )
+    parser.add_argument("--record", type=int, metavar="N", help="only sum up N lines of frames.jsonl (Linux)")
     parser.add_argument("overrides", nargs="*", help="as for clipfeat-extract")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
@@ -61,6 +64,9 @@ def main() -> None:
         return
     if arguments.backends:
         print(benchmark_backends(compose_config(arguments.overrides), arguments.frames, arguments.rounds))
+        return
+    if arguments.record:
+        print(benchmark_record(arguments.record, arguments.shards or 1))
         return
     if arguments.shards:
         print(benchmark_shards(arguments.overrides, arguments.shards, arguments.rounds))

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from clipfeat.results.draw import draw
 from clipfeat.results.fuse import fuse, remove_fused
 from clipfeat.results.fused_points import choose_points, mesh_pattern
 from clipfeat.system.atomic import locked
-from clipfeat.system.shards import this_shard
+from clipfeat.system.shards import Shard, this_shard
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def compose(cfg: ComposerConfig) -> None:
     if cfg.vis.name != "none":
         steps.append(Step("pictures", lambda: _draw(cfg, scenes)))
     if cfg.report:
-        steps.append(Step("report", lambda: _report(cfg, None if shard.is_whole else frame_keys(everything))))
+        steps.append(Step("report", lambda: _report(cfg, shard, everything)))
     for number, step in enumerate(steps, 1):
         began = time.perf_counter()
         said = step.work()
@@ -152,13 +152,14 @@ def _draw(cfg: ComposerConfig, scenes: Sequence[str]) -> str:
     return _counted("picture", summary["drawn"], summary["drawn"] + summary["kept"], len(summary["failed"]))
 
 
-def _report(cfg: ComposerConfig, frames: Sequence[FrameKey] | None) -> str:
+def _report(cfg: ComposerConfig, shard: Shard, frames: Mapping[str, list[int]]) -> str:
     """Writes the report; of several shards, the last does, when all frames are settled."""
-    folder = open_run(Path(cfg.output_dir))
-    if frames is not None and not folder.settled(frames):
+    folder = open_run(Path(cfg.output_dir), shard)
+    totals = None if shard.is_whole else folder.totals_if_settled(frames)
+    if totals is None and not shard.is_whole:
         return "left to the last shard"
     with locked(folder.path):
-        return f"written into {write_report(folder)}"
+        return f"written into {write_report(folder, totals)}"
 
 
 def _counted(noun: str, now: int, total: int, failed: int) -> str:

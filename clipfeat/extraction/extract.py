@@ -24,6 +24,7 @@ from clipfeat.output.report import try_report
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.space import DiskSpace
 from clipfeat.output.summary import Stopwatch, merge_runs, points_said, summarize, summary_table, warnings_of
+from clipfeat.output.totals import Totals
 from clipfeat.sampling.config import MeshSamplingConfig
 from clipfeat.system.atomic import locked
 from clipfeat.system.progress import progress_bar
@@ -56,8 +57,11 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         log.info("all %d frames are done already in %s", len(plan.frames), folder.path)
         with stopwatch.stage("draw"):
             draw_missing(cfg, folder, plan)
-        summary = _summary_of_nothing(folder, plan, stopwatch, cfg.sampling.name)
-        _end(cfg, folder, plan)
+        if not plan.frames:
+            _record_bad_scenes(folder, plan)  # of a shard that has no others
+        totals = _own_totals(folder, plan)
+        summary = _summary_of_nothing(folder, totals, stopwatch, cfg.sampling.name)
+        _end(cfg, folder, plan, totals)
         return summary
     if cfg.check == "yes":
         with stopwatch.stage("check"):
@@ -89,14 +93,16 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         except BaseException as error:
             engine.close()  # what is on its way is still written
             with suppress(OutputError):  # the error on its way up matters more, and may be the same full disk
-                _sum_up(folder, plan, stopwatch, progress.finished, about, interrupted=True, facts=engine.facts())
+                totals = _own_totals(folder, plan)
+                _sum_up(folder, totals, stopwatch, progress.finished, about, interrupted=True, facts=engine.facts())
             tell_how_far(error, len(folder.done(plan.frames)), total, folder.path, overwrite=cfg.resume == "overwrite")
             raise
-    summary = _sum_up(folder, plan, stopwatch, progress.finished, about, interrupted=False, facts=engine.facts())
+    totals = _own_totals(folder, plan)
+    summary = _sum_up(folder, totals, stopwatch, progress.finished, about, interrupted=False, facts=engine.facts())
     log.info("%s", summary_table(summary))
     for warning in warnings_of(summary):
         log.warning("WARNING %s", warning)
-    _end(cfg, folder, plan)
+    _end(cfg, folder, plan, totals)
     if not summary["frames"] and folder.shard.is_whole:  # a shard may well have bad scenes only
         raise DataError(f"all {summary['failed']} frames failed; {folder.path / 'frames.jsonl'} says why")
     return summary
@@ -185,9 +191,14 @@ def _record_bad_scenes(folder: RunFolder, plan: Plan) -> None:
         folder.append_record({"scene_id": scene_id, "frame_id": None, "status": "failed", "why": why})
 
 
+def _own_totals(folder: RunFolder, plan: Plan) -> Totals:
+    """What is in the folder; of a shard, what there is of its own scenes."""
+    return folder.own_totals({*plan.scenes, *plan.bad_scenes})
+
+
 def _sum_up(
     folder: RunFolder,
-    plan: Plan,
+    totals: Totals,
     stopwatch: Stopwatch,
     finished: int,
     about: dict[str, Any],
@@ -195,8 +206,8 @@ def _sum_up(
     interrupted: bool,
     facts: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Writes the summary of all that is in the folder; that of a shard is of its own scenes."""
-    summary = summarize(_own_records(folder, plan), stopwatch, finished, about, interrupted=interrupted)
+    """Writes the summary, of ``_own_totals``."""
+    summary = summarize(totals, stopwatch, finished, about, interrupted=interrupted)
     for name, of_engine in (facts or {}).items():
         summary[name] |= of_engine
     if not folder.shard.is_whole:
@@ -205,42 +216,38 @@ def _sum_up(
     return summary
 
 
-def _own_records(folder: RunFolder, plan: Plan) -> list[dict[str, Any]]:
-    own = {*plan.scenes, *plan.bad_scenes}
-    return [record for record in folder.records() if folder.shard.is_whole or record["scene_id"] in own]
-
-
-def _summary_of_nothing(folder: RunFolder, plan: Plan, stopwatch: Stopwatch, sampling: str) -> dict[str, Any]:
+def _summary_of_nothing(folder: RunFolder, totals: Totals, stopwatch: Stopwatch, sampling: str) -> dict[str, Any]:
     """The summary that is there; a new one if a run was stopped, or killed, before it could say that all is done."""
-    if not plan.frames:
-        _record_bad_scenes(folder, plan)  # of a shard that has no others
-    summary, done = folder.read_summary(folder.shard), sum(r["status"] == "done" for r in _own_records(folder, plan))
+    summary, done = folder.read_summary(folder.shard), sum(scene.frames for scene in totals.scenes.values())
     of_another = summary.get("shard", dataclasses.asdict(WHOLE)) != dataclasses.asdict(folder.shard)
     if of_another or summary.get("frames") != done or summary.get("run", {}).get("interrupted", True):
         about = {"model": folder.read_model(), "sampling": sampling}
-        summary = _sum_up(folder, plan, stopwatch, 0, about, interrupted=False)
+        summary = _sum_up(folder, totals, stopwatch, 0, about, interrupted=False)
     return summary
 
 
-def _end(cfg: ExtractConfig, folder: RunFolder, plan: Plan) -> None:
+def _end(cfg: ExtractConfig, folder: RunFolder, plan: Plan, own: Totals) -> None:
     """Writes the report. Of several shards, only one that finds all frames settled does, and sums up the whole first.
 
-    Two shards that end at one moment both see the whole, or the later one does; and what the later one writes stays.
+    Each has written its own summary before it looks for those of the others. So two shards that end at one moment both
+    see the whole, or the later one does; and what the later one writes stays.
     """
     if folder.shard.is_whole:
         if cfg.report:
-            try_report(folder)
+            try_report(folder, own)
         return
     with locked(folder.path):
-        if not folder.settled(plan.everything):
+        totals = folder.totals_if_settled(plan.everything)
+        if totals is None:
             log.info("shard %d is done; the last one to end writes summary.json and the report", folder.shard.index)
             return
         about = {"model": folder.read_model(), "sampling": cfg.sampling.name}
-        whole = summarize(folder.records(), Stopwatch(), 0, about, interrupted=False)
+        whole = summarize(totals, Stopwatch(), 0, about, interrupted=False)
         folder.write_summary(whole | {"run": merge_runs(_runs_of_shards(folder))})
-        log.info("all %d frames of all shards are done or have failed", len(plan.everything))
+        count = sum(map(len, plan.everything.values()))
+        log.info("all %d frames of all shards are done or have failed", count)
         if cfg.report:
-            try_report(folder)
+            try_report(folder, totals)
         if not whole["frames"]:
             raise DataError(f"all {whole['failed']} frames failed; {folder.path / 'frames.*.jsonl'} say why")
 

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -31,7 +31,7 @@ class Plan:
 
     Attributes:
         frames: all that the configuration asks for.
-        everything: the frames of all shards.
+        everything: the frames of each scene, those of all shards.
         bad_scenes: scenes that are left out because they can't be read, and why.
         done_before: frames whose features are there.
         todo: frames that the model works on.
@@ -39,7 +39,7 @@ class Plan:
     """
 
     frames: list[FrameKey]
-    everything: list[FrameKey]
+    everything: Mapping[str, list[int]]
     bad_scenes: dict[str, str]
     done_before: set[FrameKey]
     todo: list[FrameKey]
@@ -77,18 +77,18 @@ def plan_run(cfg: ExtractConfig, folder: RunFolder, dataset: Dataset) -> Plan:
     bad_scenes: dict[str, str] = {}
     scenes = list_scenes(cfg, dataset, bad_scenes)
     own = own_scenes(scenes, folder.shard, bad_scenes)
-    frames, everything = frame_keys(own), frame_keys(scenes)
+    frames = frame_keys(own)
     if not folder.shard.is_whole:
-        counts = f"{len(own)} of {len(scenes)} scenes, {len(frames)} of {len(everything)} frames"
+        counts = f"{len(own)} of {len(scenes)} scenes, {len(frames)} of {sum(map(len, scenes.values()))} frames"
         log.info("shard %d of %d, counted from 0: %s", folder.shard.index, folder.shard.count, counts)
     for why in bad_scenes.values():
         log.warning("WARNING a scene is left out: %s", why)
     pictured = pictured_frames(cfg.vis.name, frames, cfg.vis.max_frames)
     if cfg.resume == "overwrite":
-        return Plan(frames, everything, bad_scenes, set(), frames, pictured)
+        return Plan(frames, scenes, bad_scenes, set(), frames, pictured)
     done_before = folder.done_before(frames, dataclasses.asdict(cfg))
     todo = [key for key in frames if key not in done_before]
-    return Plan(frames, everything, bad_scenes, done_before, todo, pictured)
+    return Plan(frames, scenes, bad_scenes, done_before, todo, pictured)
 
 
 def try_frames(plan: Plan, folder: RunFolder, dataset: Dataset, locate: Locator) -> list[Located]:

@@ -3,14 +3,46 @@
 import json
 import math
 import re
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from clipfeat.output.summary import visible_share
+from msgspec import DecodeError, Meta, Struct
+from msgspec.json import Decoder
 
 _RECORD_FILE = re.compile(r"frames(\.\d+)?\.jsonl")
+_BLOCK = 1 << 20
+"""Bytes of a record that are in memory as text at a time."""
+
+MOST_BYTES, MOST_POINTS = 2**63 - 1, 2**31 - 1
+"""Of a frame: what is more is damage, and a table has no room for it."""
+
+_Number = Annotated[int, Meta(ge=0, le=MOST_BYTES)]
+
+
+class DoneLine(Struct, tag_field="status", tag="done", gc=False):
+    """What counts of the line of a frame that is done; ``time`` is in seconds since 1970, 0 where it does not tell."""
+
+    scene_id: str
+    frame_id: _Number
+    points: dict[str, Annotated[int, Meta(ge=0, le=MOST_POINTS)]]
+    bytes: _Number
+    depth: bool = True
+    time: float = 0.0
+
+
+class FailedLine(Struct, tag_field="status", tag="failed", gc=False):
+    """The line of a frame that failed, or of a scene (frame None) that could not be read."""
+
+    scene_id: str
+    frame_id: _Number | None
+    why: str
+    time: float = 0.0
+
+
+Line = DoneLine | FailedLine
+
+_decoder: Decoder[Line] = Decoder(Line)
 
 
 def record_files(folder: Path) -> list[Path]:
@@ -18,45 +50,59 @@ def record_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("frames*.jsonl") if _RECORD_FILE.fullmatch(path.name) and path.is_file())
 
 
-def latest_lines(folder: Path) -> dict[tuple[str, int | None], dict[str, Any]]:
-    """The latest line of each frame, and of each scene (frame None) that could not be read, in whichever record.
-
-    A damaged line is passed over.
-    """
-    latest: dict[tuple[str, int | None], dict[str, Any]] = {}
-    files = record_files(folder)
-    records = chain.from_iterable(map(_whole_lines, files))
-    # Within one file the order stands, whatever its clock did.
-    for record in records if len(files) < 2 else sorted(records, key=_written_at):
-        record.pop("time", None)
-        latest.pop((record["scene_id"], None), None)  # by now it can be read, or its reason is another
-        latest[record["scene_id"], record["frame_id"]] = record
-    return latest
+def read_lines(path: Path) -> Iterator[list[Line]]:
+    """The lines of a record in their order, some thousands at a time; a damaged line is passed over."""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            block += file.readline()
+            try:
+                yield _decoder.decode_lines(block)
+            except (DecodeError, RecursionError):
+                yield list(_lines_one_by_one(block.split(b"\n")))
 
 
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+def _lines_one_by_one(texts: Iterable[bytes]) -> Iterator[Line]:
+    for text in texts:
         try:
-            record = json.loads(line)
-            hash((record["scene_id"], record["frame_id"]))
-            if _is_whole(record):
-                yield record
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue
+            yield _decoder.decode(text)
+        except (DecodeError, RecursionError):
+            line = _unusual_line(text)
+            if line is not None:
+                yield line
 
 
-def _is_whole(record: dict[str, Any]) -> bool:
-    """Whether a line holds what the summary needs of it; may raise what damaged lines bring about."""
-    if record["status"] == "failed":
-        return isinstance(record["why"], str)
-    numbers = [record["frame_id"], record["bytes"], *record["points"].values()]
-    return record["status"] == "done" and all(isinstance(number, int) for number in numbers)
+def _unusual_line(text: bytes) -> Line | None:
+    """A line that holds what counts, and beside it what no run of today writes; None if it is damaged."""
+    try:
+        record = json.loads(text.decode(errors="replace"))
+        key, at = (record["scene_id"], record["frame_id"]), _written_at(record)
+        if not isinstance(key[0], str):
+            return None
+        if record["status"] == "failed":
+            whole = isinstance(record["why"], str) and (key[1] is None or isinstance(key[1], int))
+            return FailedLine(*key, record["why"], at) if whole else None
+        size, points = record["bytes"], record["points"]
+        whole = record["status"] == "done" and isinstance(key[1], int)
+        whole &= _fits(size, MOST_BYTES) and all(_fits(number, MOST_POINTS) for number in points.values())
+        return DoneLine(*key, points, size, bool(record.get("depth", True)), at) if whole else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _fits(number: Any, most: int) -> bool:
+    return isinstance(number, int) and 0 <= number <= most
 
 
 def _written_at(record: dict[str, Any]) -> float:
     """Seconds since 1970; 0 of a line that does not tell."""
     at = record.get("time")
-    return at if isinstance(at, (int, float)) and math.isfinite(at) else 0.0
+    return float(at) if isinstance(at, (int, float)) and math.isfinite(at) else 0.0
+
+
+def visible_share(counts: Mapping[str, int]) -> float:
+    """Visible points as a share of all that were looked at; 0 where there were none."""
+    total = sum(counts.values())
+    return counts.get("visible", 0) / total if total else 0.0
 
 
 def done_record(

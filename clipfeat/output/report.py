@@ -25,7 +25,9 @@ from clipfeat.output.report_sections import (
     what_was_run,
 )
 from clipfeat.output.run_folder import RunFolder
+from clipfeat.output.totals import Totals
 from clipfeat.system.atomic import atomic_file
+from clipfeat.system.shards import WHOLE, Shard
 from clipfeat.vis.page import Markup, joined, page, picture, section, tag
 from clipfeat.vis.pictures import spread_evenly
 
@@ -41,8 +43,8 @@ _NOTES_BYTES = 1000
 _PICTURE_NAME = re.compile(r"vis_(\d+)\.png")
 
 
-def open_run(path: Path) -> RunFolder:
-    """The folder of a run that has ended.
+def open_run(path: Path, shard: Shard = WHOLE) -> RunFolder:
+    """The folder of a run that has ended, or of which one shard has.
 
     Raises:
         DataError: If there is none.
@@ -54,21 +56,25 @@ def open_run(path: Path) -> RunFolder:
     name = output.get("name") if isinstance(output, dict) else None
     if name not in FORMATS:
         raise DataError(f"{path / 'config.yaml'}: is of no run of clipfeat-extract; give the output_dir of one")
-    return RunFolder(path, name, "float32")
+    return RunFolder(path, name, "float32", shard)
 
 
-def try_report(folder: RunFolder) -> None:
+def try_report(folder: RunFolder, totals: Totals | None = None) -> None:
     """Writes the report at the end of a run, whose results it can't spoil: whatever goes wrong is a warning."""
     try:
-        log.info("report: %s", write_report(folder))
+        log.info("report: %s", write_report(folder, totals))
     except Exception as error:  # noqa: BLE001 - the features are there; no picture of them is worth failing for
         log.warning("WARNING no report is written (%s: %s)", type(error).__name__, one_line(str(error)))
 
 
-def write_report(folder: RunFolder) -> Path:
+def write_report(folder: RunFolder, totals: Totals | None = None) -> Path:
     """Writes ``report.html`` from what a run has left in its folder: frames.jsonl, summary.json, pictures.
 
     One picture at a time is in memory.
+
+    Args:
+        folder: where they are.
+        totals: what frames.jsonl adds up to, if that is known already.
 
     Returns:
         Where it is.
@@ -77,7 +83,7 @@ def write_report(folder: RunFolder) -> Path:
         OutputError: If it can't be written, or the configuration not be read.
         DataError: If the folder can't be listed.
     """
-    run = read_run(folder)
+    run = read_run(folder, totals)
     title = f"clipfeat: {folder.path.resolve().name}"
     before = [
         heading(title, run),

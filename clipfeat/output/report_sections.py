@@ -4,8 +4,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from clipfeat.output.records import visible_share
 from clipfeat.output.report_run import Run, as_dict, value_at
-from clipfeat.output.summary import least_share, low_shares, name_of, own_points, reason_of, visible_share, warnings_of
+from clipfeat.output.summary import least_share, low_shares, name_of, own_points, reason_of, warnings_of
 from clipfeat.vis.page import Bar, Markup, bar_chart, folded, histogram, joined, pairs, table, tag
 
 _MAX_BARS = 30

@@ -1,12 +1,13 @@
 """The folder of one run: which frames are done in it, whose features they are, and a line a frame."""
 
+import dataclasses
 import json
 import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -30,14 +31,20 @@ from clipfeat.output.folders import (
     write_config,
 )
 from clipfeat.output.frame_files import holds_features, open_files
-from clipfeat.output.records import done_record, latest_lines
+from clipfeat.output.record_table import SceneRecord, latest_lines, scenes_told
+from clipfeat.output.records import done_record, record_files
+from clipfeat.output.totals import Totals, add_up
 from clipfeat.system.atomic import atomic_file, locked, remove_leftovers, sync_to_disk
-from clipfeat.system.shards import WHOLE, Shard
+from clipfeat.system.shards import WHOLE, Shard, all_shares
 
 log = logging.getLogger(__name__)
 
 _FRAME_FILES = re.compile(rf"frame_\d+({'|'.join(re.escape(fmt.suffix) for fmt in FORMATS.values())})|vis_\d+\.png")
 """What a run writes into the folder of a scene."""
+
+
+_SOONER_READ = 100
+"""Frames whose files a shard reads whole before it reads what all other shards have recorded."""
 
 
 class RunFolder:
@@ -119,11 +126,15 @@ class RunFolder:
                 f"output_dir={self.path} holds {len(done)} of the frames, but no config.yaml that says how they were "
                 f"made. {ANOTHER_FOLDER}"
             )
-        known = {k: record["bytes"] for k, record in latest_lines(self.path).items() if record["status"] == "done"}
-        for key in [key for key in frames if key in done]:
-            own_size = self.files.own_size(*key)
-            if key in known and own_size in (None, known[key]):
-                continue
+        if not done:
+            return done
+        doubtful, known = self._doubtful(done, self._own_records())
+        if not self.shard.is_whole:
+            if len(doubtful) > _SOONER_READ:  # the shards may have been others before
+                doubtful, known = self._doubtful(doubtful, record_files(self.path))
+            else:
+                known = doubtful  # as far as this shard can tell
+        for key in [key for key in frames if key in doubtful]:
             try:
                 meta = self.files.read(*key, only_meta=key not in known)[1]
                 self.append_record(done_record(*key, meta, self.files.size(*key), {}))
@@ -131,6 +142,26 @@ class RunFolder:
                 log.warning("WARNING %s (it is done again now)", error)
                 done.remove(key)
         return done
+
+    def _doubtful(
+        self, done: set[tuple[str, int]], records: Collection[Path]
+    ) -> tuple[set[tuple[str, int]], set[tuple[str, int]]]:
+        """Frames whose files are not as large as their latest lines say, and those of them that have such a line.
+
+        Args:
+            done: that have files.
+            records: that are asked.
+        """
+        doubtful, known = set(done), set()
+        for record in latest_lines(records, {scene_id for scene_id, _ in done}):
+            for frame_id, size in zip(record.frames, record.sizes.tolist(), strict=True):
+                key = (record.scene_id, frame_id)
+                if key in doubtful:
+                    if self.files.own_size(*key) in (None, size):
+                        doubtful.remove(key)
+                    else:
+                        known.add(key)
+        return doubtful, known
 
     def undrawn(self, pictured: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
         """Those of the frames that are to have a picture that are done and have none.
@@ -244,11 +275,13 @@ class RunFolder:
         clipfeat has written here. Other files stay.
         """
         own = [path for key in frames for path in (self.feature_path(*key), self.picture_path(*key))]
+        if not self.shard.is_whole:  # or the others would take this one for done
+            own.append(self.path / self.shard.file_name("summary.json"))
         before = self._model_before(frames) or model
         if not (holds_another(self.path, config) or different_keys(before, model)):
             return [path for path in own if path.is_file()]
         # Of files named after scenes only those of scenes that a run has worked on: others may be the user's own.
-        scenes = [self.path / f"{scene_id}.h5" for scene_id in {scene_id for scene_id, _ in latest_lines(self.path)}]
+        scenes = [self.path / f"{scene_id}.h5" for scene_id in scenes_told(record_files(self.path))]
         features = [*scene_files(self.path, _FRAME_FILES), *(path for path in scenes if path.is_file())]
         return features + self._records_before(config)
 
@@ -290,21 +323,79 @@ class RunFolder:
         except OSError as error:
             raise OutputError(f"{path}: can't be written ({error.strerror or error})") from error
 
-    def records(self) -> list[dict[str, Any]]:
-        """The latest line of each frame, and of each scene that could not be read, of all shards.
+    def records(self) -> Iterator[SceneRecord]:
+        """The latest line of each frame, and of each scene that could not be read, of all shards, scene by scene.
 
         Those of files that are gone are left out; a damaged line is passed over.
-        """
-        latest = latest_lines(self.path)
-        done = self.done((s, i) for (s, i), record in latest.items() if i is not None and record["status"] == "done")
-        return [record for key, record in latest.items() if record["status"] == "failed" or key in done]
 
-    def settled(self, frames: Iterable[tuple[str, int]]) -> bool:
-        """Whether each of the frames is done, or has failed, by whatever shard."""
-        frames = list(frames)
-        if not latest_lines(self.path).keys() >= set(frames):
-            return False  # known without a look at each scene
-        return {(r["scene_id"], r["frame_id"]) for r in self.records()} >= set(frames)
+        Raises:
+            DataError: If a scene's folder can't be listed, or holds files of another format.
+        """
+        return self._of_files(latest_lines(record_files(self.path)))
+
+    def _of_files(self, records: Iterable[SceneRecord]) -> Iterator[SceneRecord]:
+        # A scene of which nothing is done may have any name, and has no folder.
+        return (r.among(set(self.files.scan(r.scene_id))) if r.frames else r for r in records)
+
+    def _own_records(self) -> list[Path]:
+        """The record that the shard writes, if it is there; of a run that is no shard, all records."""
+        if self.shard.is_whole:
+            return record_files(self.path)
+        path = self.path / self.shard.file_name("frames.jsonl")
+        return [path] if path.is_file() else []
+
+    def own_totals(self, scenes: Collection[str]) -> Totals:
+        """What is in the folder; of a shard, what there is of some scenes.
+
+        A shard asks its own record, and the others' only if it finds files that its own says nothing of, as where the
+        shards were others before.
+
+        Args:
+            scenes: of the shard.
+
+        Raises:
+            DataError: If a scene's folder can't be listed, or holds files of another format.
+        """
+        if self.shard.is_whole:
+            return add_up(self.records())
+        totals = add_up(self._of_files(latest_lines(self._own_records(), scenes)))
+        untold = (s for s in scenes if s not in totals.scenes or not totals.scenes[s].frames)
+        if totals.unlisted or any(next(self.files.scan(scene_id), None) is not None for scene_id in untold):
+            return add_up(self._of_files(latest_lines(record_files(self.path), scenes)))
+        return totals
+
+    def totals_if_settled(self, frames: Mapping[str, Collection[int]]) -> Totals | None:
+        """What all shards together have done, once each of the frames is done, or has failed, by whatever shard.
+
+        The records of all are read when each shard that has frames has said in its summary that it is through, or all
+        of its frames have files; that takes a small file a shard. So not every shard that ends reads what all wrote.
+
+        Args:
+            frames: of each scene, those of all shards.
+
+        Raises:
+            DataError: If a scene's folder can't be listed, or holds files of another format.
+        """
+        shares = all_shares({scene_id: len(of_scene) for scene_id, of_scene in frames.items()}, self.shard.count)
+        for index, share in enumerate(shares):
+            count = sum(len(frames[scene_id]) for scene_id in share)
+            if not self._is_through(index, count) and not self._has_all(share, frames):
+                return None
+        totals = add_up(self.records(), frames)
+        return None if totals.unsettled else totals
+
+    def _is_through(self, index: int, count: int) -> bool:
+        """Whether a shard says that it has come to its end, and of so many frames what became of them."""
+        shard = Shard(index, self.shard.count)
+        summary = self.read_summary(shard)
+        run, told = summary.get("run"), [summary.get(name) for name in ("frames", "failed")]
+        of_run = shard.is_whole or summary.get("shard") == dataclasses.asdict(shard)
+        ended = of_run and isinstance(run, dict) and run.get("interrupted") is False
+        return ended and sum(number for number in told if isinstance(number, int)) >= count
+
+    def _has_all(self, scenes: Sequence[str], frames: Mapping[str, Collection[int]]) -> bool:
+        """Whether all frames of scenes have files; the last scene first, for a shard at work has not come to it."""
+        return all(set(self.files.scan(scene_id)).issuperset(frames[scene_id]) for scene_id in reversed(scenes))
 
     def read_summary(self, shard: Shard | None = None) -> dict[str, Any]:
         """The content of ``summary.json``, or of a shard's own; empty where there is none, as after a crash."""

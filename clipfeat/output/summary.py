@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from clipfeat.output.records import visible_share
+from clipfeat.output.totals import Totals
 from clipfeat.types import PointStatus
 
 LOW_VISIBLE_SHARE = 0.6
@@ -71,7 +73,7 @@ def status_counts(status: Any) -> dict[str, int]:
 
 
 def summarize(
-    records: list[dict[str, Any]],
+    totals: Totals,
     stopwatch: Stopwatch,
     frames_now: int,
     about: dict[str, Any],
@@ -81,28 +83,26 @@ def summarize(
     """The content of ``summary.json``.
 
     Args:
-        records: one a frame, of all runs into the folder.
+        totals: of all runs into the folder.
         stopwatch: of this run.
         frames_now: frames done by this run.
         about: what was run: the model (``ClipModel.describe()``) and the sampling.
         interrupted: whether the run was stopped before its end.
     """
-    done = [r for r in records if r["status"] == "done"]
-    failed = [r for r in records if r["status"] == "failed"]
+    scenes = {scene_id: scene for scene_id, scene in totals.scenes.items() if scene.frames}
+    frames, size = (sum(getattr(scene, name) for scene in scenes.values()) for name in ("frames", "size"))
+    left_out = sum(failure["frame_id"] is None for failure in totals.failures)
     seconds = stopwatch.total()
-    scenes: dict[str, Counter[str]] = defaultdict(Counter)
-    for record in done:
-        scenes[record["scene_id"]].update(record["points"])
     return {
-        "frames": len(done),
-        "failed": sum(r["frame_id"] is not None for r in failed),
-        "scenes_left_out": sum(r["frame_id"] is None for r in failed),
-        "failures": [{k: r[k] for k in ("scene_id", "frame_id", "why")} for r in failed],
-        "frames_without_depth": sum(not r.get("depth", True) for r in done),
-        "bytes": sum(r["bytes"] for r in done),
-        "bytes_per_frame": round(sum(r["bytes"] for r in done) / len(done)) if done else 0,
-        "points": dict(sum(scenes.values(), Counter())),
-        "visible_share": {scene: round(visible_share(counts), 4) for scene, counts in scenes.items()},
+        "frames": frames,
+        "failed": len(totals.failures) - left_out,
+        "scenes_left_out": left_out,
+        "failures": totals.failures,
+        "frames_without_depth": sum(scene.without_depth for scene in scenes.values()),
+        "bytes": size,
+        "bytes_per_frame": round(size / frames) if frames else 0,
+        "points": dict(sum((scene.points for scene in scenes.values()), Counter())),
+        "visible_share": {scene_id: round(visible_share(scene.points), 4) for scene_id, scene in scenes.items()},
         "run": {
             "frames": frames_now,
             "seconds": round(seconds, 3),
@@ -144,12 +144,6 @@ def merge_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "interrupted": any(run["interrupted"] for run in runs),
         **{key: max(run.get(key, 0) for run in runs) for key in sorted(memory)},
     }
-
-
-def visible_share(counts: Mapping[str, int]) -> float:
-    """Visible points as a share of all that were looked at; 0 where there were none."""
-    total = sum(counts.values())
-    return counts.get("visible", 0) / total if total else 0.0
 
 
 def own_points(counts: Mapping[str, int], sampling: str) -> bool:

@@ -1,11 +1,13 @@
 """What is in the output_dir of clipfeat-extract, and whether it is whole."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError
@@ -13,9 +15,10 @@ from clipfeat.output.files import FORMATS, point_features
 from clipfeat.output.folders import different_keys, read_json
 from clipfeat.output.frame_files import FrameFiles, detect_format, open_files
 from clipfeat.output.grid import GridFrame, grid_frame
-from clipfeat.output.records import latest_lines, record_files
+from clipfeat.output.record_table import latest_lines
+from clipfeat.output.records import record_files
 from clipfeat.output.store import FeatureStore
-from clipfeat.output.summary import reason_of, visible_share
+from clipfeat.output.summary import reason_of
 from clipfeat.results.inspection import (
     SHOWN,
     Inspection,
@@ -43,21 +46,19 @@ def inspect_run(folder: Path, *, verify: bool) -> Inspection:
     files = open_files(folder, _format(folder, config))
     frames = _frames(files, broken)
     keys = [(scene_id, frame_id) for scene_id, of_scene in frames.items() for frame_id in of_scene]
-    lines = latest_lines(folder)
-    failed = [line for line in lines.values() if line["status"] == "failed"]
-    points = {key: lines[key]["points"] for key in keys if key in lines and lines[key]["status"] == "done"}
+    record = _read_record(folder, frames)
     store = _store(folder, broken) if keys else None
     facts = {
         "scenes": named(list(frames)),
         "frames": spread([len(of_scene) for of_scene in frames.values()]),
         "model": model_line(store.model) if store else "",
         "head": _head(store, keys[0], broken) if store else "",
-        "points": sampling_line(config, points.values()),
+        "points": sampling_line(config, record.visible.tolist()),
         "size": _size(files, keys, broken),
-        "visible": _visibility(points),
-        "failed": _failures(failed),
+        "visible": _visibility(record),
+        "failed": _failures(record.failed),
         "run": _end_of_run(folder),
-        "record": _disagreements(lines, set(keys), broken),
+        "record": _disagreements(record, broken),
         "unfinished": temporaries(folder),
     }
     if verify:
@@ -65,6 +66,62 @@ def inspect_run(folder: Path, *, verify: bool) -> Inspection:
         broken += broken_among(keys, lambda key: _check_frame(files, key, model))
     title = f"{folder}: features written by clipfeat-extract, output={files.format_name}"
     return Inspection(title, facts, list(dict.fromkeys(broken)), verify)
+
+
+@dataclass
+class _Record:
+    """What the record says of the frames that have files, and where it does not agree with these.
+
+    Attributes:
+        visible: points of each of the N frames, (N,).
+        points: that were looked at, (N,).
+        scenes: both, added up for each scene.
+        failed: scene_id, frame_id and why of what failed.
+        unfiled: frames that are done, it says, and have no file.
+        unlisted: frames that it says nothing of.
+        failed_again: frames that it says have failed.
+    """
+
+    visible: NDArray[np.int64]
+    points: NDArray[np.int64]
+    scenes: dict[str, tuple[int, int]]
+    failed: list[dict[str, Any]]
+    unfiled: list[FrameKey]
+    unlisted: list[FrameKey]
+    failed_again: list[FrameKey]
+
+
+def _read_record(folder: Path, frames: Mapping[str, list[int]]) -> _Record:
+    none = np.empty(0, np.int64)
+    visible: list[NDArray[np.int64]] = [none]
+    points: list[NDArray[np.int64]] = [none]
+    scenes, failed = {}, []
+    unfiled: list[FrameKey] = []
+    unlisted = {scene_id: set(of_scene) for scene_id, of_scene in frames.items()}
+    for record in latest_lines(record_files(folder)):
+        scene_id, there = record.scene_id, set(frames.get(record.scene_id, ()))
+        unfiled += [(scene_id, frame_id) for frame_id in record.frames if frame_id not in there]
+        failed += [(place, scene_id, frame_id, why) for place, frame_id, why in record.failed]
+        if there:
+            unlisted[scene_id] -= {*record.frames, *(frame_id for _, frame_id, _ in record.failed)}
+        kept = record.among(there)
+        if kept.frames:
+            total = np.zeros(len(kept.frames), np.int64)
+            visible.append(total + kept.points.get("visible", 0))
+            for counts in kept.points.values():
+                total += counts
+            points.append(total)
+            scenes[scene_id] = int(visible[-1].sum()), int(total.sum())
+    failed.sort()
+    return _Record(
+        visible=np.concatenate(visible),
+        points=np.concatenate(points),
+        scenes={scene_id: scenes[scene_id] for scene_id in frames if scene_id in scenes},
+        failed=[{"scene_id": scene_id, "frame_id": frame_id, "why": why} for _, scene_id, frame_id, why in failed],
+        unfiled=sorted(unfiled),
+        unlisted=sorted((scene_id, i) for scene_id, of_scene in unlisted.items() for i in of_scene),
+        failed_again=[(s, i) for _, s, i, _ in failed if i is not None and i in frames.get(s, ())],
+    )
 
 
 def _format(folder: Path, config: dict[str, Any]) -> str:
@@ -125,19 +182,17 @@ def _size(files: FrameFiles, keys: Sequence[FrameKey], broken: list[str]) -> str
     return f"{megabytes(total / len(keys))} a frame, {megabytes(total)} in all" if keys else ""
 
 
-def _visibility(points: Mapping[FrameKey, Mapping[str, int]]) -> str:
+def _visibility(record: _Record) -> str:
     """The share of visible points: of all, how the frames' are spread, and the scenes where it is least."""
-    if not points:
+    if not len(record.points):
         return ""
-    scenes: dict[str, Counter[str]] = defaultdict(Counter)
-    for (scene_id, _), counts in points.items():
-        scenes[scene_id].update(counts)
-    frames, _ = np.histogram([visible_share(counts) for counts in points.values()], bins=10, range=(0, 1))
+    frames, _ = np.histogram(record.visible / np.maximum(record.points, 1), bins=10, range=(0, 1))
     bars = "".join(_BARS[-(-int(n) * (len(_BARS) - 1) // int(frames.max()))] for n in frames)
-    shares = {scene_id: visible_share(counts) for scene_id, counts in scenes.items()}
+    shares = {scene_id: visible / max(points, 1) for scene_id, (visible, points) in record.scenes.items()}
+    overall = int(record.visible.sum()) / max(int(record.points.sum()), 1)
     least = sorted(shares, key=shares.__getitem__)[:SHOWN]
     return (
-        f"{visible_share(sum(scenes.values(), Counter())):.1%} of the points that were looked at; frames by share: "
+        f"{overall:.1%} of the points that were looked at; frames by share: "
         f"0 {bars} 1\nleast in {', '.join(f'{scene_id} {shares[scene_id]:.1%}' for scene_id in least)}"
     )
 
@@ -162,16 +217,14 @@ def _end_of_run(folder: Path) -> str:
     return f"interrupted: {stopped}" if run.get("interrupted") else "finished"
 
 
-def _disagreements(
-    lines: Mapping[tuple[str, int | None], Mapping[str, Any]], keys: set[FrameKey], broken: list[str]
-) -> str:
+def _disagreements(record: _Record, broken: list[str]) -> str:
     """Where ``frames.jsonl`` and the files do not say the same."""
-    told = {(s, i) for (s, i), line in lines.items() if i is not None and line["status"] == "done"}
-    unfiled = [f"{scene_id} frame {frame_id}" for scene_id, frame_id in sorted(told - keys)]
+    unfiled, unlisted, failed = (
+        [f"{scene_id} frame {frame_id}" for scene_id, frame_id in keys]
+        for keys in (record.unfiled, record.unlisted, record.failed_again)
+    )
     if unfiled:
         broken.append(f"frames done, says frames.jsonl, that have no file: {named(unfiled)}; run the command again")
-    failed = [f"{s} frame {i}" for (s, i), line in lines.items() if line["status"] == "failed" and (s, i) in keys]
-    unlisted = [f"{scene_id} frame {frame_id}" for scene_id, frame_id in sorted(keys - lines.keys())]
     found = [f"frames without a line in frames.jsonl: {named(unlisted)}"] if unlisted else []
     found += [f"frames that failed when last tried, with a file of before: {named(failed)}"] if failed else []
     return "\n".join(found)

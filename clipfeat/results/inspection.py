@@ -1,7 +1,7 @@
 """What is said of a folder that clipfeat has written, and the words for it."""
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,12 +72,11 @@ def model_line(model: dict[str, Any]) -> str:
     return ", ".join([f"{model.get('arch')}, weights={model.get('weights')} ({model.get('weights_sha256')})", *options])
 
 
-def sampling_line(config: dict[str, Any], points: Iterable[Mapping[str, int]]) -> str:
+def sampling_line(config: dict[str, Any], visible: Sequence[int]) -> str:
     """How many points were asked for, and how many are visible in a frame."""
     sampling = config.get("sampling") or {}
-    seen = [counts.get("visible", 0) for counts in points]
     asked = [f"sampling={sampling['name']}, {sampling.get('num_points') or 'all'} asked for"] if sampling else []
-    found = [f"{least_to_most(seen)} visible in a frame"] if seen else []
+    found = [f"{least_to_most(visible)} visible in a frame"] if visible else []
     return ", ".join(asked + found)
 
 

@@ -122,9 +122,15 @@ def _counts(folder: Path) -> dict[str, Any]:
     run_folder = RunFolder(folder, read_config(folder)["output"]["name"], "float32")
     summary = run_folder.read_summary()
     keys = ("frames", "failed", "frames_without_depth", "bytes", "points", "visible_share", "model")
-    lines = [{key: value for key, value in record.items() if key != "seconds"} for record in run_folder.records()]
+    lines = [
+        (record.scene_id, *values)
+        for record in run_folder.records()
+        for values in zip(
+            record.frames, record.sizes.tolist(), *(p.tolist() for p in record.points.values()), strict=True
+        )
+    ]
     return {key: summary[key] for key in keys} | {
         "failures": sorted(json.dumps(failure, sort_keys=True) for failure in summary["failures"]),
         "interrupted": summary["run"]["interrupted"],
-        "lines": sorted(json.dumps(line, sort_keys=True) for line in lines),
+        "lines": sorted(lines),
     }
