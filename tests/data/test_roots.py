@@ -1,5 +1,8 @@
 """A ``data.root`` that is not the folder which holds the scenes is told what it is."""
 
+import dataclasses
+import functools
+
 import pytest
 
 from clipfeat.data.layouts import build_dataset, layouts
@@ -16,10 +19,11 @@ SIGNS = {
 """A file that a scene of the layout has, whatever is in it."""
 
 
+KNOWN = functools.cache(layouts)
+
+
 def scenes(name, root):
-    cfg = layouts()[name]
-    cfg.root = str(root)
-    return build_dataset(cfg).scenes()
+    return build_dataset(dataclasses.replace(KNOWN()[name], root=str(root))).scenes()
 
 
 @pytest.fixture(params=SIGNS)

@@ -25,7 +25,14 @@ def runs(demo_root, tmp_path_factory):
     """A planted run in maps' coarse cells, once with features at points and once in segments."""
     root = tmp_path_factory.mktemp("segments")
     for name in ("npz", "segments"):
-        overrides = ["vis=none", "report=false", f"output={name}", MASKS, "sampling.num_points=20000"]
+        overrides = [
+            "vis=none",
+            "report=false",
+            f"output={name}",
+            MASKS,
+            "frames_per_scene=2",
+            "sampling.num_points=5000",
+        ]
         clipfeat.extract(demo_root, root / name, overrides=overrides, model=PlantedModel(demo_root, STEP))
     return {name: root / name for name in ("npz", "segments")}
 
@@ -43,7 +50,7 @@ def test_the_same_points_in_a_part_of_the_bytes(runs):
         assert len(vectors) < 100
         assert {row.tobytes() for row in found.pts_feat} <= {row.tobytes() for row in vectors}
         sizes = [store.path(SCENE, frame).stat().st_size for store in (pooled, dense)]
-        assert sizes[0] < 0.15 * sizes[1]
+        assert sizes[0] < 0.2 * sizes[1]
 
 
 def test_pooled_vectors_find_the_right_class_at_no_fewer_vertices(runs, demo_root, tmp_path):
@@ -57,14 +64,14 @@ def test_pooled_vectors_find_the_right_class_at_no_fewer_vertices(runs, demo_roo
         labels = read_fused(folder / f"fused/{SCENE}.npz").points.attributes["label"]
         found = np.array(classes)[arrays["scores"].argmax(1)] == [NAMES[label] for label in labels]
         right[name] = np.count_nonzero(found[arrays["views"] > 0])
-    assert right["segments"] >= right["npz"] > 100
+    assert right["segments"] >= right["npz"] > 50
 
 
 def test_exports_and_queries_in_frames_read_them(runs, tmp_path):
     export(ExportConfig(str(runs["segments"]), format="scene_npz", output_dir=str(tmp_path / "export")))
     assert (tmp_path / f"export/{SCENE}.npz").is_file()
     asked = QueryConfig(str(runs["segments"]), output_dir=str(tmp_path / "q"), text=["floor"], heatmaps="none")
-    assert query(asked, PlantedTexts())["frames"] == 8
+    assert query(asked, PlantedTexts())["frames"] == 4
 
 
 def test_segments_want_masks(run_cli, demo_root):
