@@ -80,7 +80,8 @@ def make_maps(root: Path, num_views: int) -> Dataset:
         feature_map = FeatureMap(values, resize_affine((camera.width, camera.height), (28, 28)))
         depth_m = transform_points(world_to_cam(pose), located.points.xyz)[:, 2].astype(np.float32)
         grid = GridFrame(
-            feature_map, camera, pose, located.uv_idx, depth_m, located.conf_2d, located.points.idx
+            feature_map=feature_map, camera=camera, cam_to_world=pose, uv_idx=located.uv_idx, depth_m=depth_m,
+            conf_2d=located.conf_2d, pts_idx=located.points.idx,
         )  # fmt: skip
         meta = {
             "camera": {"intrinsics": camera.intrinsics.tolist(), "width": camera.width, "height": camera.height},
