@@ -153,6 +153,7 @@ def crowded(monkeypatch, device, leave):
         try:
             yield
         finally:
+            torch.cuda.synchronize()
             torch.cuda.set_per_process_memory_fraction(1.0)
             torch.cuda.empty_cache()
         return
