@@ -29,6 +29,7 @@ MOST_WORKERS = 8
 """Each has torch and the rest in memory, 1 to 2 GB."""
 
 
+@pytest.hookimpl(optionalhook=True)  # scripts/gpu_check.sh has no xdist
 def pytest_xdist_auto_num_workers(config):
     """As many as there are cores; none, but this process alone, for single files or tests: they begin sooner."""
     from clipfeat.system.shards import usable_cores
@@ -41,12 +42,20 @@ def pytest_xdist_auto_num_workers(config):
 
 def pytest_collection_modifyitems(items):
     gpu = [item for item in items if "gpu" in item.keywords]
-    if gpu:
+    if gpu and not os.environ.get("DRY"):
         import torch
 
         if not torch.cuda.is_available():
             for item in gpu:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def gpu():
+    """The device of the tests that are marked gpu; with DRY=1 the CPU, which shows that they can be run."""
+    import torch
+
+    return torch.device("cpu" if os.environ.get("DRY") else "cuda")
 
 
 @pytest.fixture(scope="session")

@@ -208,12 +208,12 @@ def test_the_wrong_arguments_are_named(clip):
 
 
 @pytest.mark.gpu
-def test_gradients_are_finite_under_amp(tiny_arch):
+def test_gradients_are_finite_under_amp(tiny_arch, gpu):
     cfg = ModelConfig(arch=tiny_arch, pretrained=None, precision="fp32")
-    encoder = BiFusionEncoder(load_model(cfg, torch.device("cuda"), 0), freeze_blocks=1, use_tiny_sa_2d=True).cuda()
-    batch = {name: [value.cuda() for value in values] for name, values in lists(3000, 500).items()}
-    scaler = torch.amp.GradScaler("cuda")
-    with torch.autocast("cuda", dtype=torch.float16):
+    encoder = BiFusionEncoder(load_model(cfg, gpu, 0), freeze_blocks=1, use_tiny_sa_2d=True).to(gpu)
+    batch = {name: [value.to(gpu) for value in values] for name, values in lists(3000, 500).items()}
+    scaler = torch.amp.GradScaler(gpu.type)
+    with torch.autocast(gpu.type, dtype=torch.float16):
         out = encoder(**batch)
     scaler.scale(out.feat_fusion.float().square().mean() + out.conf_2d.mean()).backward()
     grads = {name: weights.grad for name, weights in encoder.named_parameters() if weights.grad is not None}

@@ -133,7 +133,7 @@ def test_models_without_patch_tokens_are_refused(arch):
 
 
 @pytest.mark.gpu
-def test_fp16_on_a_gpu_is_close_to_fp32(tiny_arch):
-    full = load_encoder(tiny_arch, None, device="cuda").tokens(inputs().cuda())
-    half = load_encoder(tiny_arch, None, device="cuda", precision="fp16").tokens(inputs().cuda().half())
+def test_fp16_on_a_gpu_is_close_to_fp32(tiny_arch, gpu):
+    full = load_encoder(tiny_arch, None, device=gpu).tokens(inputs().to(gpu))
+    half = load_encoder(tiny_arch, None, device=gpu, precision="fp16").tokens(inputs().to(gpu).half())
     assert (full - half.float()).norm() / full.norm() < 1e-2

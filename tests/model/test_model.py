@@ -234,13 +234,13 @@ def test_text_features_are_sampled_projected_tokens_of_length_one(tiny_arch):
 
 
 @pytest.mark.gpu
-def test_maps_on_a_gpu_are_those_of_the_cpu_to_a_hundredth(model, tiny_arch):
+def test_maps_on_a_gpu_are_those_of_the_cpu_to_a_hundredth(model, tiny_arch, gpu):
     expected = model.feature_maps(pictures(3), SIZES[:3])
     for offload in ("none", "cpu"):
         cfg = ModelConfig(arch=tiny_arch, pretrained=None, offload=offload)
-        on_gpu = load_model(cfg, torch.device("cuda"), 0)
+        on_gpu = load_model(cfg, gpu, 0)
         with on_gpu.stream():
             found = on_gpu.feature_maps(pictures(3), SIZES[:3])
             for a, b in zip(found, expected, strict=True):
-                assert a.values.device.type == ("cpu" if offload == "cpu" else "cuda")
+                assert a.values.device.type == ("cpu" if offload == "cpu" else gpu.type)
                 assert (a.values.cpu() - b.values).norm() / b.values.norm() < 1e-2

@@ -144,10 +144,10 @@ def test_half_precision_is_close(encoder, precision):
 
 
 @pytest.mark.gpu
-def test_fp16_on_a_gpu_is_close_to_the_cpu(encoder):
-    half = load_encoder(DEEP, None, input_size=112, attention="sc_clip", precision="fp16", device="cuda")
+def test_fp16_on_a_gpu_is_close_to_the_cpu(encoder, gpu):
+    half = load_encoder(DEEP, None, input_size=112, attention="sc_clip", precision="fp16", device=gpu)
     half.visual.load_state_dict(encoder.visual.state_dict())
-    found = half.tokens(pictures(2).cuda().half()).float().cpu()
+    found = half.tokens(pictures(2).to(gpu).half()).float().cpu()
     assert torch.cosine_similarity(found, encoder.tokens(pictures(2)), dim=1).median() > 0.99
 
 

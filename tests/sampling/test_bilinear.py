@@ -41,12 +41,12 @@ def test_sampling_equals_grid_sample():
 
 
 @pytest.mark.gpu
-def test_sampling_on_a_gpu_equals_the_cpu():
+def test_sampling_on_a_gpu_equals_the_cpu(gpu):
     rng = np.random.default_rng(1)
     values = torch.from_numpy(rng.normal(size=(192, 28, 28))).float()
     uv = rng.uniform((0, 0), (1295, 967), size=(20000, 2))
     affine = resize_affine((1296, 968), (28, 28))
-    found = sample_img_feat(FeatureMap(values.cuda(), affine), uv)
+    found = sample_img_feat(FeatureMap(values.to(gpu), affine), uv)
     np.testing.assert_allclose(found.cpu(), sample_img_feat(FeatureMap(values, affine), uv), atol=1e-5)
 
 

@@ -1,0 +1,106 @@
+"""JPEG and Pillow's resizing on the GPU: how fast, and how far off what a run does on the cores."""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from simplejpeg import decode_jpeg
+
+from clipfeat.model.resize import _pillow_s_order, _weights, resize_pillow
+from gpu_parts.common import Bench
+
+SIDE = 224
+_HALF, _ONE = 2**21, 2**22  # of the weights' fixed point
+
+
+def encoded(bench: Bench) -> list[bytes]:
+    """Pictures of the scans as their files have them."""
+    return [path.read_bytes() for path in sorted(bench.root.glob("*/color/*.jpg"))[: 40 if bench.gpu else 2]]
+
+
+def jpeg(bench: Bench) -> None:
+    """Decoded by nvJPEG, of torchvision, against libjpeg-turbo."""
+    if not bench.gpu:
+        return
+    from torchvision.io import ImageReadMode
+    from torchvision.io import decode_jpeg as decode_there
+
+    files = encoded(bench)
+    data = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files]
+
+    def decode() -> list[torch.Tensor]:
+        found: list[torch.Tensor] = decode_there(data, mode=ImageReadMode.RGB, device=bench.device)
+        return found
+
+    seconds = bench.per_call(decode) / len(data)
+    off = [
+        np.abs(found.permute(1, 2, 0).cpu().numpy().astype(int) - decode_jpeg(file, "RGB"))
+        for found, file in zip(decode()[:8], files, strict=False)
+    ]
+    share = np.mean([(one > 0).mean() for one in off])
+    said = (
+        f"{1 / seconds:.0f} pictures/s; off by {max(one.max() for one in off)} levels at most, in {share:.1%} of values"
+    )
+    bench.note(f"nvJPEG, batches of {len(data)}", said)
+
+
+def resize(bench: Bench) -> None:
+    """Pillow's bicubic as two matrix products of whole numbers, which float64 holds exactly, and float32 in halves.
+
+    A weight has 22 bits and a pixel 8. Of its upper and its lower 11 bits the sums of each product stay below 2^24.
+    """
+    picture = decode_jpeg(encoded(bench)[0], "RGB")
+    expected, count = resize_pillow(picture, (SIDE, SIDE)), 16 if bench.gpu else 1
+    batch = torch.from_numpy(np.stack([picture] * count)).to(bench.device).permute(0, 3, 1, 2)
+    for name, product in (("float64", _whole), ("float32 in halves", _in_halves)):
+        found = _resized(batch[:1], product)[0].permute(1, 2, 0).cpu().numpy()
+        seconds = bench.per_call(partial(_resized, batch, product)) / count
+        said = f"{1 / seconds:.0f} pictures/s; equal to Pillow: {np.array_equal(found, expected)}"
+        bench.note(f"bicubic by {name} products", said)
+
+
+Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _resized(batch: torch.Tensor, product: Product) -> torch.Tensor:
+    """(B, 3, h, w) uint8 to (B, 3, S, S) uint8, in the order in which Pillow does it."""
+    height, width = batch.shape[2:]
+    across, down = _dense(width, batch.device), _dense(height, batch.device)
+
+    def along_rows(values: torch.Tensor) -> torch.Tensor:
+        return _rounded(product(values, across.T))
+
+    def along_columns(values: torch.Tensor) -> torch.Tensor:
+        return _rounded(product(values.transpose(2, 3), down.T)).transpose(2, 3)
+
+    first, second = along_rows, along_columns
+    if not _pillow_s_order((width, height), (SIDE, SIDE), "bicubic"):
+        first, second = second, first
+    return second(first(batch)).byte()
+
+
+@lru_cache
+def _dense(length: int, device: torch.device) -> torch.Tensor:
+    """(S, length) float64: Pillow's weights of each pixel."""
+    starts, weights = _weights(length, SIDE, "bicubic")
+    full: NDArray[np.float64] = np.zeros((SIDE, length))
+    for row, (start, own) in enumerate(zip(starts, weights, strict=True)):
+        full[row, start : start + len(own)] = own
+    return torch.from_numpy(full).to(device)
+
+
+def _whole(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    return values.double() @ weights
+
+
+def _in_halves(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    upper = (weights / 2048).floor()
+    lower = weights - 2048 * upper
+    values = values.float()
+    return (values @ upper.float()).double() * 2048 + (values @ lower.float()).double()
+
+
+def _rounded(sums: torch.Tensor) -> torch.Tensor:
+    return ((sums + _HALF) / _ONE).floor().clamp(0, 255)
