@@ -4,9 +4,9 @@
 # Versions: mcap 1.6.0, rosbags 0.11.9.
 # Belief: MCAP's specification says that the summary may repeat the channels, and mcap's own Writer has a switch for
 #   it; without them there, readers find them in the chunks.
-# Behaviour: rosbags opens the file, counts 3 messages, and lists no topic and gives no message, without an error.
-#   mcap's make_reader, which takes the seeking reader where there is an index, raises KeyError: 1. mcap's
-#   NonSeekingReader gives all three.
+# Behaviour: rosbags opens the file, counts 3 messages, and lists no topic and gives no message, without an error; it
+#   looks into the chunks only where the schemas are not repeated either. mcap's make_reader, which takes the seeking
+#   reader where there is an index, raises KeyError: 1. mcap's NonSeekingReader gives all three.
 # Seen:
 #   channels repeated: True
 #     rosbags counts 3 topics ['/words'] times [10, 20, 30]
