@@ -103,6 +103,11 @@ class Bag:
         except Exception as error:
             raise DataError(f"{path}: no bag, or cut off or damaged ({error}); {_AGAIN}") from error
         weakref.finalize(self, self._reader.close)
+        if self._reader.message_count and not self._reader.connections:
+            raise DataError(  # rosbags (0.11.9) knows channels by the summary alone, which need not repeat them
+                f"{path}: holds {self._reader.message_count} messages and no topic, for its summary does not repeat "
+                "its channels; copy it with NonSeekingReader and Writer of the package mcap, which does"
+            )
 
     def topics(self) -> str:
         """The topics that there are, for messages: pictures, poses and calibrations first."""

@@ -1,4 +1,5 @@
 import logging
+import struct
 import sys
 
 import numpy as np
@@ -55,6 +56,28 @@ def test_bags_of_each_kind_are_read_by_their_clock(how, frames, bags):
         dataset.load("one", 4)
     assert opened(bags / "two", root_is_scene=True).scenes() == ["two"]
     assert opened(bags, depth_topic=None).load("one", 1).depth_m is None
+
+
+def without_channels(content):
+    """The MCAP without channels in its summary, and without a table of what is where in it."""
+    begin, table = struct.unpack_from("<QQ", content, len(content) - 28)
+    kept, at, end = [], begin, table or len(content) - 37
+    while at < end:
+        size = 9 + struct.unpack_from("<Q", content, at + 1)[0]
+        if content[at] != 4:
+            kept.append(content[at : at + size])
+        at += size
+    footer = struct.pack("<BQQQI", 2, 20, begin, 0, 0)
+    return content[:begin] + b"".join(kept) + footer + content[-8:]
+
+
+def test_an_mcap_whose_summary_does_not_repeat_its_channels_is_told(bags, tmp_path):
+    """MCAP's specification leaves it open; rosbags then finds no topic and no message."""
+    whole = next((bags / "two").glob("*.mcap"))
+    path = tmp_path / "once.mcap"
+    path.write_bytes(without_channels(whole.read_bytes()))
+    with pytest.raises(DataError, match=r"once.mcap: holds \d+ messages and no topic, .*; copy it with"):
+        opened(tmp_path).frame_ids("once")
 
 
 def test_a_topic_that_is_not_there_is_told_with_those_that_are(bags):
