@@ -2,8 +2,7 @@
 # A hole in a depth picture is a hole for OpenCV 5 in millimetres, and a point in the camera in metres.
 #
 # Versions: opencv-python-headless 5.0.0.93.
-# Belief: 0 means no depth in either of the units that depthTo3d takes, and 65535, which Kinects and 7-Scenes write
-#   for it, too.
+# Belief: 0 means no depth in either of the units that depthTo3d takes, and so does 65535, as 7-Scenes writes it.
 # Behaviour: of 16-bit depth 0 becomes NaN; the same picture in float metres gives points at (0, 0, 0), all holes of a
 #   frame on one spot at the camera. 65535 becomes a wall at 65.5 m. And x points right, though the documentation of
 #   depthTo3d says left.

@@ -64,10 +64,10 @@ class SceneFolders:
         }
 
 
-def tell_of_counts(
+def tell_of_video(
     tell: ToldOnce, scene_id: str, video: Video, said: str, numbers: Sequence[int], packed: int | None = None
 ) -> None:
-    """Tells of files with other numbers of frames than the list of poses: then their numbers may not pair them.
+    """Tells of files with other numbers of frames than the list of poses, whose numbers may not pair them; and of HDR.
 
     Args:
         tell: takes what a user should know of the scene.
@@ -84,4 +84,11 @@ def tell_of_counts(
             "counts",
             f"{video.path}: holds {len(video)} frames{beside}, but {said} {len(numbers)}, up to number {numbers[-1]}; "
             f"they are paired by number, from 0: is one of the files cut off?",
+        )
+    if video.hdr:
+        tell(
+            scene_id,
+            "hdr",
+            f"{video.path}: its colours are HDR ({video.hdr}) and are taken as they are stored, so white is grey; "
+            "record without HDR",
         )

@@ -24,7 +24,7 @@ from clipfeat.data.base import check_scene_name, frame_number
 from clipfeat.data.depth_bin import DepthFrames, open_depth_bin
 from clipfeat.data.json_files import json_object, matrix_of, names_in
 from clipfeat.data.matrices import Calibration, check_pose
-from clipfeat.data.phones import SceneFolders, tell_of_counts
+from clipfeat.data.phones import SceneFolders, tell_of_video
 from clipfeat.data.registered import camera_of, registered_frame
 from clipfeat.data.told import ToldOnce
 from clipfeat.data.video import Video
@@ -161,7 +161,7 @@ class ScanNetPpRawDataset:
         with self._lock:  # one thread at a time, so that nothing is opened, and nothing told, twice
             recording = self._recording(scene_id)
             video, depth, poses = recording.video, recording.depth, recording.poses
-            tell_of_counts(self._tell, scene_id, video, f"{_JSON} lists", poses.numbers, depth.count)
+            tell_of_video(self._tell, scene_id, video, f"{_JSON} lists", poses.numbers, depth.count)
         if frame_id not in poses:
             raise FrameError(f"{poses.path}: lists no frame {frame_id}")
         cam_to_world, k = poses.cam_to_world(frame_id), poses.intrinsics(frame_id)

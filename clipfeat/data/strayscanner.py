@@ -24,7 +24,7 @@ from clipfeat.data.archive_config import StrayScannerConfig
 from clipfeat.data.base import check_scene_name, frame_number
 from clipfeat.data.confidence import Trust
 from clipfeat.data.matrices import Calibration, check_pose, pinhole, read_intrinsics
-from clipfeat.data.phones import SceneFolders, tell_of_counts
+from clipfeat.data.phones import SceneFolders, tell_of_video
 from clipfeat.data.rasters import INVALID_DEPTH, read_depth, read_labels
 from clipfeat.data.registered import camera_of, registered_frame
 from clipfeat.data.told import ToldOnce
@@ -171,7 +171,7 @@ class StrayScannerDataset:
         with self._lock:  # one thread at a time, so that nothing is opened, and nothing told, twice
             recording = self._recording(scene_id)
             video, odometry = recording.video, recording.odometry
-            tell_of_counts(self._tell, scene_id, video, f"{odometry.path.name} tells of", odometry.numbers)
+            tell_of_video(self._tell, scene_id, video, f"{odometry.path.name} tells of", odometry.numbers)
         if frame_id not in odometry:
             raise FrameError(f"{odometry.path}: holds no frame {frame_id}")
         cam_to_world = odometry.cam_to_world(frame_id)

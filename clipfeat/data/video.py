@@ -15,6 +15,9 @@ from clipfeat.types import Picture
 _ORIENTATIONS = {90: 8, 180: 3, 270: 6}
 """EXIF's number for how far a video asks viewers to turn it, counterclockwise, in degrees."""
 
+_HDR = {16: "PQ", 18: "HLG"}
+"""Curves of HDR by their number in ITU-T H.273, table 3. PyAV (18.1.0) leaves them as they are."""
+
 _AGAIN = "copy or record it again"
 
 
@@ -43,6 +46,7 @@ class Video:
     Attributes:
         path: the file.
         ends_early: why there may be more frames than could be found; empty for a whole file.
+        hdr: the curve of its colours if that is one of HDR, which then come dull; else empty.
 
     Args:
         path: the file.
@@ -62,6 +66,7 @@ class Video:
         keys: list[int] = []
         container, stream = self.open()
         with container:
+            self.hdr = _HDR.get(int(stream.codec_context.color_trc), "")
             try:
                 for packet in container.demux(stream):
                     # Those that a list of edits leaves out are decoded, for others need them, and not shown.

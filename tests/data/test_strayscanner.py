@@ -58,6 +58,17 @@ def test_a_video_that_asks_to_be_turned_is_taken_as_stored_and_told(tmp_path, ca
     assert_is(opened(tmp_path, rotate=90).load("a", 1), frames[1])
 
 
+def test_a_video_of_hdr_is_told_once(tmp_path, caplog):
+    pytest.importorskip("av")
+    frames = shots(2)
+    write_stray(tmp_path / "a", frames, color_trc="arib-std-b67")
+    dataset = opened(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert all(dataset.load("a", i).depth_m is not None for i in range(2))
+    [told] = caplog.messages
+    assert "rgb.mp4: its colours are HDR (HLG) and are taken as they are stored, so white is grey" in told
+
+
 def test_counts_that_differ_are_told_and_what_the_video_lacks_is_bad(tmp_path, caplog):
     pytest.importorskip("av")
     frames = shots(4)

@@ -75,6 +75,12 @@ def test_a_note_of_rotation_is_told_and_not_followed(turned, orientation, colors
     assert (picture.width, picture.height, picture.orientation) == (32, 24, orientation)
 
 
+@pytest.mark.parametrize(("curve", "told"), [("bt709", ""), ("smpte2084", "PQ"), ("arib-std-b67", "HLG")])
+def test_a_curve_of_hdr_is_known(curve, told, colors, tmp_path):
+    pytest.importorskip("av")
+    assert Video(write_video(tmp_path / "a.mp4", colors[:2], color_trc=curve)).hdr == told
+
+
 def test_a_video_that_is_cut_off_or_none_is_told(colors, tmp_path):
     pytest.importorskip("av")
     data = write_video(tmp_path / "a.mp4", colors).read_bytes()
