@@ -67,7 +67,7 @@ KINDS = {
         names=("no depth file", "no such file", "Is a directory"),  # what a damaged list names, or does not
     ),
     "replica": Kind("replica", ("*/traj.txt",), ("data=replica", *SCANS), **_SCENE),
-    "cam_params": Kind("replica", ("cam_params.json",), ("data=replica", *SCANS), **_ALL),
+    "cam_params": Kind("replica", ("cam_params.json",), ("data=replica", *SCANS), **_ALL, stops=True),
     "open3d": Kind(
         "open3d",
         ("*/trajectory.log", "*/camera.param"),
