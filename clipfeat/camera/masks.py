@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from clipfeat.camera.visibility import nearest_pixels
 from clipfeat.errors import ConfigError
 from clipfeat.types import PointStatus, Projection
 
@@ -54,8 +55,7 @@ def apply_mask(
         instance: (N,) the points' own instance ids, 0 for none; or None.
     """
     rows = np.flatnonzero(projection.visible)
-    uv = np.floor(projection.uv[rows] + 0.5).astype(np.intp)
-    u, v = np.clip(uv[:, 0], 0, mask.shape[1] - 1), np.clip(uv[:, 1], 0, mask.shape[0] - 1)
+    v, u, _ = nearest_pixels(projection.uv[rows], mask.shape)
     here = mask[v, u].astype(np.int64)
     wrong = np.zeros(len(rows), bool)
     if rule.edge_px > 0:

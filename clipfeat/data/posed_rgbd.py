@@ -76,6 +76,7 @@ class PosedRgbdDataset:
                 cfg.color_from_depth, cfg.pose_camera,
             )  # fmt: skip
         self._files = PatternFiles(cfg)
+        self._trust = Trust(cfg.confidence_min, cfg.confidence_full)
         self._lenses = {
             "intrinsics": lens_said("distortion", cfg.distortion),
             "depth_intrinsics": lens_said("depth_distortion", cfg.depth_distortion),
@@ -176,7 +177,7 @@ class PosedRgbdDataset:
         depth_m = read_depth(path, cfg.depth_scale, cfg.depth_invalid, cfg.depth_float_scale)
         if listing.confidence is None:
             return depth_m, None
-        where, trust = listing.confidence.of(frame_id), Trust(cfg.confidence_min, cfg.confidence_full)
+        where, trust = listing.confidence.of(frame_id), self._trust
         try:
             sure = read_labels(where, "confidence")
         except FrameError as error:

@@ -15,8 +15,9 @@ from clipfeat.data.bag_keys import bag_keys, is_open
 from clipfeat.data.base import Dataset
 from clipfeat.data.config import DataConfig
 from clipfeat.data.layouts import build_dataset
+from clipfeat.data.roots import MOST_FOLDERS, folders_in
 from clipfeat.data.ros_bag import BAG_FILES, Bag, find_bags
-from clipfeat.data.signs import MOST_FOLDERS, SIGNS, Sign, folders_in, recording_of
+from clipfeat.data.signs import SIGNS, Sign, recording_of
 from clipfeat.errors import ClipfeatError, DataError
 from clipfeat.types import Frame
 

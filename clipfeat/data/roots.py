@@ -1,14 +1,13 @@
 """``data.root``: where patterns begin in it, and where the scenes are if it is not the folder that holds them."""
 
 import shlex
-from collections.abc import Callable, Collection, Iterator
-from itertools import islice
+from collections.abc import Callable, Collection, Container
 from pathlib import Path
 
 from clipfeat.errors import DataError
 
-_LOOKED_AT = 50
-"""Folders below a root that holds no scene, at most: a message need not wait for thousands."""
+MOST_FOLDERS = 50
+"""Folders in a folder that are looked into: a message need not wait for thousands."""
 
 _SHOWN = 3
 
@@ -61,16 +60,24 @@ def where_scenes_are(root: Path, found: Found, *, root_is_scene: bool | None = N
         if root_is_scene is None:
             return f"; this is a scene itself, say {_root(above)} and give the scene in scenes_file"
         return f"; it is there for data.root_is_scene={str(not root_is_scene).lower()}"
-    below = ((folder, is_there(folder, False)) for folder in _folders(root))
+    below = ((folder, is_there(folder, False)) for folder in folders_in(root)[:MOST_FOLDERS])
     if said := [f"{folder} holds {count} scene{'' if count == 1 else 's'}" for folder, count in below if count]:
         return "".join(f"; {one}" for one in said[:_SHOWN])
     inside = next((place for place in (above, above.parent) if is_there(place, True)), None)
     return "" if inside is None else f"; this is a part of a scene, say {_root(inside.parent)}"
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    """Those right below it."""
-    return islice((path for path in sorted(root.iterdir()) if path.is_dir()), _LOOKED_AT)
+def folders_in(folder: Path, without: Container[Path] = ()) -> list[Path]:
+    """The folders in a folder, by name; none that is hidden.
+
+    Raises:
+        DataError: If it can't be listed.
+    """
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.name[0] != "." and path not in without)
+    except OSError as error:
+        raise DataError(f"{folder}: can't be listed ({error})") from error
+    return [path for path in paths if path.is_dir()]
 
 
 def _root(folder: Path) -> str:

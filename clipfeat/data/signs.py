@@ -1,15 +1,12 @@
 """The files by which recorders and data sets are known, whether clipfeat has a layout for them or not."""
 
 import glob
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from clipfeat.errors import DataError
-
-MOST_FOLDERS = 50
-"""Folders in a folder that are looked into."""
+from clipfeat.data.roots import MOST_FOLDERS, folders_in
 
 _DEEPEST = 3
 """Folders that a file of a recording may lie in."""
@@ -109,19 +106,6 @@ def recording_of(path: Path) -> Path:
             ):
                 return recording_of(up)
     return path
-
-
-def folders_in(folder: Path, without: Container[Path] = ()) -> list[Path]:
-    """The folders in a folder, by name; none that is hidden.
-
-    Raises:
-        DataError: If it can't be listed.
-    """
-    try:
-        paths = sorted(path for path in folder.iterdir() if path.name[0] != "." and path not in without)
-    except OSError as error:
-        raise DataError(f"{folder}: can't be listed ({error})") from error
-    return [path for path in paths if path.is_dir()]
 
 
 def signs_of(path: Path, *, below: bool = True) -> list[Sign]:

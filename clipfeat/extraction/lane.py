@@ -10,6 +10,7 @@ import dataclasses
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
@@ -110,18 +111,17 @@ class Lane:
             why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32{other}"
             return self._fail(Failed(frame.key, FrameError(why)))
         buffer = self.buffers.get()
-        try:
+        with ExitStack() as unless_written:
+            unless_written.callback(self.buffers.put, buffer)  # or the other lanes would wait for it for ever
             try:
                 features = self._features(frame, feature_map, buffer)
             except FrameError as error:
-                self.buffers.put(buffer)
                 return self._fail(Failed(frame.key, error))
             picture = self._picture(frame, feature_map, features)
             meta = frame_meta(frame, feature_map.image_to_map) | self.about
-            return self.writers.submit(self._write, frame, features, meta, picture, buffer)
-        except BaseException:
-            self.buffers.put(buffer)  # or the other lanes would wait for it for ever
-            raise
+            written = self.writers.submit(self._write, frame, features, meta, picture, buffer)
+            unless_written.pop_all()  # the writer gives it back
+            return written
 
     def _features(self, frame: Prepared, feature_map: FeatureMap, buffer: PageBuffer) -> AnyFeatures:
         if self.folder.holds == "map":

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -25,6 +25,17 @@ from clipfeat.types import FeatureMap, Frame
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+
+@dataclass
+class Room:
+    """What a GPU has memory for.
+
+    Attributes:
+        pictures: at most at once; None while nothing was too much.
+    """
+
+    pictures: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class ClipModel:
     cfg: ModelConfig | None = field(default=None, compare=False)
     seed: int | None = field(default=None, compare=False)
     turns: Turns = field(default_factory=Turns, compare=False, repr=False)
-    room: "Room" = field(default_factory=lambda: Room(), compare=False, repr=False)
+    room: Room = field(default_factory=Room, compare=False, repr=False)
 
     def network_input(self, frame: Frame) -> NDArray[np.uint8]:
         """(S, S, 3) uint8 pixels of the frame's picture; with windows (h, w, 3).
@@ -127,29 +138,20 @@ class ClipModel:
         Raises:
             ConfigError: If it is not enough even then.
         """
-        try:
-            with self.turns.together():
-                return work()
-        except RuntimeError as error:
-            if not lacks_memory(error):
-                raise
+        with suppress(torch.OutOfMemoryError), self.turns.together(), _memory_named():
+            return work()
         with self.turns.alone():
             torch.cuda.empty_cache()
             try:
-                return work()
-            except RuntimeError as error:
-                if not lacks_memory(error):
-                    raise
+                with _memory_named():
+                    return work()
+            except torch.OutOfMemoryError as error:
                 why = "the GPU's memory does not suffice to sample a map; take model.offload=cpu"
                 raise ConfigError(f"device={self.device}: {why}") from error
 
     def _batch(self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
-        try:
-            with self.turns.together():
-                return self._forward(inputs, image_sizes)
-        except RuntimeError as error:
-            if not lacks_memory(error):
-                raise
+        with suppress(torch.OutOfMemoryError), self.turns.together(), _memory_named():
+            return self._forward(inputs, image_sizes)
         # Perhaps it is the other threads that have the memory.
         with self.turns.alone():
             return self._in_halves(inputs, image_sizes)
@@ -159,10 +161,9 @@ class ClipModel:
     ) -> list[FeatureMap]:
         torch.cuda.empty_cache()
         try:
-            return self._forward(inputs, image_sizes)
-        except RuntimeError as error:
-            if not lacks_memory(error):
-                raise
+            with _memory_named():
+                return self._forward(inputs, image_sizes)
+        except torch.OutOfMemoryError as error:
             if len(inputs) == 1:
                 why = "the GPU's memory does not suffice for one picture; take device=cpu or a smaller model.input_size"
                 raise ConfigError(f"device={self.device}: {why}") from error
@@ -289,20 +290,15 @@ def describe(
     }
 
 
-@dataclass
-class Room:
-    """What a GPU has memory for.
-
-    Attributes:
-        pictures: at most at once; None while nothing was too much.
-    """
-
-    pictures: int | None = None
-
-
-def lacks_memory(error: RuntimeError) -> bool:
-    """Whether an error says that a GPU's memory does not suffice; cuBLAS and cuDNN have words of their own for it."""
-    return isinstance(error, torch.OutOfMemoryError) or "STATUS_ALLOC_FAILED" in str(error)
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    """A GPU's lack of memory by torch's name for it; cuBLAS and cuDNN have words of their own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "STATUS_ALLOC_FAILED" in str(error):
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise
 
 
 def default_batch(device: torch.device) -> int:

@@ -16,7 +16,7 @@ from clipfeat.model.attention import VARIANTS, can_vary, run_last_block
 from clipfeat.model.config import TIMM
 from clipfeat.model.pretrained import load_clip
 from clipfeat.model.sc_clip import Levels, calibrated
-from clipfeat.model.timm_tower import load_timm
+from clipfeat.model.timm_tower import is_naflex, load_timm
 
 Blocks = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 """See ``Encoder.blocks``."""
@@ -114,7 +114,7 @@ class Encoder:
     @property
     def takes_any_aspect(self) -> bool:
         """Whether its input may be of any (h, w) in whole patches: timm's NaFlex."""
-        return _is_timm(self.visual) and not hasattr(self.visual.trunk, "patch_embed")
+        return _is_timm(self.visual) and is_naflex(self.visual.trunk)
 
     @property
     def grid(self) -> int:
@@ -317,16 +317,14 @@ def _is_timm(visual: Any) -> bool:
 def _width_and_patch_size(visual: Any) -> tuple[int, int]:
     if _is_timm(visual):
         trunk = visual.trunk
-        return trunk.embed_dim, (
-            trunk.patch_embed.feat_ratio() if hasattr(trunk, "patch_embed") else trunk.embeds.patch_size[0]
-        )
+        return trunk.embed_dim, (trunk.embeds.patch_size[0] if is_naflex(trunk) else trunk.patch_embed.feat_ratio())
     return visual.conv1.out_channels, visual.patch_size[0]
 
 
 def _check_tower(visual: Any, arch: str, attention: str) -> None:
     by_timm, name = _is_timm(visual), arch.removeprefix(TIMM)
     tower = visual.trunk if by_timm else visual
-    patches = "embeds" if type(tower).__name__ == "NaFlexVit" else "patch_embed"
+    patches = "embeds" if is_naflex(tower) else "patch_embed"
     needed = ("blocks", patches, "num_prefix_tokens", "norm") if by_timm else ("conv1", "patch_size", "proj")
     if not all(hasattr(tower, part) for part in needed):
         such = "vit_base_patch16_dinov3.lvd1689m" if arch.startswith(TIMM) else "ViT-B-16"

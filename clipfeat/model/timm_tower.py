@@ -37,6 +37,11 @@ class TimmTower(nn.Module):
         self.trunk = trunk
 
 
+def is_naflex(trunk: Any) -> bool:
+    """Whether a model of timm takes pictures of any aspect ratio, and has its patches where no other has them."""
+    return type(trunk).__name__ == "NaFlexVit"
+
+
 def load_timm(
     arch: str,
     pretrained: str | None,
@@ -60,7 +65,7 @@ def load_timm(
         warn_of_random_weights()
     tower = _filled(found, seed)
     weights_sha256 = state_hash(tower)
-    if input_size != found.image_size and hasattr(tower.trunk, "patch_embed"):  # NaFlex takes any
+    if input_size != found.image_size and not is_naflex(tower.trunk):
         _resize(tower.trunk, input_size, found)
     return Loaded(
         model=SimpleNamespace(visual=tower.to(device, DTYPES[precision]).eval()),

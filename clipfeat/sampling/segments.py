@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from clipfeat.camera.visibility import nearest_pixels
 from clipfeat.errors import ConfigError, FrameError
 from clipfeat.sampling.bilinear import four_cells
 from clipfeat.system.compiled import compiled
@@ -33,11 +34,11 @@ class Segments:
     ids: NDArray[np.int64]
 
     def at(self, uv: FloatArray, size: tuple[int, int]) -> NDArray[np.intp]:
-        """(N,) the segments of the pixels nearest to uv (N, 2), positions in the colour picture of (width, height)."""
+        """(N,) the segments of the pixels nearest to uv (N, 2), positions within the picture of (width, height)."""
         height, width = self.rows.shape
         affine = resize_affine(size, (width, height))
-        u, v = np.floor(np.asarray(uv, np.float64) @ affine[:, :2].T + affine[:, 2] + 0.5).astype(np.intp).T
-        found: NDArray[np.intp] = self.rows[np.clip(v, 0, height - 1), np.clip(u, 0, width - 1)].astype(np.intp)
+        row, column, _ = nearest_pixels(np.asarray(uv, np.float64) @ affine[:, :2].T + affine[:, 2], self.rows.shape)
+        found: NDArray[np.intp] = self.rows[row, column].astype(np.intp)
         return found
 
 
