@@ -16,6 +16,7 @@ import torch.nn.functional as nnf
 from numpy.typing import NDArray
 
 from clipfeat.errors import ConfigError, WeightsError
+from clipfeat.model.packages import import_open_clip
 from clipfeat.model.pretrained import Logits, load_clip
 from clipfeat.model.weights import FOLDER, HUB, arch_is_place, arch_name
 
@@ -249,7 +250,7 @@ def load_text_encoder(
 
 
 def _load_tokenizer(arch: str) -> Callable[[list[str]], torch.Tensor]:
-    import open_clip
+    open_clip = import_open_clip()
 
     name = FOLDER + arch.removeprefix(FOLDER) if arch_is_place(arch) and not arch.startswith(HUB) else arch
     try:
