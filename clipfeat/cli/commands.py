@@ -18,6 +18,7 @@ from clipfeat.extraction.config import ExtractConfig
 from clipfeat.fusion.config import FitHeadConfig, TrainConfig
 from clipfeat.queries.config import QueryConfig
 from clipfeat.results.config import ExportConfig, FuseConfig, PicturesConfig
+from clipfeat.system.collector import uncollected
 from clipfeat.system.shards import begun_file
 
 
@@ -29,7 +30,7 @@ def extract_main() -> None:
 
 def _extract(cfg: ExtractConfig) -> None:
     if cfg.check == "only":
-        from clipfeat.extraction.extract import check_only
+        from clipfeat.extraction.checked import check_only
 
         check_only(cfg)
         return
@@ -55,7 +56,8 @@ def _extract_here(cfg: ExtractConfig) -> None:
 
         compose(cfg)
         return
-    from clipfeat.extraction.extract import extract
+    with uncollected():
+        from clipfeat.extraction.extract import extract
 
     extract(cfg)
 

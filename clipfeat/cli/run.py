@@ -29,6 +29,7 @@ from clipfeat.cli.typed import for_hydra
 from clipfeat.config.folder import config_dir
 from clipfeat.config.paths import expand_home, with_home
 from clipfeat.errors import CannotTellError, ClipfeatError, ConfigError
+from clipfeat.system.collector import no_last_collection
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -163,7 +164,8 @@ class _Beginning(logging.Formatter):
 
 
 def set_up_process(begin: str = "") -> None:
-    """Says what is printed, and what a signal does; each line begins with ``begin``."""
+    """Says what is printed, what a signal does, and how it ends; each line begins with ``begin``."""
+    no_last_collection()
     _show_own_messages(begin)
     signal.signal(signal.SIGTERM, terminate)
 

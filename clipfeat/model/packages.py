@@ -7,18 +7,20 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from clipfeat.system.collector import uncollected
+
 _DYNAMO = "torch._dynamo.utils"
 
 
 def import_open_clip() -> Any:
     """The package, in a third of the time that it takes by itself: see ``without_dynamo``."""
-    with without_dynamo():
+    with without_dynamo(), uncollected():
         return importlib.import_module("open_clip")
 
 
 def import_timm() -> Any:
     """The package; as ``import_open_clip``."""
-    with without_dynamo():
+    with without_dynamo(), uncollected():
         return importlib.import_module("timm")
 
 
@@ -45,7 +47,7 @@ def without_dynamo() -> Iterator[None]:
         stand_in.leave()
 
 
-def _marked(fn: Any = None, recursive: bool = True, *, reason: str | None = None) -> Any:
+def _marked(fn: Any = None, _recursive: bool = True, *, reason: str | None = None) -> Any:
     """``torch.compiler.disable``, as far as the compiler looks at it where it traces a caller."""
     if fn is None:
         return _marked

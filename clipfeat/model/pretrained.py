@@ -271,7 +271,11 @@ def _fill(model: Any, found: Found, arch: str, what: str, *, text: bool) -> tupl
     lacking = [name for name in own if name not in state and (text or name.startswith("visual."))]
     unexpected = [name for name in state if name not in own]
     # What is not needed is not filled: the memory of a text tower is then never touched.
-    _take({k: v for k, v in state.items() if k in own and (text or k.startswith("visual."))}, model)
+    _take(
+        {k: v for k, v in state.items() if k in own and (text or k.startswith("visual."))},
+        model,
+        owned=not checkpoint.mapped,
+    )
     if lacking or unexpected:
         if lacking and all(not name.startswith("visual.") for name in lacking):
             raise WeightsError(f"{what}: holds the image tower alone, and texts need the text tower too")
@@ -281,10 +285,10 @@ def _fill(model: Any, found: Found, arch: str, what: str, *, text: bool) -> tupl
     return weights_sha256, logits
 
 
-def _take(state: State, model: nn.Module) -> None:
-    """Fills a model with weights of its names and shapes: those that own their memory become its own, without a copy.
+def _take(state: State, model: nn.Module, *, owned: bool) -> None:
+    """Fills a model with weights of its names and shapes; without a copy, where they are ``owned`` and of its kind.
 
-    A view of a mapped file is copied: the file may be written anew while the model is in use.
+    Parts of a mapped file are copied: it may be written anew while the model is in use.
     """
     own = model.state_dict()
     wrong = [name for name, values in state.items() if values.shape != own[name].shape]
@@ -294,8 +298,8 @@ def _take(state: State, model: nn.Module) -> None:
 
     def kept(name: str) -> torch.Tensor:
         values, there = state[name], own[name]
-        owns = values.is_contiguous() and values.untyped_storage().nbytes() == values.nbytes
-        if owns and (values.dtype, values.device) == (there.dtype, there.device):
+        whole = values.is_contiguous() and values.untyped_storage().nbytes() == values.nbytes
+        if owned and whole and (values.dtype, values.device) == (there.dtype, there.device):
             return values
         return there.copy_(values)
 

@@ -1,0 +1,46 @@
+"""open_clip and timm without torch's compiler: quick to import, and the compiler as ever for who wants it."""
+
+import subprocess
+import sys
+import textwrap
+
+import torch
+
+from clipfeat.model.packages import without_dynamo
+
+
+def test_open_clip_comes_without_the_compiler_which_then_works_as_ever():
+    program = """
+        import sys
+        from clipfeat.model.packages import import_open_clip, import_timm
+        open_clip, timm = import_open_clip(), import_timm()
+        assert not [name for name in sys.modules if name.startswith("torch._dynamo")], "the compiler came along"
+        import torch, torchvision
+        assert torch.compiler.disable.__module__ == "torch.compiler"
+        boxes = torchvision.ops.roi_align(torch.ones(1, 1, 4, 4), [torch.tensor([[0.0, 0.0, 2.0, 2.0]])], 2)
+        assert boxes.shape == (1, 1, 2, 2) and (boxes == 1).all()
+        compiled = torch.compile(lambda x: x.sin() + 1, backend="eager")
+        assert torch.equal(compiled(torch.ones(2)), torch.ones(2).sin() + 1)
+        from timm.models.naflexvit import NaFlexEmbeds
+        assert open_clip.create_model("ViT-S-32", force_image_size=32).visual is not None
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+def test_what_must_not_be_compiled_is_marked_so():
+    disable = torch.compiler.disable
+    with without_dynamo():
+        if torch.compiler.disable is disable:  # the compiler is here already, for another test
+            return
+
+        @torch.compiler.disable
+        def plain(x):
+            return x
+
+        @torch.compiler.disable(reason="it is slow")
+        def told(x):
+            return x
+
+    assert plain._torchdynamo_disable
+    assert told._torchdynamo_disable_msg == "it is slow"
+    assert torch.compiler.disable is disable
