@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from clipfeat.model import batches, clip_model, heads
 from clipfeat.model.config import HEADS, HeadConfig, ModelConfig
 from clipfeat.model.load import load_model
 from clipfeat.sampling.bilinear import sample_img_feat
+from clipfeat.system import pinned
 from clipfeat.types import FeatureMap, resize_affine
 
 GPU = torch.device("cuda:0")
@@ -23,10 +25,19 @@ GPU = torch.device("cuda:0")
 def fake(monkeypatch):
     """A mode in which ``cuda:0`` is there. What the mode lacks is played: pinning, a look at values, and NumPy."""
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(pinned, "pinned_empty", lambda shape, dtype, _: torch.empty(shape, dtype=dtype))
+    monkeypatch.setattr(clip_model, "stack_to_device", stacked)
+    for room in (batches, heads):  # nothing is on its way
+        monkeypatch.setattr(room, "wait", lambda _: None)
     monkeypatch.setattr(FakeTensor, "__bool__", lambda _: True, raising=False)  # uv is finite
     monkeypatch.setattr(FakeTensor, "numpy", lambda self: self, raising=False)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
         yield
+
+
+def stacked(arrays, device):
+    """As ``stack_to_device``, where NumPy has no memory to fill."""
+    return torch.zeros(len(arrays), *arrays[0].shape, dtype=torch.uint8, device=device)
 
 
 def moved(module):
@@ -71,7 +82,8 @@ def test_maps_and_features_are_where_they_should_be(tiny_arch, case, request):
     model = replace(move(), offload=cfg.offload == "cpu")
     side = model.preprocess.size
     pixels = np.zeros((side, side, 3), np.uint8)
-    tokens, whole = model._tokens(pixels[None, :224, :224] if cfg.window else pixels[None])
+    seen = cfg.window or side
+    tokens, whole = model._tokens(torch.zeros(1, seen, seen, 3, dtype=torch.uint8, device=GPU))
     assert (tokens.device, whole.device, whole.dtype) == (GPU, GPU, torch.float32)
     assert tokens.dtype == (torch.float32 if model.head.projected and model.refine == "none" else model.dtype)
     maps = model.feature_maps([pixels] * 2, [(640, 480)] * 2)
