@@ -98,6 +98,37 @@ def test_maps_and_features_are_where_they_should_be(tiny_arch, case, request):
         assert (features.device.type, features.dtype) == ("cpu", torch.float32)
 
 
+@pytest.mark.parametrize(
+    "case", [{}, {"resize_mode": "letterbox"}, {"resize_mode": "crop"}, {"window": 112, "stride": 48}]
+)
+def test_original_pictures_go_there_and_maps_come_back(tiny_arch, case, request):
+    move = on_gpu(ModelConfig(arch=tiny_arch, pretrained=None, precision="fp32", resize_on="device", **case))
+    request.getfixturevalue("fake")
+    model = move()
+    assert model.preprocess.pixels_there(torch.zeros(2, 150, 200, 3, dtype=torch.uint8, device=GPU)).device == GPU
+    maps = model.feature_maps([np.zeros((150, 200, 3), np.uint8)] * 2, [(200, 150)] * 2)
+    for found, _ in batches.fetch(maps, half=True):
+        assert (found.values.device.type, found.values.dtype) == ("cpu", torch.float16)
+        assert found.clip_global.device.type == "cpu"
+    for found, _ in batches.fetch(maps, stay=True):
+        assert (found.values.device, found.values.dtype) == (GPU, torch.float32)
+        assert found.clip_global.device.type == "cpu"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_features_go_into_the_memory_that_is_given(tiny_arch, dtype, request):
+    move = on_gpu(ModelConfig(arch=tiny_arch, pretrained=None, head=HeadConfig("proj128")))
+    request.getfixturevalue("fake")
+    given = []
+
+    def memory(rows, columns):
+        given.append(np.zeros((rows, columns), dtype))
+        return given[0]
+
+    assert move().point_features(torch.zeros(5, 256, device=GPU), memory) is given[0]
+    assert given[0].shape == (5, 128)
+
+
 def test_what_is_sampled_on_the_host_goes_through_a_head_on_the_gpu(tiny_arch, request):
     move = on_gpu(ModelConfig(arch=tiny_arch, pretrained=None, head=HeadConfig("proj128")))
     request.getfixturevalue("fake")
