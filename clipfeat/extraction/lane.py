@@ -100,7 +100,9 @@ class Lane:
             with self.stopwatch.stage("model"):
                 made = self.model.feature_maps([f.network_input for f in ready], [f.image_size for f in ready])
                 maps = iter(self.model.with_memory(partial(self._fetch, made)))
-            return [self._finish(f, *next(maps)) if isinstance(f, Prepared) else self._fail(f) for f in frames]
+            # Whole pictures, perhaps, and no longer wanted while their files wait to be written.
+            left = [dataclasses.replace(f, network_input=None) if isinstance(f, Prepared) else f for f in frames]
+            return [self._finish(f, *next(maps)) if isinstance(f, Prepared) else self._fail(f) for f in left]
 
     def _fetch(self, maps: Sequence[FeatureMap]) -> list[tuple[FeatureMap, bool]]:
         return fetch(maps, half=self.folder.holds == "map", stay=self.folder.holds == "points")
@@ -114,10 +116,7 @@ class Lane:
         buffer = self.buffers.get()
         with ExitStack() as unless_written:
             unless_written.callback(self.buffers.put, buffer)  # or the other lanes would wait for it for ever
-            try:
-                features = self._features(frame, feature_map, buffer)
-            except FrameError as error:
-                return self._fail(Failed(frame.key, error))
+            features = self._features(frame, feature_map, buffer)
             picture = self._picture(frame, feature_map, features)
             meta = frame_meta(frame, feature_map.image_to_map) | self.about
             written = self.writers.submit(self._write, frame, features, meta, picture, buffer)

@@ -32,7 +32,7 @@ def resize_there(pictures: torch.Tensor, new_size: tuple[int, int], interpolatio
     for across in (across_first, not across_first):
         dim = 2 if across else 1
         pictures = _along(pictures, dim, new_size[0 if across else 1], interpolation)
-    return pictures
+    return pictures.contiguous()  # or the network might go by another layout, and its last bits be others
 
 
 def _along(pictures: torch.Tensor, dim: int, new_length: int, interpolation: str) -> torch.Tensor:
@@ -46,7 +46,7 @@ def _along(pictures: torch.Tensor, dim: int, new_length: int, interpolation: str
     turned = pictures.movedim(dim, 0)
     rows = turned.reshape(length, -1)
     total = torch.full((new_length, rows.shape[1]), HALF, dtype=torch.int32, device=pictures.device)
-    wide = rows.view(torch.int64) if rows.shape[1] % _WORD == 0 else rows
+    wide = rows.view(torch.int64) if rows.shape[1] % _WORD == rows.storage_offset() % _WORD == 0 else rows
     for where, weight in zip(*taps, strict=True):
         total.addcmul_(wide.index_select(0, where).view(torch.uint8), weight[:, None])
     short = total.bitwise_right_shift_(BITS).clamp_(0, 255).to(torch.uint8)

@@ -57,6 +57,24 @@ def jpeg(bench: Bench) -> None:
     )
     off_by = float((by_gpu - by_cores).norm() / by_cores.norm())
     bench.note("maps of pictures by nvJPEG", f"off by a relative {off_by:.2e}, random weights")
+    _damaged(bench, files[0])
+
+
+def _damaged(bench: Bench, file: bytes) -> None:
+    """Whether nvJPEG says so when a file is cut off, or has other bytes in its middle; a run refuses such a frame."""
+    from torchvision.io import ImageReadMode
+    from torchvision.io import decode_jpeg as decode_there
+
+    half = len(file) // 2
+    for name, bad in (("cut off", file[:half]), ("damaged", file[:half] + b"\xff\x01" + file[half + 2 :])):
+        encoded = torch.frombuffer(bytearray(bad), dtype=torch.uint8)
+        try:
+            decode_there(encoded, mode=ImageReadMode.RGB, device=bench.device)
+            bench.sync()
+            said = "is decoded without a word"
+        except RuntimeError as error:
+            said = f"{type(error).__name__}: {str(error)[:100]}"
+        bench.note(f"nvJPEG, a file that is {name}", said)
 
 
 def resize(bench: Bench) -> None:

@@ -32,6 +32,17 @@ def test_every_bit_is_pillow_s(size, interpolation):
             assert min(*size, *new) < 10
 
 
+def test_a_part_of_a_batch_will_do():
+    """Though its memory begins anywhere."""
+    batch = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 9, 40, 3), dtype=np.uint8))
+    whole = resize_there(batch, (8, 8), "bilinear")
+    assert whole.is_contiguous()
+    assert torch.equal(resize_there(batch[1:2], (8, 8), "bilinear"), whole[1:2])
+    assert torch.equal(
+        resize_there(batch[:, 1:], (8, 8), "bilinear"), resize_there(batch[:, 1:].clone(), (8, 8), "bilinear")
+    )
+
+
 WAYS = {
     "squash": {},
     "letterbox": {"mode": "letterbox"},
