@@ -1,6 +1,6 @@
 """Batches of what may differ in size: what is alike is worked on at once, and comes from a GPU at once."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,9 +40,21 @@ def joined(batches: Sequence[Batch]) -> list[Batch]:
     return found
 
 
+def stacked(things: Mapping[int, torch.Tensor]) -> list[Batch]:
+    """Things by their places: those of one shape, type and device as a batch each."""
+    places = list(things)
+    groups = alike((one.shape, one.dtype, one.device) for one in things.values())
+    return [Batch([places[i] for i in group], torch.stack([things[places[i]] for i in group])) for group in groups]
+
+
+def by_place(batches: Iterable[Batch]) -> dict[int, torch.Tensor]:
+    """The things one by one."""
+    return {place: one for batch in batches for place, one in zip(batch.places, batch.values, strict=True)}
+
+
 def in_order(batches: Iterable[Batch]) -> list[torch.Tensor]:
-    """The things one by one, at their places."""
-    found = {place: one for batch in batches for place, one in zip(batch.places, batch.values, strict=True)}
+    """The things one by one, at their places; there is one at each."""
+    found = by_place(batches)
     return [found[place] for place in range(len(found))]
 
 
@@ -69,14 +81,14 @@ def _at_hand(one: FeatureMap, half: bool) -> tuple[FeatureMap, bool]:
 def fetch_together(maps: Sequence[FeatureMap], *, half: bool, stay: bool) -> list[tuple[FeatureMap, bool]]:
     """As ``fetch``, on any device."""
     values, finite = [], []
-    for places in alike((one.values.shape, one.values.dtype) for one in maps):
-        # Channels last, as they lie in memory.
-        rows = torch.stack([maps[place].values.permute(1, 2, 0) for place in places])
-        rows = rows.half() if half else rows
+    # Channels last, as they lie in memory.
+    for batch in stacked({place: one.values.permute(1, 2, 0) for place, one in enumerate(maps)}):
+        rows = batch.values.half() if half else batch.values
         least, largest = rows.flatten(1).aminmax(dim=1)
-        finite.append(Batch(places, to_host(least.isfinite() & largest.isfinite())))
-        values.append(Batch(places, rows if stay else to_host(rows)))
-    wholes = {place: to_host(whole) for place, one in enumerate(maps) if (whole := one.clip_global) is not None}
+        finite.append(Batch(batch.places, to_host(least.isfinite() & largest.isfinite())))
+        values.append(Batch(batch.places, rows if stay else to_host(rows)))
+    known = {place: one.clip_global for place, one in enumerate(maps) if one.clip_global is not None}
+    wholes = by_place(Batch(batch.places, to_host(batch.values)) for batch in stacked(known))
     wait(maps[0].values.device)
     return [
         (FeatureMap(rows.permute(2, 0, 1), one.image_to_map, wholes.get(place)), bool(is_finite))
