@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -24,6 +25,7 @@ from clipfeat.data.selection import FrameKey
 from clipfeat.errors import FrameError
 from clipfeat.extraction.prepare import Failed, Prepared
 from clipfeat.model.base import Model
+from clipfeat.model.batches import fetch
 from clipfeat.output.files import AnyFeatures
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.records import done_record
@@ -31,7 +33,7 @@ from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.segments import SegmentFrame
 from clipfeat.output.summary import Stopwatch
 from clipfeat.sampling.bilinear import sample_img_feat
-from clipfeat.sampling.segments import SegmentRule, pooled
+from clipfeat.sampling.segments import Segments, pooled
 from clipfeat.system.direct import PageBuffer
 from clipfeat.system.shards import usable_cores
 from clipfeat.types import FeatureMap, PointFeatures
@@ -73,7 +75,6 @@ class Lane:
         about: what a file says of the run.
         threads: that each lane computes with.
         writers: threads that write the files.
-        segments: what output=segments pools over.
         buffers: memory for sampled features. They are 15 MB a frame: no more frames wait to be written than there are
             buffers.
         stopwatch: of the run; lanes add up, so its stages may exceed the wall clock's time.
@@ -85,7 +86,6 @@ class Lane:
     about: dict[str, Any]
     threads: int
     writers: Executor
-    segments: SegmentRule
     buffers: "SimpleQueue[PageBuffer]"
     stopwatch: Stopwatch
     _local: threading.local = field(default_factory=threading.local)
@@ -98,25 +98,25 @@ class Lane:
         ready = [frame for frame in frames if isinstance(frame, Prepared)]
         with self.model.stream():
             with self.stopwatch.stage("model"):
-                maps = iter(self.model.feature_maps([f.network_input for f in ready], [f.image_size for f in ready]))
-            return [self._finish(f, next(maps)) if isinstance(f, Prepared) else self._fail(f) for f in frames]
+                made = self.model.feature_maps([f.network_input for f in ready], [f.image_size for f in ready])
+                maps = iter(self.model.with_memory(partial(self._fetch, made)))
+            # Whole pictures, perhaps, and no longer wanted while their files wait to be written.
+            left = [dataclasses.replace(f, network_input=None) if isinstance(f, Prepared) else f for f in frames]
+            return [self._finish(f, *next(maps)) if isinstance(f, Prepared) else self._fail(f) for f in left]
 
-    def _finish(self, frame: Prepared, feature_map: FeatureMap) -> "Failed | Future[Done]":
+    def _fetch(self, maps: Sequence[FeatureMap]) -> list[tuple[FeatureMap, bool]]:
+        return fetch(maps, half=self.folder.holds == "map", stay=self.folder.holds == "points")
+
+    def _finish(self, frame: Prepared, feature_map: FeatureMap, is_finite: bool) -> "Failed | Future[Done]":
         # Of the map and not of the samples: it is 25 times smaller, and bilinear weights make nothing infinite.
-        if self.folder.holds == "map":
-            feature_map = dataclasses.replace(feature_map, values=feature_map.values.half())
-        # The least and the largest value tell it in one pass: NaN is both of them.
-        if not torch.isfinite(torch.stack(feature_map.values.aminmax())).all():
+        if not is_finite:
             other = " or output=npz: a grid is float16" if self.folder.holds == "map" else ""
             why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32{other}"
             return self._fail(Failed(frame.key, FrameError(why)))
         buffer = self.buffers.get()
         with ExitStack() as unless_written:
             unless_written.callback(self.buffers.put, buffer)  # or the other lanes would wait for it for ever
-            try:
-                features = self._features(frame, feature_map, buffer)
-            except FrameError as error:
-                return self._fail(Failed(frame.key, error))
+            features = self._features(frame, feature_map, buffer)
             picture = self._picture(frame, feature_map, features)
             meta = frame_meta(frame, feature_map.image_to_map) | self.about
             written = self.writers.submit(self._write, frame, features, meta, picture, buffer)
@@ -126,8 +126,8 @@ class Lane:
     def _features(self, frame: Prepared, feature_map: FeatureMap, buffer: PageBuffer) -> AnyFeatures:
         if self.folder.holds == "map":
             return self.keep(frame, feature_map)
-        if self.folder.holds == "segments":
-            return self.pool(frame, feature_map)
+        if frame.segments is not None:
+            return self.pool(frame, feature_map, frame.segments)
         return self.sample(frame, feature_map, buffer)
 
     def _picture(self, frame: Prepared, feature_map: FeatureMap, features: AnyFeatures) -> SampledFrame | None:
@@ -164,14 +164,19 @@ class Lane:
         return Done(frame.key, frame.counts, size, picture)
 
     def sample(self, frame: Prepared, feature_map: FeatureMap, buffer: PageBuffer | None = None) -> PointFeatures:
-        """The features of a frame's visible points, where possible in the buffer's memory."""
+        """The features of a frame's visible points, where possible in the buffer's memory.
+
+        A GPU's come there by one copy, in the type that they are written in.
+        """
         located = frame.located
-        own = None
+        own, memory = None, None
         if buffer is not None and feature_map.values.device.type == "cpu":
             own = buffer.floats(len(located.uv_idx), len(feature_map.values))
+        elif buffer is not None:
+            memory = partial(buffer.floats, dtype=self.folder.dtype, pinned=True)
         with self.stopwatch.stage("sample", frame.seconds):
             pts_feat = self.model.with_memory(
-                lambda: self.model.point_features(sample_img_feat(feature_map, located.uv_idx, own))
+                lambda: self.model.point_features(sample_img_feat(feature_map, located.uv_idx, own), memory)
             )
         return PointFeatures(
             pts_feat=pts_feat,
@@ -180,36 +185,22 @@ class Lane:
             xyz=located.points.xyz.astype(np.float32),
             pts_idx=located.points.idx,
             attributes=located.points.attributes,
-            clip_global=None if feature_map.clip_global is None else feature_map.clip_global.cpu().numpy(),
+            clip_global=_global(feature_map),
         )
 
     def keep(self, frame: Prepared, feature_map: FeatureMap) -> GridFrame:
         """The map and the places of a frame's visible points in it; nothing is sampled."""
-        clip_global = feature_map.clip_global
-        return GridFrame(
-            feature_map=FeatureMap(
-                feature_map.values.cpu(),
-                feature_map.image_to_map,
-                None if clip_global is None else clip_global.cpu(),
-            ),
-            **_places(frame),
-        )
+        return GridFrame(feature_map=feature_map, **_places(frame))
 
-    def pool(self, frame: Prepared, feature_map: FeatureMap) -> SegmentFrame:
-        """The map's mean over each segment, and the places of a frame's visible points.
-
-        Raises:
-            FrameError: If the picture has no segments.
-        """
-        clip_global = feature_map.clip_global
+    def pool(self, frame: Prepared, feature_map: FeatureMap, segments: Segments) -> SegmentFrame:
+        """The map's mean over each segment, and the places of a frame's visible points."""
         with self.stopwatch.stage("sample", frame.seconds):
-            segments = self.segments(frame.frame, (feature_map.values.shape[1], feature_map.values.shape[2]))
             means = torch.from_numpy(pooled(feature_map, segments, frame.image_size))
-            segment_feat = self.model.point_features(means.to(feature_map.values.device))
+            segment_feat = self.model.point_features(means)
         return SegmentFrame(
             segments=segments,
             segment_feat=segment_feat,
-            clip_global=None if clip_global is None else clip_global.cpu().numpy(),
+            clip_global=_global(feature_map),
             **_places(frame),
         )
 
@@ -218,6 +209,10 @@ class Lane:
         record = {"scene_id": scene_id, "frame_id": frame_id, "status": "failed", "why": str(failed.error)}
         self.folder.append_record(record)
         return failed
+
+
+def _global(feature_map: FeatureMap) -> NDArray[np.float32] | None:
+    return None if feature_map.clip_global is None else feature_map.clip_global.numpy()
 
 
 def _places(frame: Prepared) -> dict[str, Any]:

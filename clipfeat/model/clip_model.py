@@ -12,15 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from clipfeat.errors import ConfigError
+from clipfeat.model.batches import Batch, alike, in_order, joined
 from clipfeat.model.config import ModelConfig
 from clipfeat.model.encoder import Encoder, EncoderCard
-from clipfeat.model.heads import Head, map_values, point_channels
+from clipfeat.model.heads import Head, HostMemory, map_size, map_values, point_channels, point_features
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.model.pretrained import DTYPES, state_hash
 from clipfeat.model.similarity import refined
 from clipfeat.model.windows import Windows
+from clipfeat.system.pinned import stack_to_device
 from clipfeat.system.turns import Turns
-from clipfeat.types import FeatureMap, Frame
+from clipfeat.types import FeatureMap, FloatArray, Frame
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +77,12 @@ class ClipModel:
     room: Room = field(default_factory=Room, compare=False, repr=False)
 
     def network_input(self, frame: Frame) -> NDArray[np.uint8]:
-        """(S, S, 3) uint8 pixels of the frame's picture; with windows (h, w, 3).
+        """(S, S, 3) uint8 pixels of the frame's picture; with windows (h, w, 3). Or the picture, to be resized here.
 
         Raises:
             FrameError: If the picture is damaged.
         """
-        return self.preprocess.pixels(frame.picture.decode())
+        return self.preprocess.network_input(frame.picture.decode())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -96,6 +98,10 @@ class ClipModel:
     def map_values(self) -> int:
         """Numbers of a feature map; about, where they depend on the picture's size."""
         return map_values(self.head, self.encoder.width, self.preprocess.size // self.encoder.patch_size)
+
+    def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """See ``Model``."""
+        return map_size(self.head, self.preprocess.input_size(*image_size), self.encoder.patch_size)
 
     @property
     def default_batch(self) -> int:
@@ -117,7 +123,8 @@ class ClipModel:
         """Runs a batch; on a GPU that is too small for those of all threads, alone; for that as well, in halves.
 
         Args:
-            inputs: (S, S, 3) uint8 pictures as ``network_input`` makes them; with windows (h, w, 3), of any sizes.
+            inputs: (S, S, 3) uint8 pictures as ``network_input`` makes them; with windows (h, w, 3), of any sizes; or
+                (H, W, 3) original pictures.
             image_sizes: (width, height) of each original picture.
 
         Returns:
@@ -175,12 +182,12 @@ class ClipModel:
 
     @torch.inference_mode()
     def _forward(self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
-        windows = self.preprocess.windows
-        if windows is None:
-            maps, wholes = self._whole(inputs)
+        batches = self._on_device(inputs, image_sizes)
+        if self.preprocess.windows is None:
+            maps, wholes = self._whole(batches)
         else:
             # Pictures may differ in size, and so in their number of windows.
-            stitched = list(self._stitched(windows, inputs))
+            stitched = list(self._stitched(self.preprocess.windows, in_order(batches)))
             maps = [self._to_maps(tokens[None])[0] for tokens, _ in stitched]
             wholes = [self._off(whole) for _, whole in stitched]
         return [
@@ -188,39 +195,44 @@ class ClipModel:
             for values, whole, (width, height) in zip(maps, wholes, image_sizes, strict=True)
         ]
 
-    def _whole(self, inputs: Sequence[NDArray[np.uint8]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Maps, and what stands for the whole pictures; of one size at once, as all are but of the mode aspect."""
-        found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        for size in dict.fromkeys(pixels.shape for pixels in inputs):
-            places = [place for place, pixels in enumerate(inputs) if pixels.shape == size]
-            tokens, whole = self._tokens(np.stack([inputs[place] for place in places]))
-            found |= dict(zip(places, zip(self._to_maps(tokens), self._off(whole), strict=True), strict=True))
-        maps, wholes = zip(*(found[place] for place in range(len(inputs))), strict=True)
-        return list(maps), list(wholes)
+    def _on_device(self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[Batch]:
+        """The network's inputs (B, h, w, 3) there; original pictures are resized there, those of a size at once."""
+        original = [self.preprocess.is_original(p.shape, size) for p, size in zip(inputs, image_sizes, strict=True)]
+        batches = []
+        for places in alike(zip(original, (pixels.shape for pixels in inputs), strict=True)):
+            pixels = stack_to_device([inputs[place] for place in places], self.device)
+            batches.append(Batch(places, self.preprocess.pixels_there(pixels) if original[places[0]] else pixels))
+        return batches
 
-    def _tokens(self, pixels: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _whole(self, batches: Sequence[Batch]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Maps, and what stands for the whole pictures; of one size at once, as all are but of the mode aspect."""
+        maps, wholes = [], []
+        for batch in joined(batches):
+            tokens, whole = self._tokens(batch.values)
+            maps.append(Batch(batch.places, self._to_maps(tokens)))
+            wholes.append(Batch(batch.places, self._off(whole)))
+        return in_order(maps), in_order(wholes)
+
+    def _tokens(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, S, S, 3) to the (B, D, grid, grid) that the head takes, and (B, width) of the whole pictures."""
-        batch = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            batch = batch.pin_memory()
-        batch = batch.to(self.device, non_blocking=True)
-        tokens, whole = self.encoder.encode(self.preprocess.normalize(batch).to(self.dtype))
+        tokens, whole = self.encoder.encode(self.preprocess.normalize(pixels).to(self.dtype))
         # What is refined is the map of the whole picture, before it is projected.
         return (tokens if self.refine != "none" else self.for_head(tokens)), whole.float()
 
     def _stitched(
-        self, windows: Windows, inputs: Sequence[NDArray[np.uint8]]
+        self, windows: Windows, pictures: Sequence[torch.Tensor]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The tokens (D, h, w) of each input, and what stands for all of it (D,): the mean over its windows.
 
         A forward pass takes as many windows as there are inputs.
         """
-        cut = [windows.cut(pixels) for pixels in inputs]
-        together, counts = np.concatenate(cut), [len(part) for part in cut]
+        cut = [windows.cut(pixels) for pixels in pictures]
+        together, counts = [window for part in cut for window in part], [len(part) for part in cut]
         # So that half as many inputs need half the memory, which is what a GPU that is too small relies on.
-        parts = [self._tokens(together[i : i + len(inputs)]) for i in range(0, len(together), len(inputs))]
+        step = len(pictures)
+        parts = [self._tokens(torch.stack(together[i : i + step])) for i in range(0, len(together), step)]
         tokens, whole = (torch.cat(values).split(counts) for values in zip(*parts, strict=True))
-        for of_one, whole_of_one, pixels in zip(tokens, whole, inputs, strict=True):
+        for of_one, whole_of_one, pixels in zip(tokens, whole, pictures, strict=True):
             yield windows.stitch(of_one, pixels.shape[1], pixels.shape[0]), whole_of_one.mean(0)
 
     def for_head(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -239,11 +251,9 @@ class ClipModel:
     def _off(self, values: torch.Tensor) -> torch.Tensor:
         return values.cpu() if self.offload else values
 
-    @torch.inference_mode()
-    def point_features(self, sampled: torch.Tensor) -> NDArray[np.float32]:
-        """What is written for sampled features (N, C): the head's last step, in float32, on the host."""
-        weights = next(self.head.parameters(), sampled)
-        return self.head.to_points(sampled.float().to(weights.device)).cpu().numpy()
+    def point_features(self, sampled: torch.Tensor, memory: HostMemory | None = None) -> FloatArray:
+        """See ``Model``."""
+        return point_features(self.head, sampled, memory)
 
     def describe(self) -> dict[str, Any]:
         """What must be the same for features to be comparable; written into every file."""

@@ -99,6 +99,8 @@ class ModelConfig:
         resize: pillow (bit-equal to open_clip's own transform) or torch (the same filter in less than half of the time;
             of 1296×968 pictures one value in 400 is one level off, and the map of a ViT-B/16 with random weights
             differs by a relative 0.001 to 0.0025).
+        resize_on: where pictures are resized, to the same bits: cpu, device (where the model runs, so that the cores
+            only decode them; of up to 11 megapixels, and by pillow's filter alone), or auto (device on a GPU).
         offload: where maps wait to be sampled: cpu, none (where they were made), or auto (cpu if the GPU has under
             8 GB).
         head: see HeadConfig.
@@ -118,6 +120,7 @@ class ModelConfig:
     window: int | None = None
     stride: int | None = None
     resize: str = "pillow"
+    resize_on: str = "auto"
     offload: str = "auto"
     head: HeadConfig = field(default_factory=HeadConfig)
 
@@ -130,6 +133,12 @@ class ModelConfig:
         one_of("model.preprocess", self.preprocess, PREPROCESSES)
         one_of("model.resize_mode", self.resize_mode, RESIZE_MODES)
         one_of("model.resize", self.resize, ("pillow", "torch"))
+        one_of("model.resize_on", self.resize_on, ("auto", "cpu", "device"))
+        if self.resize_on == "device" and self.resize != "pillow":
+            raise ConfigError(
+                f"model.resize_on=device model.resize={self.resize}: only pillow's filter is computed there; leave one "
+                f"of them out"
+            )
         one_of("model.offload", self.offload, ("auto", "none", "cpu"))
         at_least("model.input_size", self.input_size, 1)
         at_least("model.window", self.window, 1)

@@ -65,7 +65,7 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
     model = ClipModel(
         arch=arch_name(cfg.encoder),
         encoder=encoder,
-        preprocess=build_preprocess(cfg, encoder.card),
+        preprocess=build_preprocess(cfg, encoder.card, device),
         head=head.to(device),
         head_name=cfg.head.name,
         device=device,
@@ -99,8 +99,8 @@ def check_aspect(cfg: ModelConfig, encoder: Encoder) -> None:
         )
 
 
-def build_preprocess(cfg: ModelConfig, card: EncoderCard) -> Preprocess:
-    """How pictures enter the encoder that the card speaks of.
+def build_preprocess(cfg: ModelConfig, card: EncoderCard, device: torch.device) -> Preprocess:
+    """How pictures enter the encoder that the card speaks of, on that device.
 
     Raises:
         ConfigError: If a size is not one of whole patches.
@@ -110,14 +110,18 @@ def build_preprocess(cfg: ModelConfig, card: EncoderCard) -> Preprocess:
     for key, size in (("input_size", cfg.input_size), ("window", cfg.window), ("stride", stride)):
         if size and size % card.patch_size:
             raise ConfigError(f"model.{key}={size}: expected a multiple of {cfg.arch}'s patch size {card.patch_size}")
-    if not cfg.window or not stride:
-        return Preprocess(
-            cfg.input_size, cfg.resize_mode, card.mean, card.std, cfg.resize,
-            interpolation=interpolation(cfg, card), patch_size=card.patch_size,
-        )  # fmt: skip
-    windows = Windows(cfg.window, stride, card.patch_size)
+    there = cfg.resize == "pillow" and (cfg.resize_on == "device" or (cfg.resize_on, device.type) == ("auto", "cuda"))
+    windows = Windows(cfg.window, stride, card.patch_size) if cfg.window and stride else None
     return Preprocess(
-        cfg.input_size, "shortest", card.mean, card.std, cfg.resize, windows, interpolation=interpolation(cfg, card)
+        cfg.input_size,
+        "shortest" if windows else cfg.resize_mode,
+        card.mean,
+        card.std,
+        cfg.resize,
+        windows,
+        interpolation=interpolation(cfg, card),
+        patch_size=card.patch_size,
+        there=there,
     )
 
 

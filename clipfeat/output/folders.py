@@ -16,8 +16,8 @@ from clipfeat.system.atomic import atomic_file, sync_to_disk, temporary_path
 _FREE_KEYS = (
     "output_dir", "resume", "device", "devices", "batch_size", "num_workers", "on_bad_frame", "shard", "engine", "vis",
     "check", "uv_index", "scenes_file", "frames_per_scene", "frame_stride", "frame_selection", "model.allow_random",
-    "cache", "map_dtype", "model.offload", "report", "store", "data_root", "formats", "eval_every", "checkpoint_every",
-    "tensorboard", "train_scenes_file", "val_scenes_file",
+    "cache", "map_dtype", "model.offload", "model.resize_on", "report", "store", "data_root", "formats", "eval_every",
+    "checkpoint_every", "tensorboard", "train_scenes_file", "val_scenes_file",
 )  # fmt: skip
 
 _CAME_LATER = {
