@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from clipfeat.camera.visibility import project_frame
     from clipfeat.cli.api import extract, fuse, load_model, query
     from clipfeat.errors import ClipfeatError
+    from clipfeat.mapping.map3d import FeatureMap3D
     from clipfeat.output.dataset import FeatureDataset, collate_points
     from clipfeat.output.store import FeatureStore
     from clipfeat.sampling.bilinear import sample_img_feat
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ClipfeatError",
     "FeatureDataset",
+    "FeatureMap3D",
     "FeatureStore",
     "__version__",
     "build_uv_index",
@@ -41,6 +43,7 @@ __getattr__, _ = lazily(
         "camera.visibility": ["project_frame"],
         "cli.api": ["extract", "fuse", "load_model", "query"],
         "errors": ["ClipfeatError"],
+        "mapping.map3d": ["FeatureMap3D"],
         "output.dataset": ["FeatureDataset", "collate_points"],
         "output.store": ["FeatureStore"],
         "sampling.bilinear": ["sample_img_feat"],

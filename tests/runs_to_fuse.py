@@ -14,6 +14,7 @@ STORES = {
     "crop": ["output=grid", "model.resize_mode=crop"],
     "proj128": ["output=grid", "model/head=proj128"],
     "text": ["output=grid", "model/head=text"],
+    "vertices": ["output=npz", "sampling=mesh"],
     "depth": ["output=npz", "sampling.num_points=700"],
     "mesh": ["output=h5", "output.dtype=float16", "sampling=mesh", "sampling.num_points=2000", LABELS],
 }

@@ -27,8 +27,9 @@ ROOMS = {
     "evaluate": ("camera", "config", "data", "fusion", "model", "output", "sampling", "system", "vis"),
     "extraction": ("calibration", "camera", "config", "data", "model", "output", "sampling", "system", "vis"),
     "queries": ("config", "data", "extraction", "model", "output", "sampling", "system", "vis"),
+    "mapping": ("camera", "config", "model", "output", "queries", "sampling", "system", "vis"),
     "results": (
-        "camera", "config", "data", "extraction", "model", "output", "queries", "sampling", "system", "vis",
+        "camera", "config", "data", "extraction", "mapping", "model", "output", "queries", "sampling", "system", "vis",
     ),
     "cli": (
         "config", "data", "evaluate", "extraction", "fusion", "model", "output", "queries", "results", "sampling",

@@ -16,7 +16,7 @@ FUNCTIONS = {
     "build_uv_index", "collate_points", "extract", "fuse", "load_model", "project_frame", "query", "sample_img_feat",
     "unproject_depth",
 }  # fmt: skip
-CLASSES = {"ClipfeatError", "FeatureDataset", "FeatureStore"}
+CLASSES = {"ClipfeatError", "FeatureDataset", "FeatureMap3D", "FeatureStore"}
 
 
 def test_what_it_names_is_there():

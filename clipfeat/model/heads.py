@@ -55,6 +55,11 @@ class Head(nn.Module):
         super().__init__()
         self.width = width
 
+    @property
+    def ends_at_map(self) -> bool:
+        """Whether ``to_points`` gives back what it takes: a sampled feature is a point's feature."""
+        return type(self).to_points is Head.to_points
+
     def to_map(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, D, h, w) to (B, C, scale·h, scale·w)."""
         return tokens

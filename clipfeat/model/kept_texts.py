@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from clipfeat.config import paths
 from clipfeat.errors import ConfigError, OutputError
+from clipfeat.model.base import Model
 from clipfeat.model.pretrained import Logits
 from clipfeat.model.text import TextEncoder, fill_templates, load_text_encoder
 from clipfeat.model.weights import FOLDER, HUB, arch_name
@@ -163,6 +164,33 @@ def open_texts(
     folder = text_folder(cache)
     path = None if folder is None else folder / _file_name(arch, given, about, seed)
     return KeptTexts(load, str(about["weights_sha256"]), path)
+
+
+@dataclass(frozen=True)
+class WeightsFrom:
+    """Where a model's weights came from, so that its text tower can be had, too.
+
+    Attributes:
+        arch: as ``model.arch`` said it.
+        pretrained: as ``model.pretrained`` said it.
+        seed: of random weights.
+    """
+
+    arch: str
+    pretrained: str | None
+    seed: int
+
+    @classmethod
+    def of(cls, model: Model) -> "WeightsFrom | None":
+        """Those of a model that ``load_model`` returned; None where it does not say."""
+        cfg, seed = getattr(model, "cfg", None), getattr(model, "seed", None)
+        return None if cfg is None else cls(cfg.arch, cfg.pretrained, seed or 0)
+
+    def texts(self, about: dict[str, Any], cache: str | None = None) -> KeptTexts:
+        """The text tower of the model that ``about`` describes; see ``open_texts``."""
+        # A folder is written by its name alone; where it lies the configuration says.
+        arch = self.arch if arch_name(self.arch) == about["arch"] else str(about["arch"])
+        return open_texts(arch, self.pretrained, about, seed=self.seed, cache=cache)
 
 
 def text_folder(cache: str | None) -> Path | None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from clipfeat.errors import DataError, FrameError, OutputError
 from clipfeat.extraction.scans import Scans, read_run_config
+from clipfeat.model.kept_texts import WeightsFrom
 from clipfeat.output.files import read_meta, write_arrays
 from clipfeat.output.folders import different_keys, read_config
 from clipfeat.output.fused import FusedScene, read_fused
@@ -128,6 +129,14 @@ class Source(Protocol):
             DataError: If they can't be read.
         """
 
+    @property
+    def weights_from(self) -> WeightsFrom:
+        """Where the weights of the model that made the features came from.
+
+        Raises:
+            DataError: If nobody says it.
+        """
+
     def ask(self, prompts: Prompts) -> Iterator[Answer]:
         """Compares everything that has points.
 
@@ -170,6 +179,11 @@ class Frames:
         self._scans = None
         if cfg.heatmaps != "none":
             self._scans = Scans(store, read_run_config(store.folder, cfg.data_root).data)
+
+    @property
+    def weights_from(self) -> WeightsFrom:
+        """As the run's configuration says it."""
+        return _weights_from(self.run)
 
     def ask(self, prompts: Prompts) -> Iterator[Answer]:
         """Compares the features of each frame."""
@@ -258,8 +272,10 @@ class FusedScenes:
         self._files = {scene_id: path for scene_id, path in files.items() if scene_id in (cfg.scenes or files)}
         self.keys: list[Key] = [(scene_id, None) for scene_id in self._files]
         self.failed: dict[Key, str] = {}
-        models = {path: dict(read_meta(path).get("model") or {}) for path in self._files.values()}
+        metas = {path: read_meta(path) for path in self._files.values()}
+        models = {path: dict(meta.get("model") or {}) for path, meta in metas.items()}
         self.model = next(iter(models.values()))
+        self._told = next(iter(metas.values())).get("weights_from")  # of maps, which are of no run
         for path, model in models.items():
             if differing := different_keys(self.model, model):
                 raise DataError(
@@ -271,6 +287,8 @@ class FusedScenes:
     def run(self) -> FeatureStore:
         """The run that was fused."""
         folder = next(iter(self._files.values())).parent
+        if self._told and not self._cfg.run:
+            raise DataError(f"{folder}: maps of clipfeat-map keep no frames; give a run of the same scans, as run=…")
         try:
             path = self._cfg.run or read_config(folder)["store"]
             store = FeatureStore(path)
@@ -283,6 +301,11 @@ class FusedScenes:
         if differing := different_keys(self.model, store.model):
             raise DataError(f"run={path}: of another model than the fused scenes, in {'; '.join(differing)}")
         return store
+
+    @property
+    def weights_from(self) -> WeightsFrom:
+        """As the files say it, or the configuration of the run that was fused."""
+        return WeightsFrom(**self._told) if self._told else _weights_from(self.run)
 
     def ask(self, prompts: Prompts) -> Iterator[Answer]:
         """Compares the features of all points that a frame sees, a scene at a time."""
@@ -340,6 +363,11 @@ def notes(prompts: Prompts, model: dict[str, Any]) -> tuple[str, str]:
     against = f" against {', '.join(prompts.other_names)}" if prompts.other_names else ""
     numbers = [f"{key} {about[key]:g}" for key in ("temperature", "bias") if about[key] is not None]
     return " · ".join([f"score: {prompts.score}{against}", *numbers]), model_note(model)
+
+
+def _weights_from(store: FeatureStore) -> WeightsFrom:
+    run = read_run_config(store.folder)
+    return WeightsFrom(run.model.arch, run.model.pretrained, run.seed)
 
 
 def _answer(key: Key, scores: NDArray[np.float32]) -> Answer | None:

@@ -3,17 +3,15 @@
 import json
 import logging
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clipfeat.errors import ConfigError, DataError
-from clipfeat.extraction.scans import read_run_config
 from clipfeat.model.config import TIMM
-from clipfeat.model.kept_texts import open_texts
 from clipfeat.model.text import Texts, vectors_of
-from clipfeat.model.weights import arch_name
 from clipfeat.output.folders import make_writable, read_json, remove_files
 from clipfeat.output.store import FeatureStore
 from clipfeat.queries.answers import SCORES, Found, Key, Source, open_source, rank
@@ -50,7 +48,11 @@ def query(cfg: QueryConfig, texts: Texts | None = None) -> dict[str, Any]:
     source = open_source(cfg)
     folder = Path(cfg.output_dir or "query")
     make_writable(folder, "output_dir")
-    prompts = text_prompts(cfg, source, texts) if cfg.text else example_prompts(cfg.example, source.run)
+    prompts = (
+        text_prompts(cfg, source.model, lambda: texts or load_texts(source, cfg.text_cache))
+        if cfg.text
+        else example_prompts(cfg.example, source.run)
+    )
     answers = list(source.ask(prompts))
     if not answers:
         why = next(iter(source.failed.values()), "none of them has a point")
@@ -81,15 +83,19 @@ def query(cfg: QueryConfig, texts: Texts | None = None) -> dict[str, Any]:
     return report
 
 
-def text_prompts(cfg: QueryConfig, source: Source, texts: Texts | None = None) -> Prompts:
+def text_prompts(cfg: QueryConfig, model: Mapping[str, Any], load: Callable[[], Texts]) -> Prompts:
     """The texts as vectors of the tower that belongs to the features.
+
+    Args:
+        cfg: what is asked, and how it is scored.
+        model: ``describe()`` of the model that made the features.
+        load: gives its text tower, if texts can be asked for at all.
 
     Raises:
         ConfigError: If the features are not in the space of texts, a text can't be used, or the weights have no bias
             for ``score=sigmoid``.
         WeightsError: If the tower can't be had, or is another model's.
     """
-    model = source.model
     if str(model["arch"]).startswith(TIMM):
         raise ConfigError(
             f"text={cfg.text}: the features of {cfg.store} are of {model['arch']}, and timm's models have no text "
@@ -102,7 +108,7 @@ def text_prompts(cfg: QueryConfig, source: Source, texts: Texts | None = None) -
         )
     score = cfg.score if cfg.score != "auto" else "softmax" if cfg.against else "cosine"
     against = cfg.against if score in COMPETING else []
-    texts = texts or load_texts(source, cfg.text_cache)
+    texts = load()
     vectors = vectors_of([*cfg.text, *against], cfg.templates, texts, model, cfg.store)
     count, logits = len(cfg.text), texts.logits
     if score == "sigmoid" and logits.bias is None:
@@ -122,16 +128,13 @@ def text_prompts(cfg: QueryConfig, source: Source, texts: Texts | None = None) -
 
 
 def load_texts(source: Source, cache: str | None = None) -> Texts:
-    """The text tower of the model that made the features, with the weights that the run's configuration names.
+    """The text tower of the model that made the features.
 
     Args:
         source: of the features.
         cache: ``text_cache`` of the configuration.
     """
-    model, run = source.model, read_run_config(source.run.folder)
-    # A folder is written by its name alone; where it lies the configuration says.
-    arch = run.model.arch if arch_name(run.model.arch) == model["arch"] else model["arch"]
-    return open_texts(arch, run.model.pretrained, model, seed=run.seed, cache=cache)
+    return source.weights_from.texts(source.model, cache)
 
 
 def example_prompts(example: ExampleConfig, store: FeatureStore) -> Prompts:

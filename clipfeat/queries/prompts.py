@@ -70,24 +70,26 @@ class Prompts:
         found = np.empty((len(features), len(self.names)), np.float32)
         for rows in _slices(len(features)):
             directions = unit_directions(features[rows])
-            cosines = directions @ self.vectors.T
-            if self.score == "cosine":
-                found[rows] = np.clip(cosines, -1.0, 1.0)
-            else:
-                logits = cosines.astype(np.float64) / self.temperature - self._threshold(directions)
-                # Beyond 700 the exponential would be inf, and the score is 0 all the same.
-                found[rows] = 1.0 / (1.0 + np.exp(np.minimum(-logits, 700.0)))
+            found[rows] = self.of_cosines(directions @ self.vectors.T, directions @ self.others.T)
         return found
 
-    def _threshold(self, directions: NDArray[np.float32]) -> NDArray[np.float64] | float:
-        """The logit, of each of (N, C) or of all, at which a prompt's score is one half."""
+    def of_cosines(self, cosines: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As ``scores``, of features whose cosines with the prompts (N, P) and with the others (N, A) are known."""
+        if self.score == "cosine":
+            return np.clip(cosines, -1.0, 1.0)
+        logits = cosines.astype(np.float64) / self.temperature - self._threshold(others)
+        # Beyond 700 the exponential would be inf, and the score is 0 all the same.
+        return np.asarray(1.0 / (1.0 + np.exp(np.minimum(-logits, 700.0))), np.float32)
+
+    def _threshold(self, others: NDArray[np.float32]) -> NDArray[np.float64] | float:
+        """The logit, of each of N features or of all, at which a prompt's score is one half."""
         if self.score == "sigmoid":
             return -self.bias
-        others = (directions @ self.others.T).astype(np.float64) / self.temperature
-        largest: NDArray[np.float64] = others.max(axis=1, keepdims=True)
+        logits = others.astype(np.float64) / self.temperature
+        largest: NDArray[np.float64] = logits.max(axis=1, keepdims=True)
         if self.score == "relevancy":  # the least of the softmaxes is that against the largest
             return largest
-        return largest + np.log(np.exp(others - largest).sum(axis=1, keepdims=True))
+        return largest + np.log(np.exp(logits - largest).sum(axis=1, keepdims=True))
 
 
 def _slices(count: int) -> Iterator[slice]:

@@ -53,7 +53,7 @@ class ExportConfig:
         check_points_file("points_file", self.points_file)
 
 
-FUSED_POINTS = ("auto", "mesh", "voxel")
+FUSED_POINTS = ("auto", "mesh", "voxel", "measured")
 
 
 FUSED_FORMATS = ("openscene", "ply", "png")
@@ -66,8 +66,9 @@ class FuseConfig:
     Attributes:
         store: output_dir of clipfeat-extract.
         output_dir: folder for everything that is written; null is ``<store>/fused``.
-        points: mesh (the vertices of a scene's mesh, or any stored cloud), voxel (what the frames measured, a point a
-            voxel) or auto: mesh, and where no scene of the run has one, voxel.
+        points: mesh (the vertices of a scene's mesh, or any stored cloud), voxel (what the frames measured together, a
+            point a voxel, looked for in each frame), measured (the same voxels, of which each frame says only what it
+            measured itself, as clipfeat-map does) or auto: mesh, and where no scene of the run has one, voxel.
         points_file: PLY or npz of the mesh, with {scene} in it; null is that of the run, or ScanNet's own name below
             the data set's root.
         labels_file: a second PLY of the same vertices that carries their labels, with {scene} in it; null is that of
@@ -115,8 +116,10 @@ class FuseConfig:
         for key in ("points_file", "labels_file"):
             value = getattr(self, key)
             check_points_file(key, value)
-            if value is not None and self.points == "voxel":
+            if value is not None and self.points in ("voxel", "measured"):
                 raise ConfigError(f"{key}={value}: has no meaning with points={self.points}, leave it out")
+        if self.best_views is not None and self.points == "measured":
+            raise ConfigError(f"best_views={self.best_views}: has no meaning with points=measured, leave it out")
 
 
 @dataclass

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from clipfeat.output.folders import remove_files
 from clipfeat.output.fused import FusedScene, read_fused, write_fused, write_openscene
 from clipfeat.output.ply import UNSEEN, write_ply
-from clipfeat.results.scene_picture import scene_picture, up_axis
 from clipfeat.vis.pca import fit_pca_colors
 from clipfeat.vis.pictures import save_png
+from clipfeat.vis.scene_picture import scene_picture, up_axis
 
 _COLORED = 10_000
 """Points that colours are fitted to, and that are coloured at a time: of all points at once, the float64 copies would

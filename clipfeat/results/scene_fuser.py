@@ -1,4 +1,4 @@
-"""All frames of a scene merged onto its mesh, or onto the voxels that they measured."""
+"""All frames of a scene merged onto its mesh, or onto the voxels that they measured, together or each for itself."""
 
 import math
 import time
@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 
 from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError, FrameError
+from clipfeat.mapping.map3d import FeatureMap3D
 from clipfeat.output.fused import FusedScene
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FuseConfig
 from clipfeat.results.fused_points import mesh_pattern
-from clipfeat.results.scene_picture import up_axis
 from clipfeat.results.views import build_views
 from clipfeat.sampling.config import MeshSamplingConfig, PointsConfig
-from clipfeat.sampling.merge import BestViews, ViewMerger
+from clipfeat.sampling.merge import BestViews
 from clipfeat.sampling.point_files import read_faces
 from clipfeat.sampling.points import scene_points
 from clipfeat.sampling.voxels import VoxelCloud
 from clipfeat.system.shards import usable_cores
 from clipfeat.system.streaming import prefetch
 from clipfeat.types import FloatArray, Points
+from clipfeat.vis.scene_picture import up_axis
 
 Result = TypeVar("Result")
 
@@ -72,29 +73,32 @@ class SceneFuser:
         """
         begin = time.perf_counter()
         good = _GoodFrames(self.cfg, [(scene_id, frame_id) for frame_id in frames], progress)
-        points, faces = (
-            self._mesh(scene_id) if self.cfg.points == "mesh" else (self._voxels(scene_id, frames, good), None)
-        )
-        view_of = self._views.of(points)
-        best = None if self.cfg.best_views is None else BestViews(len(points.xyz), self.cfg.best_views)
+        faces = None
+        if self.cfg.points == "measured":
+            merged, view_of = FeatureMap3D(voxel_size=self.cfg.voxel_size), self._views.own(self.cfg.voxel_size)
+        else:
+            if self.cfg.points == "mesh":
+                given, faces = self._mesh(scene_id)
+            else:
+                given = self._voxels(scene_id, frames, good)
+            merged, view_of = FeatureMap3D(points=given), self._views.of(given)
+        best = None if self.cfg.best_views is None else BestViews(len(merged), self.cfg.best_views)
         if best is not None:
             for number, view in good.each(view_of):
                 best.add(number, view.rows, view.weight)
-        merger = None
         for number, view in good.each(view_of):
-            merger = merger or ViewMerger(len(points.xyz), view.channels)
-            view.add_to(merger, None if best is None else best.chosen(number, view.rows))
-        if merger is None or not merger.views.any():
+            merged.add_view(view, chosen=None if best is None else best.chosen(number, view.rows))
+        seen = merged.views > 0
+        if not seen.any():
             why = next(iter(good.failed.values()), "the points lie where no frame looks, or behind what it measured")
             raise DataError(f"{scene_id}: none of its {len(frames)} frames sees a point of it ({why})")
-        pts_feat = self._views.finish(merger.mean, view)
-        pts_feat[merger.views == 0] = 0
-        seen = merger.views > 0
+        pts_feat = self._views.finish(merged.features(copy=False), view)
+        pts_feat[~seen] = 0
         return FusedScene(
-            points=points,
+            points=merged.points(),
             pts_feat=_as_stored(scene_id, pts_feat, self.cfg.dtype),
-            views=merger.views,
-            weight=merger.weight.astype(np.float32),
+            views=merged.views,
+            weight=merged.weight.astype(np.float32),
             faces=faces,
             meta={
                 "scene_id": scene_id,
@@ -103,7 +107,7 @@ class SceneFuser:
                 "num_points": len(seen),
                 "num_seen": int(seen.sum()),
                 "up": self._up(scene_id, [frame_id for frame_id in frames if frame_id not in good.failed]),
-                "mean_views": round(float(merger.views[seen].mean()), 3),
+                "mean_views": round(float(merged.views[seen].mean()), 3),
                 "seconds": round(time.perf_counter() - begin, 3),
             },
         )

@@ -236,6 +236,12 @@ class Viewer:
             for frustum in self.frusta:
                 frustum.visible = self._with_cameras.value
 
+    def _load_texts(self) -> Texts:
+        if self._texts is None:
+            self._answer.content = paragraphs("Loading the text tower …")
+            self._texts = load_texts(self._source, self._cfg.text_cache)
+        return self._texts
+
     def ask(self, text: str) -> None:
         """Colours the points by how much they look like a text; what goes wrong is told on the page."""
         with self._lock:
@@ -243,11 +249,8 @@ class Viewer:
                 self._answer.content = paragraphs("Type what to look for, such as: a chair")
                 return
             try:
-                if self._texts is None:
-                    self._answer.content = paragraphs("Loading the text tower …")
-                    self._texts = load_texts(self._source, self._cfg.text_cache)
                 cfg = QueryConfig(store=self._cfg.store, text=text)
-                self._prompts = text_prompts(cfg, self._source, self._texts)
+                self._prompts = text_prompts(cfg, self._source.model, self._load_texts)
             except ClipfeatError as error:
                 self._answer.content = paragraphs(as_text(error))
                 return

@@ -1,7 +1,6 @@
 """What the frames of a store say of a scene's points: by their maps and depth, or by the features that they hold."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -13,48 +12,15 @@ from clipfeat.camera.projection import unproject_depth
 from clipfeat.camera.rules import build_rules
 from clipfeat.data.selection import FrameKey
 from clipfeat.extraction.scans import Scans
+from clipfeat.mapping.frame_view import View, view_of
 from clipfeat.output.store import FeatureStore
-from clipfeat.sampling.bilinear import sample_img_feat
-from clipfeat.sampling.colors import depth_pixel_colors
+from clipfeat.sampling.colors import depth_pixel_colors, with_picture_colors
 from clipfeat.sampling.config import PointsConfig
-from clipfeat.sampling.locate import FrameLocator
+from clipfeat.sampling.locate import FrameLocator, Locator
 from clipfeat.sampling.merge import ViewMerger
 from clipfeat.sampling.points import check_vertices
+from clipfeat.sampling.voxels import frame_voxels, in_voxels
 from clipfeat.types import FeatureMap, FloatArray, Points
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """What one frame says of a scene's points.
-
-    Attributes:
-        rows: (M,) int64 of the points that it sees, each once.
-        weight: (M,) its confidence in each, above 0.
-        features: (M, C); or the frame's map, to be sampled at ``uv``.
-        uv: (M, 2) pixels of the original colour picture, where there is a map; else None.
-    """
-
-    rows: NDArray[np.int64]
-    weight: FloatArray
-    features: FloatArray | FeatureMap
-    uv: NDArray[np.float32] | None = None
-
-    @property
-    def channels(self) -> int:
-        """C."""
-        features = self.features
-        return features.values.shape[0] if isinstance(features, FeatureMap) else features.shape[1]
-
-    def add_to(self, merger: ViewMerger, chosen: NDArray[np.bool_] | None = None) -> None:
-        """Adds the view, or the chosen (M,) of its points."""
-        pick = slice(None) if chosen is None else chosen
-        if isinstance(self.features, FeatureMap):
-            if self.uv is None:
-                raise ValueError("a map without the places of its points")
-            merger.add_map(self.features, self.rows[pick], self.uv[pick], self.weight[pick])
-        else:
-            merger.add_points(self.features[pick], self.rows[pick], self.weight[pick])
-
 
 Measured = tuple[FloatArray, NDArray[np.uint8] | None, NDArray[np.bool_] | None]
 """World points (N, 3) in metres, their colours (N, 3), if these are known, and of which (N,); None is of all."""
@@ -74,6 +40,10 @@ class Views(Protocol):
 
     def of(self, points: Points) -> Callable[[FrameKey], View]:
         """From a frame to what it says of these points; raises what ``measured`` does."""
+        ...
+
+    def own(self, size: float) -> Callable[[FrameKey], View]:
+        """From a frame to what it says of the voxels of this size that it measured; raises what ``measured`` does."""
         ...
 
     def finish(self, mean: NDArray[np.float32], view: View) -> NDArray[np.float32]:
@@ -121,6 +91,21 @@ class PointViews:
 
         return view
 
+    def own(self, size: float) -> Callable[[FrameKey], View]:
+        """Each stored point counts for the voxel that it lies in; else as ``of``."""
+
+        def view(key: FrameKey) -> View:
+            found = self.store.load(*key)
+            near, rgb = np.flatnonzero(found.conf_2d > 0), found.attributes.get("rgb")
+            points, rows = in_voxels(
+                found.xyz[near], size, str(self.store.path(*key)), None if rgb is None else rgb[near]
+            )
+            own = ViewMerger(len(points.idx), found.pts_feat.shape[1])
+            own.add_points(found.pts_feat[near], rows, found.conf_2d[near])
+            return View(points.idx, own.weight / own.views, own.mean, None, points)
+
+        return view
+
     def finish(self, mean: NDArray[np.float32], view: View) -> NDArray[np.float32]:  # noqa: ARG002
         """They are point features already."""
         return mean
@@ -159,17 +144,22 @@ class MapViews:
         known = {name: values for name, values in points.attributes.items() if name == "instance"}
         asked_for = Points(points.xyz, points.idx, known)
         locate = FrameLocator(lambda _frame, _rng: asked_for, *build_rules(self.run.camera), self.run.seed)
+        return self._through(locate, measured=False)
 
+    def own(self, size: float) -> Callable[[FrameKey], View]:
+        """The voxels' means are projected into the frame, and looked for in its depth, as any other points are."""
+        rule, mask_rule = build_rules(self.run.camera)
+        locate = FrameLocator(
+            lambda frame, _rng: frame_voxels(frame, size, rule.near, rule.far), rule, mask_rule, self.run.seed
+        )
+        return self._through(lambda frame: with_picture_colors(locate(frame), frame), measured=True)
+
+    def _through(self, locate: Locator, *, measured: bool) -> Callable[[FrameKey], View]:
         def view(key: FrameKey) -> View:
             grid = self.store.map(*key)
-            located = locate(self.scans.load(*key))
-            used = np.flatnonzero(grid.feature_map.covers(located.uv_idx) & (located.conf_2d > 0))
-            rows, weight, uv = located.points.idx[used], located.conf_2d[used], located.uv_idx[used]
             head = self.store.head_for(grid.feature_map)
-            if head.affine:
-                return View(rows, weight, grid.feature_map, uv)
-            with torch.inference_mode():
-                return View(rows, weight, head.to_points(sample_img_feat(grid.feature_map, uv)).numpy())
+            to_points = None if head.affine else lambda sampled: head.to_points(sampled).numpy()
+            return view_of(locate(self.scans.load(*key)), grid.feature_map, to_points, measured=measured)
 
         return view
 

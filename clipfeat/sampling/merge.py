@@ -1,5 +1,7 @@
 """Many views of the same points, merged: running means that need no more memory than their result."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,11 +14,15 @@ class ViewMerger:
     """The weighted mean of what several views say of each of N points.
 
     ``mean = Σ w·f / Σ w``, kept as a running mean: ``mean += (f - mean)·w / Σ w`` (West, 1979), which keeps float32
-    accurate however many views there are. Views may come in any order.
+    accurate however many views there are. Views may come in any order. With ``most`` the sum of the weights is cut to
+    it after each view, so that later ones count for more than earlier ones, which fade (the running average of Curless
+    and Levoy, 1996, with the greatest weight of KinectFusion, Newcombe et al., 2011, section 3.3); the order then
+    matters.
 
     Args:
         count: N.
         channels: C.
+        most: greatest sum of the weights of a point; None for any.
 
     Attributes:
         mean: (N, C) float32, 0 where no view has been added.
@@ -24,10 +30,19 @@ class ViewMerger:
         views: (N,) int32 how many views were added.
     """
 
-    def __init__(self, count: int, channels: int):
+    def __init__(self, count: int, channels: int, most: float | None = None):
         self.mean = np.zeros((count, channels), np.float32)
         self.weight = np.zeros(count)
         self.views = np.zeros(count, np.int32)
+        self._most = np.inf if most is None else most
+
+    def make_room(self, count: int) -> None:
+        """Makes N this, which is not less than before."""
+        self.mean, self.weight, self.views = (with_room(a, count) for a in (self.mean, self.weight, self.views))
+
+    def forget(self, rows: NDArray[np.int64]) -> None:
+        """Takes away what was said of these points."""
+        self.mean[rows], self.weight[rows], self.views[rows] = 0, 0, 0
 
     def add_map(
         self,
@@ -59,7 +74,7 @@ class ViewMerger:
             raise ValueError("uv holds NaN or inf: points behind the camera have no pixel, leave them out")
         affine = np.ascontiguousarray(feature_map.image_to_map, np.float64)
         places, own = np.ascontiguousarray(uv, np.float64), np.ascontiguousarray(weight, np.float64)
-        _add_map(cells, width, height, affine, rows, places, own, self.mean, self.weight, self.views)
+        _add_map(cells, width, height, affine, rows, places, own, self.mean, self.weight, self.views, self._most)
 
     def add_points(self, features: NDArray[np.floating], rows: NDArray[np.int64], weight: NDArray[np.floating]) -> None:
         """Adds features that are known at the points.
@@ -74,7 +89,8 @@ class ViewMerger:
         """
         self._check(rows, weight, features.shape[1])
         own = np.ascontiguousarray(weight, np.float64)
-        _add_points(np.ascontiguousarray(features, np.float32), rows, own, self.mean, self.weight, self.views)
+        values = np.ascontiguousarray(features, np.float32)
+        _add_points(values, rows, own, self.mean, self.weight, self.views, self._most)
 
     def _check(self, rows: NDArray[np.int64], weight: NDArray[np.floating], channels: int) -> None:
         count, own = self.mean.shape
@@ -86,6 +102,13 @@ class ViewMerger:
             raise ValueError(f"rows must lie in 0 to {count - 1}, got {rows.min()} to {rows.max()}")
         if len(weight) and not (np.isfinite(weight).all() and weight.min() >= 0):
             raise ValueError("weights must be finite and at least 0")
+
+
+def with_room(array: NDArray[Any], count: int) -> NDArray[Any]:
+    """A copy with so many rows, the new ones of zeros: memory that nobody has written to is not taken yet."""
+    larger = np.zeros((count, *array.shape[1:]), array.dtype)
+    larger[: len(array)] = array
+    return larger
 
 
 class BestViews:
@@ -125,6 +148,7 @@ def _add_map(
     mean: NDArray[np.float32],
     total: NDArray[np.float64],
     views: NDArray[np.int32],
+    most: float,
 ) -> None:  # pragma: no cover - compiled
     """Straight into the mean: the samples are never written down."""
     m = image_to_map
@@ -138,6 +162,7 @@ def _add_map(
         total[n] += weight[i]
         views[n] += 1
         share = np.float32(weight[i] / total[n])
+        total[n] = min(total[n], most)
         for j in range(cells.shape[1]):
             sample = wa * cells[a, j] + wb * cells[b, j] + wc * cells[c, j] + wd * cells[d, j]
             mean[n, j] += share * (sample - mean[n, j])
@@ -151,6 +176,7 @@ def _add_points(
     mean: NDArray[np.float32],
     total: NDArray[np.float64],
     views: NDArray[np.int32],
+    most: float,
 ) -> None:  # pragma: no cover - compiled
     for i in range(len(rows)):
         if not weight[i] > 0:
@@ -159,6 +185,7 @@ def _add_points(
         total[n] += weight[i]
         views[n] += 1
         share = np.float32(weight[i] / total[n])
+        total[n] = min(total[n], most)
         for j in range(features.shape[1]):
             mean[n, j] += share * (features[i, j] - mean[n, j])
 

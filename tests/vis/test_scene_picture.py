@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from clipfeat.results.scene_picture import HEIGHT, WIDTH, scene_picture, up_axis
+from clipfeat.vis.scene_picture import HEIGHT, WIDTH, scene_picture, up_axis
 
 
 def test_up_is_where_cameras_have_it():

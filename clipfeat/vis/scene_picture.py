@@ -15,8 +15,17 @@ _LARGEST_PX = 9
 
 
 def up_axis(poses: Sequence[FloatArray]) -> list[float]:
-    """Where up is in the world, by how cameras of (4, 4) poses were held; the nearest axis, as they are tilted."""
-    down = np.mean([np.asarray(pose)[:3, 1] for pose in poses], axis=0) if len(poses) else np.array([0.0, 0.0, -1.0])
+    """Where up is in the world, by how cameras of (4, 4) poses were held."""
+    return up_of(np.mean([np.asarray(pose)[:3, 1] for pose in poses], axis=0) if len(poses) else np.zeros(3))
+
+
+def up_of(down: FloatArray) -> list[float]:
+    """Where up is, by where down was on average (3,), of any length: the nearest axis, as cameras are tilted.
+
+    It is z where nothing is known (0).
+    """
+    if not np.any(down):
+        return [0.0, 0.0, 1.0]
     axis = int(np.abs(down).argmax())
     return [float(value) for value in -np.sign(down[axis]) * np.eye(3)[axis]]
 

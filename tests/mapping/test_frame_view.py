@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipfeat.results.views import View
+from clipfeat.mapping.frame_view import View
 from clipfeat.sampling.merge import ViewMerger
 from clipfeat.types import FeatureMap, resize_affine
 

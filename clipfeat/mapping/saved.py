@@ -1,0 +1,90 @@
+"""A map as a file: the npz of a fused scene, with what it needs to go on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfeat.errors import DataError
+from clipfeat.mapping.map_points import Arrays, MapPoints
+from clipfeat.output.fused import FusedScene, read_fused
+from clipfeat.sampling.voxels import VOXEL
+from clipfeat.types import Points
+from clipfeat.vis.scene_picture import up_of
+
+_STATE = ("weight_sum", "xyz_mean", "rgb_mean", "seen_last")
+"""Arrays of the file that are the map's own, beside a fused scene's: sums and means that are not rounded."""
+
+_SAID = {"scene_id", "frames", "down", "model", "weights_from", "voxel_size", "dropped"}
+"""What the meta must say."""
+
+
+@dataclass(frozen=True, eq=False)
+class SavedMap:
+    """What a file holds.
+
+    Attributes:
+        points: the N points, with their attributes.
+        features: (N, C).
+        views: (N,).
+        state: see ``MapPoints.restore``.
+        meta: all that is said of it.
+        voxel_size: edge of its voxels in metres; None where its points were given.
+    """
+
+    points: Points
+    features: NDArray[np.floating]
+    views: NDArray[np.int32]
+    state: Arrays
+    meta: dict[str, Any]
+    voxel_size: float | None
+
+
+def fused_map(points: MapPoints, about: dict[str, Any]) -> FusedScene:
+    """A map as a fused scene; ``about`` says what its meta hold beside numbers of points and views.
+
+    Raises:
+        DataError: If nothing was added yet.
+    """
+    seen = points.views > 0
+    if not seen.any():
+        raise DataError(f"{about['scene_id']}: nothing is in the map yet")
+    known = points.points()
+    attributes = known.attributes | points.state()
+    counts = {
+        "num_points": len(seen),
+        "num_seen": int(seen.sum()),
+        "mean_views": round(float(points.views[seen].mean()), 3),
+        "dropped": points.dropped,
+        "up": up_of(np.array(about["down"])),
+    }
+    return FusedScene(
+        points=Points(known.xyz, known.idx, attributes),
+        pts_feat=points.features(),
+        views=points.views.copy(),
+        weight=points.weight.astype(np.float32),
+        faces=None,
+        meta={"failed": [], "points": "measured" if VOXEL in attributes else "given"} | about | counts,
+    )
+
+
+def read_map(path: Path) -> SavedMap:
+    """Reads what ``write_fused`` wrote of a map.
+
+    Raises:
+        DataError: If it is missing, damaged or of something else.
+    """
+    fused = read_fused(path)
+    attributes = dict(fused.points.attributes)
+    state = {name: attributes.pop(name) for name in _STATE if name in attributes}
+    needed = {"weight_sum", "xyz_mean"}
+    if VOXEL in attributes:
+        state[VOXEL] = attributes[VOXEL]
+        needed.add("seen_last")
+    missing = (needed - state.keys()) | (_SAID - fused.meta.keys())
+    if missing:
+        raise DataError(f"{path}: no map that could go on (no {', '.join(sorted(missing))}); give one of clipfeat-map")
+    points = Points(state["xyz_mean"], fused.points.idx, attributes)
+    return SavedMap(points, fused.pts_feat, fused.views, state, fused.meta, fused.meta["voxel_size"])
