@@ -244,6 +244,9 @@ class FusedScenes:
         cfg: of the query.
         files: by scene.
 
+    Attributes:
+        files: by scene those that are asked.
+
     Raises:
         DataError: If there is no such scene, or the files are of different models.
     """
@@ -255,10 +258,10 @@ class FusedScenes:
         if missing:
             raise DataError(f"{cfg.store}: holds no fused scene {missing[0]}, but {', '.join(files)}")
         self._cfg = cfg
-        self._files = {scene_id: path for scene_id, path in files.items() if scene_id in (cfg.scenes or files)}
-        self.keys: list[Key] = [(scene_id, None) for scene_id in self._files]
+        self.files = {scene_id: path for scene_id, path in files.items() if scene_id in (cfg.scenes or files)}
+        self.keys: list[Key] = [(scene_id, None) for scene_id in self.files]
         self.failed: dict[Key, str] = {}
-        models = {path: dict(read_meta(path).get("model") or {}) for path in self._files.values()}
+        models = {path: dict(read_meta(path).get("model") or {}) for path in self.files.values()}
         self.model = next(iter(models.values()))
         for path, model in models.items():
             if differing := different_keys(self.model, model):
@@ -270,7 +273,7 @@ class FusedScenes:
     @property
     def run(self) -> FeatureStore:
         """The run that was fused."""
-        folder = next(iter(self._files.values())).parent
+        folder = next(iter(self.files.values())).parent
         try:
             path = self._cfg.run or read_config(folder)["store"]
             store = FeatureStore(path)
@@ -313,8 +316,8 @@ class FusedScenes:
         return drawn
 
     def _each(self, doing: str) -> Iterator[tuple[str, FusedScene]]:
-        with progress_bar(len(self._files), "scene", doing) as bar:
-            for scene_id, path in self._files.items():
+        with progress_bar(len(self.files), "scene", doing) as bar:
+            for scene_id, path in self.files.items():
                 yield scene_id, read_fused(path)
                 bar.update()
 
