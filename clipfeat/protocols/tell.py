@@ -162,7 +162,7 @@ def plot(report: Mapping[str, Any]) -> bytes:
     left.set_ylim(count - 0.5, -0.5)
     left.set_xlim(0, 100)
     left.set_xlabel("per cent", fontfamily=FONT, color=INK)
-    left.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside lower left", ncols=2)
     left.grid(axis="x", color=RULE, linewidth=0.4)
     left.spines[["top", "right"]].set_visible(False)
     confusion = np.array(report["confusion"], float)

@@ -8,6 +8,7 @@ import pytest
 from planted import PlantedTexts
 from planted_scenes import EVERY, SCENES, by_hand, labels_path, plant, redirect
 
+from clipfeat.cli.commands import evaluate_main
 from clipfeat.data.scannet200 import scannet200
 from clipfeat.errors import ConfigError, DataError
 from clipfeat.output.fused import read_fused, write_fused
@@ -273,3 +274,20 @@ def test_labels_of_a_set_without_any_of_the_names_are_refused(tmp_path, store):
     table.write_text("id,name\n1,quark\n")
     with pytest.raises(DataError, match="none of its names is one of replica's"):
         run(store, tmp_path / "out", "replica", labels_ids=str(table), labels_file=f"{store}/{{scene}}.npz")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["protocol=scannet20"], "store is not set: give the output_dir of clipfeat-fuse, as store=…"),
+        (["protocol=scannet2", "store=x"], "protocol=scannet2: expected one of scannet20, "),
+        (["protocol=replica", "store=x", "rules.unsean=wrong"], "rules.unsean: no such key; did you mean rules.unseen"),
+        (["protocol=replica", "store=nowhere"], "nowhere: "),
+        (["store=x"], "store: no such key"),
+    ],
+)
+def test_the_command_says_in_a_line_what_is_wrong(run_main, words, message):
+    code, err = run_main(evaluate_main, *words)
+    assert code == 1
+    assert err.startswith(f"clipfeat: {message}")
+    assert err.count("\n") == 1
