@@ -56,7 +56,11 @@ def over_scenes(scenes: Mapping[str, Any]) -> str:
     if scenes["of"] == "protocol":
         return f"{found} of {scenes['wanted']} scenes"
     of = {"store": "all of the store", "scenes_file": "of scenes_file", "scenes": "that were named"}[scenes["of"]]
-    return f"{found} scenes, {of}" if found == scenes["wanted"] else f"{found} of {scenes['wanted']} scenes, {of}"
+    return (
+        f"{found} scene{'s' * (found != 1)}, {of}"
+        if found == scenes["wanted"]
+        else f"{found} of {scenes['wanted']} scenes, {of}"
+    )
 
 
 def numbers_table(report: Mapping[str, Any]) -> str:
