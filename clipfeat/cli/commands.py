@@ -5,6 +5,7 @@ Only what composing needs is imported at the top, so that ``--help`` and ``--cfg
 
 import argparse
 import logging
+import re
 import signal
 import sys
 import time
@@ -16,6 +17,7 @@ from clipfeat.cli.run import EXIT_ERROR, add_version, run_command, set_up_proces
 from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.fusion.config import FitHeadConfig, TrainConfig
+from clipfeat.protocols.config import ProtocolConfig
 from clipfeat.queries.config import QueryConfig
 from clipfeat.results.config import ExportConfig, FuseConfig, PicturesConfig
 from clipfeat.system.collector import uncollected
@@ -169,8 +171,11 @@ def _draw(cfg: PicturesConfig) -> None:
 
 @pipe_may_close()
 def evaluate_main() -> None:
-    """Entry point of ``clipfeat-evaluate``."""
-    run_command("evaluate", _evaluate)
+    """Entry point of ``clipfeat-evaluate``: of features of frames, or with ``protocol=…`` of fused scenes."""
+    if any(re.match(r"\+{0,2}protocol=", word) for word in sys.argv[1:]):
+        run_command("protocol", _evaluate_protocol)
+    else:
+        run_command("evaluate", _evaluate)
 
 
 def _evaluate(cfg: EvaluateConfig) -> None:
@@ -178,6 +183,13 @@ def _evaluate(cfg: EvaluateConfig) -> None:
     from clipfeat.evaluate.table import brief
 
     print(brief(evaluate(cfg)["rows"]))
+
+
+def _evaluate_protocol(cfg: ProtocolConfig) -> None:
+    from clipfeat.protocols.run import evaluate_protocol
+    from clipfeat.protocols.tell import numbers_table
+
+    print(numbers_table(evaluate_protocol(cfg)))
 
 
 @pipe_may_close()

@@ -23,7 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from clipfeat.cli.explain import explain, of_launcher
 from clipfeat.cli.flags import FlagError
-from clipfeat.cli.main import EXIT_USAGE, own_version, program
+from clipfeat.cli.keys import command_of
+from clipfeat.cli.main import EXIT_USAGE, own_version
 from clipfeat.cli.schemas import COMMANDS, register_schemas, store_shared
 from clipfeat.cli.typed import for_hydra
 from clipfeat.config.folder import config_dir
@@ -60,7 +61,9 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
 
     def task(cfg: DictConfig) -> None:
         if not issubclass(OmegaConf.get_type(cfg) or dict, COMMANDS[config_name]):
-            raise ConfigError(f"--config-name={HydraConfig.get().job.config_name}: is not for {program(config_name)}")
+            raise ConfigError(
+                f"--config-name={HydraConfig.get().job.config_name}: is not for {command_of(config_name)}"
+            )
         expand_home(cfg)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             cfg.output_dir = str(Path(cfg.output_dir) / sweep_folder(HydraConfig.get().overrides.task))

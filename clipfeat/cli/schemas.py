@@ -12,6 +12,7 @@ from clipfeat.data.config import LAYOUTS
 from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.fusion.config import FitHeadConfig, TrainConfig
+from clipfeat.protocols.config import ProtocolConfig
 from clipfeat.queries.config import QueryConfig
 from clipfeat.results.config import ExportConfig, FuseConfig, PicturesConfig
 from clipfeat.sampling.config import MeshSamplingConfig
@@ -25,9 +26,11 @@ COMMANDS: dict[str, type[Any]] = {
     "train": TrainConfig,
     "vis": PicturesConfig,
     "evaluate": EvaluateConfig,
+    "protocol": ProtocolConfig,
     "fit-head": FitHeadConfig,
 }
-"""What each primary configuration holds: those of ``clipfeat-<name>``, and composer's."""
+"""What each primary configuration holds: those of ``clipfeat-<name>``, composer's, and that of
+``clipfeat-evaluate protocol=…``."""
 
 
 def _schemas() -> Iterator[tuple[str | None, str, type[Any]]]:
