@@ -26,7 +26,6 @@ from clipfeat.errors import FrameError
 from clipfeat.extraction.prepare import Failed, Prepared
 from clipfeat.model.base import Model
 from clipfeat.model.batches import fetch
-from clipfeat.output.files import AnyFeatures
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.records import done_record
 from clipfeat.output.run_folder import RunFolder
@@ -40,6 +39,9 @@ from clipfeat.types import FeatureMap, PointFeatures
 from clipfeat.vis.pictures import Pictures, SampledFrame
 
 MAX_LANES = 16
+
+Features = PointFeatures | SegmentFrame | FeatureMap
+"""What a lane makes of a frame, for who writes it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,22 +119,23 @@ class Lane:
         with ExitStack() as unless_written:
             unless_written.callback(self.buffers.put, buffer)  # or the other lanes would wait for it for ever
             features = self._features(frame, feature_map, buffer)
-            picture = self._picture(frame, feature_map, features)
+            picture = self._picture(frame, features)
             meta = frame_meta(frame, feature_map.image_to_map) | self.about
             written = self.writers.submit(self._write, frame, features, meta, picture, buffer)
             unless_written.pop_all()  # the writer gives it back
             return written
 
-    def _features(self, frame: Prepared, feature_map: FeatureMap, buffer: PageBuffer) -> AnyFeatures:
+    def _features(self, frame: Prepared, feature_map: FeatureMap, buffer: PageBuffer) -> Features:
+        """What a writer makes a file of; of a map as it is, it finds the places of the points itself."""
         if self.folder.holds == "map":
-            return self.keep(frame, feature_map)
+            return feature_map
         if frame.segments is not None:
             return self.pool(frame, feature_map, frame.segments)
         return self.sample(frame, feature_map, buffer)
 
-    def _picture(self, frame: Prepared, feature_map: FeatureMap, features: AnyFeatures) -> SampledFrame | None:
+    def _picture(self, frame: Prepared, features: Features) -> SampledFrame | None:
         scene_id, frame_id = frame.key
-        rows = self.pictures.choose(scene_id, frame_id, len(features.pts_idx))
+        rows = self.pictures.choose(scene_id, frame_id, len(frame.located.uv_idx))
         if rows is None:  # its pixels may never be needed
             return None
         with self.stopwatch.stage("picture", frame.seconds):
@@ -141,14 +144,14 @@ class Lane:
             elif isinstance(features, SegmentFrame):
                 chosen = features.take(rows).features()
             else:
-                chosen = self.sample(dataclasses.replace(frame, located=frame.located.take(rows)), feature_map)
+                chosen = self.sample(dataclasses.replace(frame, located=frame.located.take(rows)), features)
             path = self.folder.picture_path(scene_id, frame_id)
             return self.pictures.sample(scene_id, frame_id, frame.frame.image, chosen, path)
 
     def _write(
         self,
         frame: Prepared,
-        features: AnyFeatures,
+        features: Features,
         meta: dict[str, Any],
         picture: SampledFrame | None,
         buffer: PageBuffer,
@@ -157,7 +160,8 @@ class Lane:
         scene_id, frame_id = frame.key
         try:
             with self.stopwatch.stage("write", frame.seconds):
-                size = self.folder.write(scene_id, frame_id, features, meta)
+                whole = keep(frame, features) if isinstance(features, FeatureMap) else features
+                size = self.folder.write(scene_id, frame_id, whole, meta)
         finally:
             self.buffers.put(buffer)
         self.folder.append_record(done_record(scene_id, frame_id, meta, size, frame.seconds))
@@ -188,10 +192,6 @@ class Lane:
             clip_global=_global(feature_map),
         )
 
-    def keep(self, frame: Prepared, feature_map: FeatureMap) -> GridFrame:
-        """The map and the places of a frame's visible points in it; nothing is sampled."""
-        return GridFrame(feature_map=feature_map, **_places(frame))
-
     def pool(self, frame: Prepared, feature_map: FeatureMap, segments: Segments) -> SegmentFrame:
         """The map's mean over each segment, and the places of a frame's visible points."""
         with self.stopwatch.stage("sample", frame.seconds):
@@ -209,6 +209,11 @@ class Lane:
         record = {"scene_id": scene_id, "frame_id": frame_id, "status": "failed", "why": str(failed.error)}
         self.folder.append_record(record)
         return failed
+
+
+def keep(frame: Prepared, feature_map: FeatureMap) -> GridFrame:
+    """The map and the places of a frame's visible points in it; nothing is sampled."""
+    return GridFrame(feature_map=feature_map, **_places(frame))
 
 
 def _global(feature_map: FeatureMap) -> NDArray[np.float32] | None:

@@ -31,12 +31,11 @@ def alike(kinds: Iterable[Hashable]) -> list[list[int]]:
 
 
 def joined(batches: Sequence[Batch]) -> list[Batch]:
-    """Batches of things of one shape as one each."""
+    """Batches of things of one shape as one each, in which they are in order."""
     found = []
     for same in alike(batch.values.shape[1:] for batch in batches):
         parts = [batches[place] for place in same]
-        places = [place for part in parts for place in part.places]
-        found.append(Batch(places, parts[0].values if len(parts) == 1 else torch.cat([p.values for p in parts])))
+        found += parts if len(parts) == 1 else stacked(dict(sorted(by_place(parts).items())))
     return found
 
 
@@ -59,7 +58,7 @@ def in_order(batches: Iterable[Batch]) -> list[torch.Tensor]:
 
 
 def fetch(maps: Sequence[FeatureMap], *, half: bool = False, stay: bool = False) -> list[tuple[FeatureMap, bool]]:
-    """Maps for the host, and whether each holds finite numbers alone. For a GPU's is waited once, and not for each.
+    """Maps for the host, and whether each holds finite numbers alone. A GPU is waited for once, and not for each.
 
     Args:
         maps: of a batch, all where the same model has made them.

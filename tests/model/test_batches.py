@@ -10,7 +10,7 @@ def test_batches_are_joined_by_size_and_things_are_found_at_their_places():
     assert alike("abac") == [[0, 2], [1], [3]]
     small, large = torch.arange(6).view(3, 2), torch.arange(8).view(2, 4)
     batches = joined([Batch([4, 0], small[:2]), Batch([1, 3], large), Batch([2], small[2:])])
-    assert [batch.places for batch in batches] == [[4, 0, 2], [1, 3]]
+    assert [batch.places for batch in batches] == [[0, 2, 4], [1, 3]]
     assert batches[1].values is large  # nothing is copied that is alone
     assert [one.tolist() for one in in_order(batches)] == [[2, 3], [0, 1, 2, 3], [4, 5], [4, 5, 6, 7], [0, 1]]
 
