@@ -12,6 +12,7 @@ from clipfeat.data.config import LAYOUTS
 from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.fusion.config import FitHeadConfig, TrainConfig
+from clipfeat.mapping.config import MapConfig
 from clipfeat.queries.config import QueryConfig
 from clipfeat.results.config import ExportConfig, FuseConfig, PicturesConfig
 from clipfeat.sampling.config import MeshSamplingConfig
@@ -26,6 +27,7 @@ COMMANDS: dict[str, type[Any]] = {
     "vis": PicturesConfig,
     "evaluate": EvaluateConfig,
     "fit-head": FitHeadConfig,
+    "map": MapConfig,
 }
 """What each primary configuration holds: those of ``clipfeat-<name>``, and composer's."""
 

@@ -3,11 +3,10 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from clipfeat.data.base import Dataset
 from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError, FrameError
 from clipfeat.model.preprocess import Preprocess
@@ -15,6 +14,13 @@ from clipfeat.output.summary import Stopwatch, status_counts
 from clipfeat.sampling.colors import with_picture_colors
 from clipfeat.sampling.locate import Located, Locator
 from clipfeat.types import Frame, PointStatus
+
+
+class FrameSource(Protocol):
+    """Where frames come from: a ``Dataset``, or anything else that reads them."""
+
+    def load(self, scene_id: str, frame_id: int) -> Frame:
+        """See ``Dataset``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +76,7 @@ class FramePreparer:
         stopwatch: of the run.
     """
 
-    dataset: Dataset
+    dataset: FrameSource
     locate: Locator
     preprocess: Preprocess
     network_input: Callable[[Frame], Any]
