@@ -1,10 +1,11 @@
-"""Stops clipfeat-extract at random moments, resumes it, and compares the end with that of a run left in peace.
+"""Stops clipfeat-extract, or -map, at random moments, resumes it, and compares the end with a run left in peace.
 
     python scripts/kill_test.py                         kill -9, 50 times, in rendered rooms with a small random model
     python scripts/kill_test.py --how int               Ctrl-C; or term, as kill and SLURM send it
     python scripts/kill_test.py --how full              the disk fills up (a tmpfs in a namespace of its own; Linux)
     python scripts/kill_test.py output=h5 vis=tsne      overrides as for clipfeat-extract
     python scripts/kill_test.py --true-every 0 devices=2 model.arch=ViT-S-32-alt    several processes
+    python scripts/kill_test.py --command map           clipfeat-map, which writes its map after every frame here
 
 Processes that a run starts know only open_clip's own models, and not the small one of this script.
 
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kills.checks import WrongError, check_equal, check_whole
+from kills.checks import WrongError, check_equal, check_equal_maps, check_whole, check_whole_maps
 
 # What is slow to import is imported in warm_up: processes that draw import this file too.
 
@@ -38,14 +39,42 @@ ARCH = "clipfeat-kill-ViT"
 SMALL = (
     "data=demo", "data.num_scenes=3", "data.num_frames=12", "data.lost_poses=1", "data.mesh_spacing=0.2",
     "data.color_size=[648,484]", "data.depth_size=[320,240]", f"model.arch={ARCH}", "model.pretrained=null",
-    "model/head=proj128", "sampling.num_points=4000", "vis=pca", "vis.max_frames=4", "vis.dpi=60", "num_workers=2",
+    "model/head=proj128", "num_workers=2",
     "batch_size=1",  # or the last digit of a feature depends on which frames shared its batch
 )  # fmt: skip
 SIGNALS = {"kill": signal.SIGKILL, "int": signal.SIGINT, "term": signal.SIGTERM}
 TRUE_COMMAND = (
     "import sys, open_clip; open_clip.add_model_config(sys.argv.pop(1)); "
-    "from clipfeat.cli.commands import extract_main; extract_main()"
+    "from clipfeat.cli import commands; getattr(commands, sys.argv.pop(1))()"
 )
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is stopped.
+
+    Attributes:
+        main: its entry point in clipfeat.cli.commands.
+        small: overrides that make it short, beside ``SMALL``.
+        whole: looks whether its folder is whole, see ``check_whole``.
+        equal: compares two of its folders, see ``check_equal``.
+    """
+
+    main: str
+    small: tuple[str, ...]
+    whole: Callable[..., tuple[int, int]]
+    equal: Callable[[Path, Path], None]
+
+
+COMMANDS = {
+    "extract": Command(
+        "extract_main",
+        ("sampling.num_points=4000", "vis=pca", "vis.max_frames=4", "vis.dpi=60"),
+        check_whole,
+        check_equal,
+    ),
+    "map": Command("map_main", ("save_every_s=0", "voxel_size=0.1"), check_whole_maps, check_equal_maps),
+}
 
 PATIENCE_S = 120.0
 
@@ -73,14 +102,16 @@ class Bench:
 
     Attributes:
         work: folder for everything; the architecture is in arch/ below it.
+        command: what is run.
         arguments: overrides of every run.
     """
 
     work: Path
+    command: Command
     arguments: list[str]
 
     def run(self, folder: Path, *, forked: bool, stop_after: float | None = None, stop: Callable[[int], None]) -> Ended:
-        """Runs clipfeat-extract into a folder, calls ``stop`` with its process id after some seconds, and waits.
+        """Runs the command into a folder, calls ``stop`` with its process id after some seconds, and waits.
 
         Forked runs start in milliseconds: all that they import is here already. The others are the true command, whose
         first seconds are Python's and torch's.
@@ -119,8 +150,9 @@ class Bench:
                 os.dup2(file.fileno(), 2)
             if not forked:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
-                os.execv(sys.executable, [sys.executable, "-c", TRUE_COMMAND, str(self.work / "arch"), *arguments])  # noqa: S606
-            _run_here(arguments)
+                program = [sys.executable, "-c", TRUE_COMMAND, str(self.work / "arch"), self.command.main]
+                os.execv(sys.executable, [*program, *arguments])  # noqa: S606
+            _run_here(self.command.main, arguments)
         except KeyboardInterrupt:
             os._exit(130)  # before clipfeat began
         except BaseException:  # noqa: BLE001 - whatever it is, it must not go on as a second kill_test
@@ -129,14 +161,15 @@ class Bench:
 
 
 def warm_up(work: Path) -> None:
-    """Imports what clipfeat-extract imports, and makes the small architecture known.
+    """Imports what the commands import, and makes the small architecture known.
 
     Nothing is computed here: torch's threads do not survive a fork.
     """
     import open_clip
 
     import clipfeat.cli.commands
-    import clipfeat.extraction.extract  # noqa: F401 - for the runs that are forked
+    import clipfeat.extraction.extract
+    import clipfeat.mapping.run  # noqa: F401 - for the runs that are forked
 
     (work / "arch").mkdir()
     config = {
@@ -148,13 +181,13 @@ def warm_up(work: Path) -> None:
     open_clip.add_model_config(work / "arch")
 
 
-def _run_here(arguments: list[str]) -> NoReturn:
-    from clipfeat.cli.commands import extract_main
+def _run_here(main: str, arguments: list[str]) -> NoReturn:
+    from clipfeat.cli import commands
 
-    sys.argv = ["clipfeat-extract", *arguments]
+    sys.argv = [f"clipfeat-{main.removesuffix('_main')}", *arguments]
     code: Any = 0
     try:
-        extract_main()
+        getattr(commands, main)()
         sys.stderr.flush()
     except SystemExit as end:
         code = end.code
@@ -240,7 +273,7 @@ def stop_and_resume(bench: Bench, how: str, kills: int, seed: int, true_every: i
             raise WrongError(f"a run in peace ended with {ended.code}: {ended.text}")
         seconds[forked] = ended.seconds
         if again.exists():
-            check_equal(again, peaceful)
+            bench.command.equal(again, peaceful)
     print(", ".join(f"{'forked' if forked else 'true command'} {s:.1f} s" for forked, s in seconds.items()), flush=True)
     if how == "full":
         size = 2 * sum(path.stat().st_size for path in peaceful.rglob("*"))
@@ -256,8 +289,8 @@ def stop_and_resume(bench: Bench, how: str, kills: int, seed: int, true_every: i
         ended = bench.run(folder, forked=forked, stop_after=moment, stop=stop_by(how, rng, disk))
         (disk / "ballast").unlink(missing_ok=True)
         if ended.code == 0:
-            check_whole(folder, temporaries=False)
-            check_equal(folder, peaceful)
+            bench.command.whole(folder, temporaries=False)
+            bench.command.equal(folder, peaceful)
             shutil.rmtree(folder)
             finished += 1
             if from_nothing:
@@ -268,7 +301,8 @@ def stop_and_resume(bench: Bench, how: str, kills: int, seed: int, true_every: i
             raise WrongError(f"exit code {ended.code}: {ended.text}")
         check_stop(ended, how)
         stops += 1
-        features, pictures = check_whole(folder, temporaries=how in ("kill", "term")) if folder.exists() else (0, 0)
+        temporaries = how in ("kill", "term")
+        features, pictures = bench.command.whole(folder, temporaries=temporaries) if folder.exists() else (0, 0)
         what = "forked" if forked else "true command"
         print(f"stop {stops}: {what}, after {moment:.2f} s; {features} frames and {pictures} pictures, all whole")
         if how != "kill":
@@ -279,6 +313,7 @@ def stop_and_resume(bench: Bench, how: str, kills: int, seed: int, true_every: i
 def main(arguments: Sequence[str]) -> int:
     """Parses the command line and runs the test."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--command", choices=COMMANDS, default="extract")
     parser.add_argument("--how", choices=("kill", "int", "term", "full"), default="kill")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
@@ -296,7 +331,8 @@ def main(arguments: Sequence[str]) -> int:
     disk = work / "disk"
     disk.mkdir()
     warm_up(work)
-    bench = Bench(work, [*SMALL, f"data.root={work / 'scans'}", *options.overrides])
+    stopped = COMMANDS[options.command]
+    bench = Bench(work, stopped, [*SMALL, *stopped.small, f"data.root={work / 'scans'}", *options.overrides])
     try:
         stop_and_resume(bench, options.how, options.kills, options.seed, options.true_every, disk)
     except WrongError as error:

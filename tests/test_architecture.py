@@ -27,7 +27,9 @@ ROOMS = {
     "evaluate": ("camera", "config", "data", "fusion", "model", "output", "sampling", "system", "vis"),
     "extraction": ("calibration", "camera", "config", "data", "model", "output", "sampling", "system", "vis"),
     "queries": ("config", "data", "extraction", "model", "output", "sampling", "system", "vis"),
-    "mapping": ("camera", "config", "model", "output", "queries", "sampling", "system", "vis"),
+    "mapping": (
+        "camera", "config", "data", "extraction", "model", "output", "queries", "sampling", "system", "vis",
+    ),
     "protocols": (
         "config", "data", "evaluate", "fusion", "model", "output", "queries", "sampling", "system", "vis",
     ),
@@ -35,7 +37,8 @@ ROOMS = {
         "camera", "config", "data", "extraction", "mapping", "model", "output", "queries", "sampling", "system", "vis",
     ),
     "cli": (
-        "config", "data", "evaluate", "extraction", "fusion", "model", "output", "protocols", "queries", "results",
+        "config", "data", "evaluate", "extraction", "fusion", "mapping", "model", "output", "protocols", "queries",
+        "results",
         "sampling", "system",
     ),
 }  # fmt: skip

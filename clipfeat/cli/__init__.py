@@ -11,6 +11,7 @@ __getattr__, __all__ = lazily(
         "fit_head_main",
         "fuse_main",
         "inspect_main",
+        "map_main",
         "query_main",
         "report_main",
         "train_main",

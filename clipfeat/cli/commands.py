@@ -17,6 +17,7 @@ from clipfeat.cli.run import EXIT_ERROR, add_version, run_command, set_up_proces
 from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.fusion.config import FitHeadConfig, TrainConfig
+from clipfeat.mapping.config import MapConfig
 from clipfeat.protocols.config import ProtocolConfig
 from clipfeat.queries.config import QueryConfig
 from clipfeat.results.config import ExportConfig, FuseConfig, PicturesConfig
@@ -105,6 +106,18 @@ def _fuse(cfg: FuseConfig) -> None:
     from clipfeat.results.fuse import fuse
 
     fuse(cfg)
+
+
+@pipe_may_close()
+def map_main() -> None:
+    """Entry point of ``clipfeat-map``."""
+    run_command("map", _map)
+
+
+def _map(cfg: MapConfig) -> None:
+    from clipfeat.mapping.run import make_maps
+
+    make_maps(cfg)
 
 
 @pipe_may_close()
@@ -225,6 +238,7 @@ def view_main() -> None:
             print(f"clipfeat: {arguments.path} is shown at {viewer.url} until Ctrl-C", flush=True)
             while True:  # what comes right before a wait without an end would not be noticed in it
                 time.sleep(1)
+                viewer.refresh()
         except KeyboardInterrupt:
             print("clipfeat: the viewer has ended")
         finally:

@@ -15,6 +15,7 @@ SUBCOMMANDS = {
     "extract": ("clipfeat.cli.commands:extract_main", "posed RGB-D scans to per-point CLIP features: begin here"),
     "export": ("clipfeat.cli.commands:export_main", "the features of a run in the files that other projects read"),
     "fuse": ("clipfeat.cli.commands:fuse_main", "all frames of a scene merged onto its mesh, or onto voxels"),
+    "map": ("clipfeat.cli.commands:map_main", "a map of a scene that grows frame by frame while it is recorded"),
     "query": ("clipfeat.cli.commands:query_main", "where frames, or fused scenes, look like a text or an example"),
     "vis": ("clipfeat.cli.commands:vis_main", "the pictures of a run, drawn from its features without the model"),
     "inspect": ("clipfeat.cli.commands:inspect_main", "what is in a folder, and whether it is whole"),

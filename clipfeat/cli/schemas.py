@@ -12,6 +12,7 @@ from clipfeat.data.config import LAYOUTS
 from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.fusion.config import FitHeadConfig, TrainConfig
+from clipfeat.mapping.config import MapConfig
 from clipfeat.protocols.config import ProtocolConfig
 from clipfeat.queries.config import QueryConfig
 from clipfeat.results.config import ExportConfig, FuseConfig, PicturesConfig
@@ -28,6 +29,7 @@ COMMANDS: dict[str, type[Any]] = {
     "evaluate": EvaluateConfig,
     "protocol": ProtocolConfig,
     "fit-head": FitHeadConfig,
+    "map": MapConfig,
 }
 """What each primary configuration holds: those of ``clipfeat-<name>``, composer's, and that of
 ``clipfeat-evaluate protocol=…``."""

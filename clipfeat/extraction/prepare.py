@@ -3,11 +3,10 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from clipfeat.data.base import Dataset
 from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError, FrameError
 from clipfeat.model.preprocess import Preprocess
@@ -16,6 +15,13 @@ from clipfeat.sampling.colors import with_picture_colors
 from clipfeat.sampling.locate import Located, Locator
 from clipfeat.sampling.segments import Segments
 from clipfeat.types import Frame, PointStatus
+
+
+class FrameSource(Protocol):
+    """Where frames come from: a ``Dataset``, or anything else that reads them."""
+
+    def load(self, scene_id: str, frame_id: int) -> Frame:
+        """See ``Dataset``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +80,7 @@ class FramePreparer:
         segments: parts the picture of a frame, if features are pooled over its segments.
     """
 
-    dataset: Dataset
+    dataset: FrameSource
     locate: Locator
     preprocess: Preprocess
     network_input: Callable[[Frame], Any]

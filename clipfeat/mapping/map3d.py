@@ -58,7 +58,6 @@ class FeatureMap3D:
     Attributes:
         scene_id: see above.
         voxel_size: see above; None where the points were given.
-        frames: numbers of the frames that were added, in that order.
         about: ``describe()`` of the model; empty where nobody said it.
 
     Raises:
@@ -82,7 +81,7 @@ class FeatureMap3D:
     ):
         self.scene_id = scene_id
         self.voxel_size = voxel_size if points is None else None
-        self.frames: list[int] = []
+        self._frames: dict[int, None] = {}  # in order, and soon found
         self._points: MapPoints = (
             VoxelPoints(voxel_size, max_weight, max_points, torch.device(device), dtype)
             if points is None
@@ -118,6 +117,11 @@ class FeatureMap3D:
             self.about = about
             self._asker.weights = WeightsFrom.of(model) or self._asker.weights
         self._model = model
+
+    @property
+    def frames(self) -> list[int]:
+        """Numbers of the frames that were added, in that order."""
+        return list(self._frames)
 
     def __len__(self) -> int:
         return len(self._points)
@@ -173,7 +177,7 @@ class FeatureMap3D:
             FrameError: If it can't be used; the map is as before.
             ConfigError: If the map has no model, or ``max_points`` is less than what one frame sees.
         """
-        frame_id = max(self.frames, default=-1) + 1 if frame_id is None else frame_id
+        frame_id = max(self._frames, default=-1) + 1 if frame_id is None else frame_id
         where = f"{self.scene_id} frame {frame_id}"
         image = np.asarray(rgb)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -260,11 +264,11 @@ class FeatureMap3D:
             ConfigError: If ``max_points`` is less than what it sees.
         """
         with self._lock:
-            if frame is not None and frame.frame_id in self.frames:
+            if frame is not None and frame.frame_id in self._frames:
                 raise FrameError(f"{self.scene_id} frame {frame.frame_id}: is in the map already")
             self._points.add(view, chosen)
             if frame is not None:
-                self.frames.append(frame.frame_id)
+                self._frames[frame.frame_id] = None
                 self._down += frame.cam_to_world[:3, 1]
             return len(view.rows)
 
@@ -334,7 +338,7 @@ class FeatureMap3D:
             weights = self._asker.weights
             state = {
                 "scene_id": self.scene_id,
-                "frames": list(self.frames),
+                "frames": self.frames,
                 "voxel_size": self.voxel_size,
                 "down": self._down.tolist(),
                 "model": self.about,
@@ -364,7 +368,7 @@ class FeatureMap3D:
         found = cls(None, **{"scene_id": str(saved.meta["scene_id"])} | options)
         found._points.restore(saved.features, saved.views, saved.state)
         found._points.dropped = int(saved.meta["dropped"])
-        found.frames = [int(frame) for frame in saved.meta["frames"]]
+        found._frames = dict.fromkeys(saved.meta["frames"])
         found._down = np.array(saved.meta["down"], np.float64)
         found.about = dict(saved.meta["model"])
         told = saved.meta["weights_from"]
@@ -388,12 +392,12 @@ class FeatureMap3D:
             raise DataError(f"{self.scene_id}: the other map is of another model, in {'; '.join(differing)}")
         if self.voxel_size != other.voxel_size:
             raise DataError(f"{self.scene_id}: voxel_size={self.voxel_size} here and {other.voxel_size} there")
-        if both := sorted(set(self.frames) & set(other.frames)):
+        if both := sorted(self._frames.keys() & other._frames.keys()):
             raise DataError(
                 f"{self.scene_id}: frame {both[0]} is in both maps ({len(both)} are), and would count twice"
             )
         first, second = sorted((self, other), key=id)  # or two that merge each other would wait for ever
         with first._lock, second._lock:
             self._points.merge(other._points)
-            self.frames += other.frames
+            self._frames |= other._frames
             self._down += other._down

@@ -17,7 +17,8 @@ _FREE_KEYS = (
     "output_dir", "resume", "device", "devices", "batch_size", "num_workers", "on_bad_frame", "shard", "engine", "vis",
     "check", "uv_index", "scenes_file", "frames_per_scene", "frame_stride", "frame_selection", "model.allow_random",
     "cache", "map_dtype", "model.offload", "model.resize_on", "report", "store", "data_root", "formats", "eval_every",
-    "checkpoint_every", "tensorboard", "train_scenes_file", "val_scenes_file",
+    "checkpoint_every", "tensorboard", "train_scenes_file", "val_scenes_file", "source", "save_every_s", "picture",
+    "text", "poll_s", "idle_s", "retry_s",
 )  # fmt: skip
 
 _CAME_LATER = {

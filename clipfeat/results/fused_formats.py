@@ -3,31 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from clipfeat.mapping.scene_colors import pca_rgb
 from clipfeat.output.folders import remove_files
 from clipfeat.output.fused import FusedScene, read_fused, write_fused, write_openscene
-from clipfeat.output.ply import UNSEEN, write_ply
-from clipfeat.vis.pca import fit_pca_colors
+from clipfeat.output.ply import write_ply
 from clipfeat.vis.pictures import save_png
 from clipfeat.vis.scene_picture import scene_picture, up_axis
-
-_COLORED = 10_000
-"""Points that colours are fitted to, and that are coloured at a time: of all points at once, the float64 copies would
-take more memory than the fusion."""
-
-
-def pca_rgb(fused: FusedScene) -> NDArray[np.uint8]:
-    """Colours (N, 3) of a scene's points: the principal components of the features; grey where nothing is seen."""
-    rgb = np.full((len(fused.views), 3), UNSEEN, np.uint8)
-    rows = np.flatnonzero(fused.seen)
-    fitted = np.random.default_rng(0).permutation(rows)[:_COLORED]
-    colors = fit_pca_colors(fused.pts_feat[fitted])
-    for begin in range(0, len(rows), _COLORED):
-        some = rows[begin : begin + _COLORED]
-        rgb[some] = np.round(255 * colors.colors(fused.pts_feat[some]))
-    return rgb
 
 
 def _write_pca_ply(path: Path, fused: FusedScene) -> int:
@@ -36,12 +17,12 @@ def _write_pca_ply(path: Path, fused: FusedScene) -> int:
         f"clipfeat: {fused.meta['scene_id']}, features in PCA colours, grey where no frame sees the point",
         f"{model['arch']} {model['head']} weights={model['weights']}",
     ]
-    return write_ply(path, fused.points.xyz, pca_rgb(fused), fused.faces, comments)
+    return write_ply(path, fused.points.xyz, pca_rgb(fused.pts_feat, fused.seen), fused.faces, comments)
 
 
 def _write_png(path: Path, fused: FusedScene) -> int:
     up = fused.meta.get("up") or up_axis([])
-    picture = scene_picture(fused.points.xyz, pca_rgb(fused), up, fused.points.xyz[fused.seen])
+    picture = scene_picture(fused.points.xyz, pca_rgb(fused.pts_feat, fused.seen), up, fused.points.xyz[fused.seen])
     save_png(picture, path)
     return path.stat().st_size
 

@@ -69,12 +69,13 @@ def _inspect_fused(folder: Path, *, verify: bool) -> Inspection:
             broken.append(f"{scene_id}: features of another model, which differs in {'; '.join(differing)}")
     failed = [f"{scene_id} frame {failure['frame_id']}" for scene_id in metas for failure in metas[scene_id]["failed"]]
     digest = model.get("head_sha256")
+    points = config.get("points", found[0].get("points", "unknown") if found else "unknown")
     facts = {
         "scenes": named(list(metas)),
         "frames": spread([len(meta["frames"]) for meta in found]),
         "model": model_line(model) if model else "",
         "head": f"{model.get('head')}{f' ({digest})' if digest else ''}",
-        "points": f"points={config.get('points', 'unknown')}, {spread([meta['num_points'] for meta in found])}",
+        "points": f"points={points}, {spread([meta['num_points'] for meta in found])}",
         "seen": _seen_points(metas),
         "size": megabytes(sum(path.stat().st_size for path in paths)),
         "failed": named(failed),
@@ -83,7 +84,8 @@ def _inspect_fused(folder: Path, *, verify: bool) -> Inspection:
     }
     if verify:
         broken += broken_among(paths, read_fused)
-    title = f"{folder}: scenes fused by clipfeat-fuse"
+    maps = found and all("weights_from" in meta for meta in found)
+    title = f"{folder}: {'maps of clipfeat-map' if maps else 'scenes fused by clipfeat-fuse'}"
     return Inspection(title, facts, list(dict.fromkeys(broken)), verify)
 
 

@@ -12,9 +12,9 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from clipfeat.errors import DataError
+from clipfeat.mapping.scene_colors import pca_rgb
 from clipfeat.output.fused import read_fused
 from clipfeat.output.store import FeatureStore
-from clipfeat.results.fused_formats import pca_rgb
 from clipfeat.types import FloatArray
 
 PCA, SCAN = "features (PCA)", "scan"
@@ -99,7 +99,7 @@ def load_scene(path: Path, most: int) -> ShownScene:
     rows = np.arange(total)
     if total > most:
         rows = np.sort(np.random.default_rng(0).choice(total, most, replace=False))
-    colors = {PCA: pca_rgb(fused)[rows]}
+    colors = {PCA: pca_rgb(fused.pts_feat, fused.seen)[rows]}
     rgb = fused.points.attributes.get("rgb")
     if rgb is not None and rgb.shape == (total, 3) and rgb.dtype == np.uint8:
         colors[SCAN] = rgb[rows]

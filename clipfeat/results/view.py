@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfeat.errors import ClipfeatError
+from clipfeat.mapping.scene_colors import score_limits, scores_rgb
 from clipfeat.model.text import Texts
-from clipfeat.output.ply import UNSEEN
-from clipfeat.queries.answers import LEAST_RANGE, open_source
+from clipfeat.queries.answers import open_source
 from clipfeat.queries.ask import load_texts, text_prompts
 from clipfeat.queries.config import QueryConfig
-from clipfeat.queries.prompts import best_mean
 from clipfeat.results.page_server import as_text, open_server, paragraphs
 from clipfeat.results.shown_scene import (
     PCA,
@@ -27,7 +26,6 @@ from clipfeat.results.shown_scene import (
     up_of,
 )
 from clipfeat.vis.pictures import spread_evenly
-from clipfeat.vis.scores import score_rgb
 
 MAX_POINTS = 200_000
 """Points of a scene that are sent to the browser; of more, a random choice."""
@@ -143,8 +141,22 @@ class Viewer:
                 self.scene = load_scene(self._paths[scene_id], MAX_POINTS)
                 self._show_scene()
 
-    def _show_scene(self) -> None:
-        """Shows the scene as it was loaded, in the colours that the last one had."""
+    def refresh(self) -> bool:
+        """Shows the scene anew if its file has changed, as that of a map that grows; whether it has."""
+        with self._lock:
+            path = self._paths[self.scene.scene_id]
+            if _stamp(path) == self._shown_at:
+                return False
+            try:
+                self.scene = load_scene(path, MAX_POINTS)
+            except ClipfeatError:
+                return False  # it has gone; what is shown stays
+            self._show_scene(moves=False)
+            return True
+
+    def _show_scene(self, *, moves: bool = True) -> None:
+        """Shows the scene as it was loaded, in the colours that the last one had; from elsewhere, if the view moves."""
+        self._shown_at = _stamp(self._paths[self.scene.scene_id])
         server, scene = self._server, self.scene
         self._scores = None if self._prompts is None else self._prompts.scores(scene.pts_feat)[:, 0]
         self._spacing = spacing(scene.xyz)
@@ -153,7 +165,7 @@ class Viewer:
         server.scene.set_up_direction(up)
         position, target = overview(scene.xyz[scene.seen] if scene.seen.any() else scene.xyz, up)
         server.initial_camera.position, server.initial_camera.look_at = position, target
-        for client in self.clients:
+        for client in self.clients if moves else []:
             client.camera.position, client.camera.look_at = position, target
         self._facts.content = self._facts_of(cameras, why_none)
         self._draw_points()
@@ -197,17 +209,7 @@ class Viewer:
     def _colors(self) -> NDArray[np.uint8]:
         if self._shade.value != SCORE or self._scores is None:
             return self.scene.colors.get(self._shade.value, self.scene.colors[PCA])
-        rgb = score_rgb(self._scores, self._limits())
-        rgb[~self.scene.seen] = UNSEEN
-        return rgb
-
-    def _limits(self) -> tuple[float, float]:
-        """Scores that get the darkest and the brightest colour: the mean of all, and that of the best."""
-        if self._scores is None or not self.scene.seen.any():
-            return 0.0, 1.0
-        scores = self._scores[self.scene.seen]
-        low = float(scores.mean())
-        return low, max(float(best_mean(scores[:, None])[0]), low + LEAST_RANGE)
+        return scores_rgb(self._scores, self.scene.seen)
 
     def _shown(self) -> NDArray[np.bool_]:
         return self.scene.seen | self._with_unseen.value
@@ -258,7 +260,15 @@ class Viewer:
             self._offer_colors()
             self._shade.value = SCORE
             self._recolor()
-            low, high = self._limits()
+            low, high = score_limits(self._scores, self.scene.seen)
             against = f" against {', '.join(self._prompts.other_names)}" if self._prompts.other_names else ""
             said = f": {self._prompts.score}{against}, {low:.3f} (dark, the mean) to {high:.3f} (bright, the best 1 %)"
             self._answer.content = paragraphs(f"<b>{as_text(self._prompts.names[0])}</b>{as_text(said)}")
+
+
+def _stamp(path: Path) -> int:
+    """What tells a file from the one that took its place; 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -9,11 +9,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 
 @contextmanager
-def progress_bar(total: int, unit: str, doing: str | None = None, *, shown: bool = True) -> "Iterator[tqdm[Any]]":
+def progress_bar(
+    total: int | None, unit: str, doing: str | None = None, *, shown: bool = True
+) -> "Iterator[tqdm[Any]]":
     """A bar, and messages above it; where no terminal shows it, it is disabled and messages go their own way.
 
     Args:
-        total: how often it is updated.
+        total: how often it is updated; None where nobody knows.
         unit: what is counted.
         doing: what is said before the bar.
         shown: False disables it on a terminal too.

@@ -54,6 +54,57 @@ def check_whole(folder: Path, *, temporaries: bool) -> tuple[int, int]:
     return features, pictures
 
 
+def check_whole_maps(folder: Path, *, temporaries: bool) -> tuple[int, int]:
+    """As ``check_whole``, of the folder of clipfeat-map: counts the frames in its maps, and their pictures.
+
+    Raises:
+        WrongError: The same.
+    """
+    from PIL import Image
+
+    from clipfeat.mapping.map3d import FeatureMap3D
+    from clipfeat.output.folders import read_config
+
+    frames = pictures = 0
+    for path in sorted(folder.iterdir()):
+        try:
+            if path.name.startswith("."):
+                if not temporaries:
+                    raise ValueError("an unfinished file")
+            elif path.suffix == ".npz":
+                frames += len(FeatureMap3D.load(path).frames)
+            elif path.suffix == ".png":
+                with Image.open(path) as picture:
+                    picture.load()
+                pictures += 1
+            elif path.name == "config.yaml":
+                read_config(folder)
+            else:
+                raise ValueError("a name that nobody gave it")
+        except Exception as error:
+            raise WrongError(f"{path}: {error}") from error
+    return frames, pictures
+
+
+def check_equal_maps(folder: Path, peaceful: Path) -> None:
+    """As ``check_equal``, of the folder of clipfeat-map: bytes of maps and pictures.
+
+    Raises:
+        WrongError: The same.
+    """
+    from clipfeat.output.folders import read_config
+
+    names, expected = _names(folder), _names(peaceful)
+    if names != expected:
+        raise WrongError(f"missing: {sorted(expected - names)}, too many: {sorted(names - expected)}")
+    for name in sorted(names - {"config.yaml"}):
+        if (folder / name).read_bytes() != (peaceful / name).read_bytes():
+            raise WrongError(f"{folder / name}: other bytes than {peaceful / name}")
+    first, second = ({**read_config(f), "output_dir": ""} for f in (folder, peaceful))
+    if first != second:
+        raise WrongError(f"config.yaml: {first} and not {second}")
+
+
 def _is_features(path: Path) -> bool:
     return path.name.startswith("frame_") or path.suffix == ".h5"
 

@@ -16,6 +16,7 @@ from clipfeat.errors import ConfigError
 from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ENGINES, ExtractConfig, extract_config
 from clipfeat.fusion.config import FitHeadConfig
+from clipfeat.mapping.config import MapConfig
 from clipfeat.model import text
 from clipfeat.model.cache import CACHES
 from clipfeat.model.config import HEADS, TEMPLATES
@@ -254,7 +255,7 @@ def test_the_keys_of_a_query_and_of_pictures():
     ("command", "schema"),
     [
         ("fuse", FuseConfig), ("query", QueryConfig), ("vis", PicturesConfig), ("evaluate", EvaluateConfig),
-        ("fit-head", FitHeadConfig),
+        ("fit-head", FitHeadConfig), ("map", MapConfig),
     ],
 )  # fmt: skip
 def test_the_help_of_a_command_names_its_keys(command, schema):

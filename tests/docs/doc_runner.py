@@ -63,6 +63,7 @@ SMALL = {
         "resamples=10", "folds=2", "sampling.num_points=200",
     ],
     "fit-head": ["model.arch={arch}", "model.pretrained=null", "device=cpu", "steps=1", "frames_per_scene=2"],
+    "map": ["model.arch={arch}", "model.pretrained=null", "device=cpu", "num_workers=1", "idle_s=0", "poll_s=0.01"],
     "train": ["steps=1", "num_points=30", "batch_size=1", "device=cpu"],
     "fuse": ["num_workers=1"],
     "export": ["num_workers=1"],
@@ -77,6 +78,7 @@ UNLESS_SAID = {
     "composer": ["vis=none", "sampling.num_points=300", "frames_per_scene=1"],
     "evaluate": ["candidates=[none,text]"],
     "query": ["top=1"],
+    "map": ["voxel_size=0.2", "frames_per_scene=1"],
 }
 """What is said beside a command that says nothing of the key."""
 

@@ -44,6 +44,7 @@ _GIVEN = {
     "composer": ["data.root=x"],
     "evaluate": ["data.root=x"],
     "fit-head": ["data.root=x"],
+    "map": ["data.root=x"],
     "export": ["store=x", "format=openscene"],
     "protocol": ["store=x", "protocol=scannet20"],
 }

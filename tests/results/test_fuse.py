@@ -11,11 +11,12 @@ import torch
 from runs_to_fuse import SCENES, mesh_path, run_of
 
 from clipfeat.cli.commands import fuse_main
+from clipfeat.mapping.scene_colors import pca_rgb
 from clipfeat.output.fused import read_fused
 from clipfeat.output.ply import UNSEEN
 from clipfeat.results.config import FUSED_FORMATS, FuseConfig
 from clipfeat.results.fuse import fuse
-from clipfeat.results.fused_formats import FORMATS, pca_rgb
+from clipfeat.results.fused_formats import FORMATS
 from clipfeat.sampling.point_files import read_faces, read_points
 
 
@@ -52,7 +53,7 @@ def test_every_format_is_written_and_says_whose_features_it_shows(store_of, run_
         path = tmp_path / "out" / f"{scene_id}.ply"
         assert b"clipfeat-test-ViT none weights=random" in path.read_bytes()
         rgb = read_points(path).attributes["rgb"]
-        np.testing.assert_array_equal(rgb, pca_rgb(found))
+        np.testing.assert_array_equal(rgb, pca_rgb(found.pts_feat, found.seen))
         assert (rgb[~found.seen] == UNSEEN).all()
         assert len(np.unique(rgb[found.seen], axis=0)) > 100
         np.testing.assert_array_equal(read_faces(path), found.faces)

@@ -17,12 +17,12 @@ from planted import NAMES, PlantedModel, PlantedTexts
 
 import clipfeat.results.view
 from clipfeat.cli.commands import view_main
+from clipfeat.mapping.scene_colors import pca_rgb
 from clipfeat.output.fused import read_fused
 from clipfeat.output.ply import UNSEEN
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FuseConfig
 from clipfeat.results.fuse import fuse
-from clipfeat.results.fused_formats import pca_rgb
 from clipfeat.results.shown_scene import PCA, SCAN, ShownCamera, find_fused, load_scene, overview, shown_cameras, up_of
 from clipfeat.results.view import SCORE, Viewer
 
@@ -59,7 +59,7 @@ def test_a_scene_has_the_colours_of_its_ply_and_of_the_scan(run):
         load_scene(run / "fused" / f"{SCENES[0]}.npz", 99_999),
         read_fused(run / "fused" / f"{SCENES[0]}.npz"),
     )
-    np.testing.assert_array_equal(scene.colors[PCA], pca_rgb(fused))
+    np.testing.assert_array_equal(scene.colors[PCA], pca_rgb(fused.pts_feat, fused.seen))
     np.testing.assert_array_equal(scene.colors[SCAN], fused.points.attributes["rgb"])
     assert (scene.scene_id, scene.total, scene.frames) == (SCENES[0], len(fused.views), [0, 20, 40, 60])
 
