@@ -318,7 +318,7 @@ class FusedScenes:
                 yield answer
 
     def draw(self, prompts: Prompts, found: Sequence[Found], folder: Path) -> Drawn:
-        """Writes a PLY of each scene a prompt, coloured by score, and the scores of all prompts as one npz a scene."""
+        """Writes a PLY of each scene a prompt, with its scores and their colours, and all scores as one npz a scene."""
         drawn = Drawn([[] for _ in found])
         for scene_id, fused in self._each("drawing"):
             scores = prompts.scores(fused.pts_feat)
@@ -335,7 +335,8 @@ class FusedScenes:
                     *(note.replace(" · ", ", ") for note in notes(prompts, self.model)),
                 ]
                 names.append(f"{one.folder}/{scene_id}.ply")
-                write_ply(folder / names[-1], fused.points.xyz, rgb, fused.faces, comments)
+                values = {"score": scores[:, one.index]}
+                write_ply(folder / names[-1], fused.points.xyz, rgb, fused.faces, comments, values)
         return drawn
 
     def _each(self, doing: str) -> Iterator[tuple[str, FusedScene]]:

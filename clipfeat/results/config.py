@@ -11,7 +11,9 @@ from clipfeat.errors import ConfigError
 from clipfeat.output.config import DTYPES
 from clipfeat.vis.config import VisConfig
 
-EXPORT_FORMATS = ("openscene", "esam", "scene_npz", "scene_pt")
+EXPORT_FORMATS = (
+    "openscene", "esam", "scene_npz", "scene_pt", "openlex3d", "conceptgraphs", "glb", "png", "turntable",
+)  # fmt: skip
 
 
 @dataclass
@@ -19,15 +21,21 @@ class ExportConfig:
     """All of ``clipfeat-export``.
 
     Attributes:
-        store: output_dir of the run of clipfeat-extract whose features are exported.
+        store: output_dir of clipfeat-extract, of clipfeat-fuse (or one file of it), or of clipfeat-query that asked
+            fused scenes.
         format: openscene (a file a scene, with the mean feature of each vertex of its mesh; for runs with
-            sampling=mesh), esam (a file a frame, with its map; for runs with output=grid), scene_npz or scene_pt (a
-            file a scene, with the points of all its frames one after another; for any run).
-        output_dir: folder of the files: they lie in it, but for esam in ``clip_feat/<scene>/color`` below it.
+            sampling=mesh, and for fused scenes), esam (a file a frame, with its map; for runs with output=grid),
+            scene_npz or scene_pt (a file a scene, with the points of all its frames one after another; for any run).
+            For fused scenes: openlex3d (three files a scene), conceptgraphs (a map of the objects that points bear).
+            For fused scenes in PCA colours, and for answers in the scores': glb (glTF), png (a picture) or turntable
+            (a GIF in which the camera goes around).
+        output_dir: folder of the files: they lie in it, but for esam in ``clip_feat/<scene>/color`` below it, for
+            openlex3d in ``<scene>``, and for answers in ``<prompt>``.
         dtype: of the features in scene_npz and scene_pt: float32 or float16; null is as they are stored. The other
             formats have float16.
         points_file: PLY or npz with {scene} in it, where openscene's meshes are now; null where the run had them.
-        num_workers: files that are in work at once, each in a thread of its own; null is one a core.
+        num_workers: files that are in work at once, each in a thread of its own; null is one a core, and one of fused
+            scenes, which are large.
         resume: true writes what is missing; overwrite writes every file again.
     """
 
