@@ -38,8 +38,7 @@ ROOMS = {
     ),
     "cli": (
         "config", "data", "evaluate", "extraction", "fusion", "mapping", "model", "output", "protocols", "queries",
-        "results",
-        "sampling", "system",
+        "results", "sampling", "system",
     ),
 }  # fmt: skip
 """From the ground up: the rooms, and what each may import. A room stands above all that it imports."""
