@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipfeat.errors import DataError
+from clipfeat.mapping.scene_colors import pca_rgb
 from clipfeat.output.files import read_arrays
 from clipfeat.output.folders import read_config, read_json
 from clipfeat.output.fused import FusedScene, read_fused, write_openscene
@@ -28,12 +29,11 @@ from clipfeat.output.ply import UNSEEN
 from clipfeat.queries.answers import SCORES, FusedScenes, open_source
 from clipfeat.queries.config import QueryConfig
 from clipfeat.results.config import ExportConfig
-from clipfeat.results.fused_formats import pca_rgb
-from clipfeat.results.scene_picture import scene_picture, up_axis
 from clipfeat.system.atomic import atomic_file
 from clipfeat.system.pcd import write_pcd
 from clipfeat.vis.directions import unit_directions
 from clipfeat.vis.pictures import save_png
+from clipfeat.vis.scene_picture import scene_picture, up_axis
 from clipfeat.vis.scores import score_rgb
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class AskedStore:
 def _in_pca_colors(path: Path) -> Shown:
     fused = read_fused(path)
     about = {"scene_id": fused.meta["scene_id"], "colours": "PCA", "weights": fused.meta["model"]["weights"]}
-    return Shown(fused, pca_rgb(fused), None, about)
+    return Shown(fused, pca_rgb(fused.pts_feat, fused.seen), None, about)
 
 
 class OpenLex3DExporter:

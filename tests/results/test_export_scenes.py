@@ -13,13 +13,13 @@ from planted import PlantedTexts, vector_of
 from stores import some_features, write_store
 
 from clipfeat.errors import ConfigError, DataError
+from clipfeat.mapping.scene_colors import pca_rgb
 from clipfeat.output.fused import FusedScene, write_fused
 from clipfeat.queries.ask import query
 from clipfeat.queries.config import QueryConfig
 from clipfeat.results.config import ExportConfig
 from clipfeat.results.export import export
 from clipfeat.results.export_scenes import FUSED_EXPORTERS, SHOWN
-from clipfeat.results.fused_formats import pca_rgb
 from clipfeat.system.pcd import read_pcd
 from clipfeat.types import Points
 from clipfeat.vis.scores import score_rgb
