@@ -137,7 +137,7 @@ def test_a_fused_scene_is_a_gltf_in_its_pca_colours(fused, tmp_path):
     unseen, seen = (np.asarray(mesh.visual.vertex_attributes["color"])[rows, :3] for rows in (~scene.seen, scene.seen))
     assert len(np.unique(unseen, axis=0)) == 1
     assert len(np.unique(seen, axis=0)) > 50
-    assert len(np.unique(pca_rgb(scene), axis=0)) > 50
+    assert len(np.unique(pca_rgb(scene.pts_feat, scene.seen), axis=0)) > 50
 
 
 def test_a_fused_scene_is_a_picture_and_a_turntable(fused, tmp_path):
