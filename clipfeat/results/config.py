@@ -67,6 +67,9 @@ FUSED_POINTS = ("auto", "mesh", "voxel", "measured")
 FUSED_FORMATS = ("openscene", "ply", "png")
 
 
+FUSED_PACKINGS = ("none", "pca", "int8", "pq")
+
+
 @dataclass
 class FuseConfig:
     """All of ``clipfeat-fuse``.
@@ -85,6 +88,10 @@ class FuseConfig:
             takes its feature, where the run stored features at other points than the vertices.
         best_views: how many views of each point are taken, those of the highest confidence; null takes all.
         dtype: of the features on disk: float32 or float16.
+        packing: how small they are stored: none, pca (their principal components as float16), int8 (more of these, in a
+            byte each) or pq (product quantisation, two of these in a byte; needs clipfeat[pq]). What cosine is kept is
+            told.
+        packing_dims: components that are kept; null is 64 for pca, 128 for int8 and pq.
         formats: what is written beside the npz of each scene: openscene (.pt), ply (PCA colours), png (the
             same as a picture, from above).
         data_root: where the scans are now, if they moved since the run; null is where they were.
@@ -103,6 +110,8 @@ class FuseConfig:
     voxel_size: float = 0.05
     best_views: int | None = None
     dtype: str = "float32"
+    packing: str = "none"
+    packing_dims: int | None = None
     formats: list[str] = field(default_factory=lambda: ["ply"])
     data_root: str | None = path_key(None)
     scenes_file: str | None = path_key(None)
@@ -117,6 +126,12 @@ class FuseConfig:
         at_least("best_views", self.best_views, 1)
         at_least("num_workers", self.num_workers, 1)
         one_of("dtype", self.dtype, DTYPES)
+        one_of("packing", self.packing, FUSED_PACKINGS)
+        at_least("packing_dims", self.packing_dims, 2)
+        if self.packing == "none" and self.packing_dims is not None:
+            raise ConfigError(f"packing_dims={self.packing_dims}: has no meaning with packing=none, leave it out")
+        if self.packing != "none" and self.dtype != "float32":
+            raise ConfigError(f"dtype={self.dtype}: has no meaning with packing={self.packing}, leave it out")
         self.resume = resume_word(self.resume)
         for name in self.formats:
             one_of("formats", name, FUSED_FORMATS)
