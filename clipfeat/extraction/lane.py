@@ -43,6 +43,9 @@ MAX_LANES = 16
 Features = PointFeatures | SegmentFrame | FeatureMap
 """What a lane makes of a frame, for who writes it."""
 
+Made = tuple[FeatureMap, bool] | FrameError
+"""A frame's map and whether it is finite, or why there is none."""
+
 
 @dataclass(frozen=True, eq=False)
 class Done:
@@ -100,16 +103,23 @@ class Lane:
         ready = [frame for frame in frames if isinstance(frame, Prepared)]
         with self.model.stream():
             with self.stopwatch.stage("model"):
-                made = self.model.feature_maps([f.network_input for f in ready], [f.image_size for f in ready])
-                maps = iter(self.model.with_memory(partial(self._fetch, made)))
+                made = iter(self._make(ready))
             # Whole pictures, perhaps, and no longer wanted while their files wait to be written.
             left = [dataclasses.replace(f, network_input=None) if isinstance(f, Prepared) else f for f in frames]
-            return [self._finish(f, *next(maps)) if isinstance(f, Prepared) else self._fail(f) for f in left]
+            return [self._finish(f, next(made)) if isinstance(f, Prepared) else self._fail(f) for f in left]
 
-    def _fetch(self, maps: Sequence[FeatureMap]) -> list[tuple[FeatureMap, bool]]:
-        return fetch(maps, half=self.folder.holds == "map", stay=self.folder.holds == "points")
+    def _make(self, frames: Sequence[Prepared]) -> list[Made]:
+        try:
+            maps = self.model.feature_maps([f.network_input for f in frames], [f.image_size for f in frames])
+        except FrameError as error:  # of a picture that is decoded there; which it is shows when each is alone
+            return [error] if len(frames) == 1 else [made for frame in frames for made in self._make([frame])]
+        half, stay = self.folder.holds == "map", self.folder.holds == "points"
+        return list(self.model.with_memory(lambda: fetch(maps, half=half, stay=stay)))
 
-    def _finish(self, frame: Prepared, feature_map: FeatureMap, is_finite: bool) -> "Failed | Future[Done]":
+    def _finish(self, frame: Prepared, made: Made) -> "Failed | Future[Done]":
+        if isinstance(made, FrameError):
+            return self._fail(Failed(frame.key, made))
+        feature_map, is_finite = made
         # Of the map and not of the samples: it is 25 times smaller, and bilinear weights make nothing infinite.
         if not is_finite:
             other = " or output=npz: a grid is float16" if self.folder.holds == "map" else ""

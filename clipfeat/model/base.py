@@ -70,7 +70,11 @@ class Model(Protocol):
         """
 
     def feature_maps(self, inputs: Sequence[Any], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
-        """A map for each of the inputs; image_sizes are (width, height) of the original pictures."""
+        """A map for each of the inputs; image_sizes are (width, height) of the original pictures.
+
+        Raises:
+            FrameError: If a picture is damaged, and was not decoded by ``network_input``.
+        """
 
     def point_features(self, sampled: torch.Tensor, memory: HostMemory | None = None) -> FloatArray:
         """What is written for sampled features (N, C): (N, channels) on the host; see ``heads.point_features``."""

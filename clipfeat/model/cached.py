@@ -24,9 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from clipfeat.errors import WeightsError
 from clipfeat.model.batches import fetch
@@ -45,6 +43,7 @@ from clipfeat.model.heads import (
     point_features,
 )
 from clipfeat.model.load import build_preprocess, load_model, resolve_offload, resolve_precision
+from clipfeat.model.preprocess import NetworkInput
 from clipfeat.model.pretrained import warn_of_random_weights
 from clipfeat.model.published import tell_what_differs, with_input_size
 from clipfeat.model.weights import arch_is_place, arch_name, find_weights, why_not_to_be_had
@@ -72,7 +71,7 @@ class CachedInput:
     frame_id: int
     picture: str
     stored: FeatureMap | None
-    pixels: NDArray[np.uint8] | None
+    pixels: NetworkInput | None
 
 
 class CachedModel:
@@ -166,7 +165,7 @@ class CachedModel:
         """
         digest = frame.picture.digest
         stored = self._cache.get(frame.scene_id, frame.frame_id, self.fingerprint, digest)
-        pixels = None if stored is not None else self.preprocess.network_input(frame.picture.decode())
+        pixels = None if stored is not None else self.preprocess.network_input(frame.picture)
         return CachedInput(frame.scene_id, frame.frame_id, digest, stored, pixels)
 
     def feature_maps(self, inputs: Sequence[CachedInput], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:

@@ -7,22 +7,21 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from clipfeat.errors import ConfigError
-from clipfeat.model.batches import Batch, alike, in_order, joined
+from clipfeat.model.batches import Batch, alike, in_order, joined, stacked
 from clipfeat.model.config import ModelConfig
+from clipfeat.model.device_jpeg import decode_there
 from clipfeat.model.encoder import Encoder, EncoderCard
 from clipfeat.model.heads import Head, HostMemory, map_size, map_values, point_channels, point_features
-from clipfeat.model.preprocess import Preprocess
+from clipfeat.model.preprocess import NetworkInput, Preprocess
 from clipfeat.model.pretrained import DTYPES, state_hash
 from clipfeat.model.similarity import refined
 from clipfeat.model.windows import Windows
 from clipfeat.system.pinned import stack_to_device
 from clipfeat.system.turns import Turns
-from clipfeat.types import FeatureMap, FloatArray, Frame
+from clipfeat.types import FeatureMap, FloatArray, Frame, Picture
 
 log = logging.getLogger(__name__)
 
@@ -76,13 +75,13 @@ class ClipModel:
     turns: Turns = field(default_factory=Turns, compare=False, repr=False)
     room: Room = field(default_factory=Room, compare=False, repr=False)
 
-    def network_input(self, frame: Frame) -> NDArray[np.uint8]:
-        """(S, S, 3) uint8 pixels of the frame's picture; with windows (h, w, 3). Or the picture, to be resized here.
+    def network_input(self, frame: Frame) -> NetworkInput:
+        """(S, S, 3) uint8 pixels of the frame's picture; with windows (h, w, 3). Or what they are made of there.
 
         Raises:
             FrameError: If the picture is damaged.
         """
-        return self.preprocess.network_input(frame.picture.decode())
+        return self.preprocess.network_input(frame.picture)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -117,14 +116,12 @@ class ClipModel:
         """What a thread that uses the model runs in."""
         return own_stream(self.device)
 
-    def feature_maps(
-        self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]
-    ) -> list[FeatureMap]:
+    def feature_maps(self, inputs: Sequence[NetworkInput], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
         """Runs a batch; on a GPU that is too small for those of all threads, alone; for that as well, in halves.
 
         Args:
             inputs: (S, S, 3) uint8 pictures as ``network_input`` makes them; with windows (h, w, 3), of any sizes; or
-                (H, W, 3) original pictures.
+                original pictures, (H, W, 3) or not decoded yet.
             image_sizes: (width, height) of each original picture.
 
         Returns:
@@ -132,6 +129,7 @@ class ClipModel:
 
         Raises:
             ConfigError: If the GPU's memory does not suffice for one picture.
+            FrameError: If one that is decoded there is damaged.
         """
         found: list[FeatureMap] = []
         while rest := len(inputs) - len(found):
@@ -156,16 +154,14 @@ class ClipModel:
                 why = "the GPU's memory does not suffice to sample a map; take model.offload=cpu"
                 raise ConfigError(f"device={self.device}: {why}") from error
 
-    def _batch(self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
+    def _batch(self, inputs: Sequence[NetworkInput], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
         with suppress(torch.OutOfMemoryError), self.turns.together(), _memory_named():
             return self._forward(inputs, image_sizes)
         # Perhaps it is the other threads that have the memory.
         with self.turns.alone():
             return self._in_halves(inputs, image_sizes)
 
-    def _in_halves(
-        self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]
-    ) -> list[FeatureMap]:
+    def _in_halves(self, inputs: Sequence[NetworkInput], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
         torch.cuda.empty_cache()
         try:
             with _memory_named():
@@ -181,7 +177,7 @@ class ClipModel:
         return first + self._in_halves(inputs[half:], image_sizes[half:])
 
     @torch.inference_mode()
-    def _forward(self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
+    def _forward(self, inputs: Sequence[NetworkInput], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
         batches = self._on_device(inputs, image_sizes)
         if self.preprocess.windows is None:
             maps, wholes = self._whole(batches)
@@ -195,13 +191,17 @@ class ClipModel:
             for values, whole, (width, height) in zip(maps, wholes, image_sizes, strict=True)
         ]
 
-    def _on_device(self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[Batch]:
+    def _on_device(self, inputs: Sequence[NetworkInput], image_sizes: Sequence[tuple[int, int]]) -> list[Batch]:
         """The network's inputs (B, h, w, 3) there; original pictures are resized there, those of a size at once."""
-        original = [self.preprocess.is_original(p.shape, size) for p, size in zip(inputs, image_sizes, strict=True)]
-        batches = []
-        for places in alike(zip(original, (pixels.shape for pixels in inputs), strict=True)):
-            pixels = stack_to_device([inputs[place] for place in places], self.device)
-            batches.append(Batch(places, self.preprocess.pixels_there(pixels) if original[places[0]] else pixels))
+        stored = {place: one for place, one in enumerate(inputs) if isinstance(one, Picture)}
+        decoded = stacked(dict(zip(stored, decode_there(list(stored.values()), self.device), strict=True)))
+        batches = [Batch(batch.places, self.preprocess.pixels_there(batch.values)) for batch in decoded]
+        arrays = {place: one for place, one in enumerate(inputs) if not isinstance(one, Picture)}
+        original = [self.preprocess.is_original(one.shape, image_sizes[place]) for place, one in arrays.items()]
+        for group in alike(zip(original, (one.shape for one in arrays.values()), strict=True)):
+            places = [list(arrays)[i] for i in group]
+            pixels = stack_to_device([arrays[place] for place in places], self.device)
+            batches.append(Batch(places, self.preprocess.pixels_there(pixels) if original[group[0]] else pixels))
         return batches
 
     def _whole(self, batches: Sequence[Batch]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -297,6 +297,7 @@ def describe(
         "stride": preprocess.windows.stride if preprocess.windows else None,
         "precision": precision,
         "map_dtype": "float32",
+        **({"jpeg": "gpu"} if preprocess.jpeg_there else {}),
     }
 
 

@@ -101,6 +101,9 @@ class ModelConfig:
             differs by a relative 0.001 to 0.0025).
         resize_on: where pictures are resized, to the same bits: cpu, device (where the model runs, so that the cores
             only decode them; of up to 11 megapixels, and by pillow's filter alone), or auto (device on a GPU).
+        jpeg: who decodes JPEGs: cpu, or gpu (nvJPEG, where the model runs, which leaves the cores little to do): its
+            pixels are slightly others, and it may not see that a file is damaged. Other pictures, and JPEGs that are
+            not baseline, are decoded by the cores all the same.
         offload: where maps wait to be sampled: cpu, none (where they were made), or auto (cpu if the GPU has under
             8 GB).
         head: see HeadConfig.
@@ -121,6 +124,7 @@ class ModelConfig:
     stride: int | None = None
     resize: str = "pillow"
     resize_on: str = "auto"
+    jpeg: str = "cpu"
     offload: str = "auto"
     head: HeadConfig = field(default_factory=HeadConfig)
 
@@ -138,6 +142,12 @@ class ModelConfig:
             raise ConfigError(
                 f"model.resize_on=device model.resize={self.resize}: only pillow's filter is computed there; leave one "
                 f"of them out"
+            )
+        one_of("model.jpeg", self.jpeg, ("cpu", "gpu"))
+        if self.jpeg == "gpu" and (self.resize_on == "cpu" or self.resize != "pillow"):
+            raise ConfigError(
+                f"model.jpeg=gpu model.resize_on={self.resize_on} model.resize={self.resize}: what is decoded on a GPU "
+                f"is resized there; leave the others out"
             )
         one_of("model.offload", self.offload, ("auto", "none", "cpu"))
         at_least("model.input_size", self.input_size, 1)

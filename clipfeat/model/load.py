@@ -10,6 +10,7 @@ import torch
 from clipfeat.errors import ConfigError
 from clipfeat.model.clip_model import ClipModel
 from clipfeat.model.config import ModelConfig
+from clipfeat.model.device_jpeg import require_nvjpeg
 from clipfeat.model.encoder import Encoder, EncoderCard, attending, load_encoder
 from clipfeat.model.heads import build_head, check_head
 from clipfeat.model.preprocess import Preprocess
@@ -103,13 +104,15 @@ def build_preprocess(cfg: ModelConfig, card: EncoderCard, device: torch.device) 
     """How pictures enter the encoder that the card speaks of, on that device.
 
     Raises:
-        ConfigError: If a size is not one of whole patches.
+        ConfigError: If a size is not one of whole patches, or JPEGs can't be decoded there.
     """
     assert cfg.input_size is not None  # noqa: S101 - for the type checker; see with_input_size
     stride = cfg.stride or (cfg.window and cfg.window // 2)
     for key, size in (("input_size", cfg.input_size), ("window", cfg.window), ("stride", stride)):
         if size and size % card.patch_size:
             raise ConfigError(f"model.{key}={size}: expected a multiple of {cfg.arch}'s patch size {card.patch_size}")
+    if cfg.jpeg == "gpu":
+        require_nvjpeg(device)
     there = cfg.resize == "pillow" and (cfg.resize_on == "device" or (cfg.resize_on, device.type) == ("auto", "cuda"))
     windows = Windows(cfg.window, stride, card.patch_size) if cfg.window and stride else None
     return Preprocess(
@@ -122,6 +125,7 @@ def build_preprocess(cfg: ModelConfig, card: EncoderCard, device: torch.device) 
         interpolation=interpolation(cfg, card),
         patch_size=card.patch_size,
         there=there,
+        jpeg_there=cfg.jpeg == "gpu",
     )
 
 

@@ -14,7 +14,7 @@ from clipfeat.model.device_resize import can_resize_there, resize_there
 from clipfeat.model.resize import resize_pillow
 from clipfeat.model.windows import Windows
 from clipfeat.system.pinned import to_device
-from clipfeat.types import compose_affine, resize_affine
+from clipfeat.types import Picture, compose_affine, resize_affine
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,9 @@ RESIZERS: dict[str, Callable[[NDArray[np.uint8], tuple[int, int], str], NDArray[
 }
 
 
+NetworkInput = NDArray[np.uint8] | Picture
+"""The pixels of the network's input, those of the original picture, or the picture, to be decoded yet."""
+
 _LARGEST_THERE = 2**25
 """Bytes of the largest picture that is resized where the model runs, 11 megapixels: many wait for it at a time."""
 
@@ -100,6 +103,7 @@ class Preprocess:
         interpolation: bicubic or bilinear, antialiased.
         patch_size: side of the network's patches in pixels, which the mode aspect must know.
         there: whether pictures are resized where the model runs, to the same bits.
+        jpeg_there: whether JPEGs are decoded there, too, which gives other bits.
     """
 
     size: int
@@ -111,14 +115,19 @@ class Preprocess:
     interpolation: str = "bicubic"
     patch_size: int = 1
     there: bool = False
+    jpeg_there: bool = False
 
-    def network_input(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What the host makes of an (H, W, 3) picture: its ``pixels``, or nothing where the rest is done ``there``."""
-        size = (image.shape[1], image.shape[0])
-        there = self.there and image.nbytes <= _LARGEST_THERE
-        if there and can_resize_there(size, self.placement(*size).resized, self.interpolation):
-            return image
-        return self.pixels(image)
+    def network_input(self, picture: Picture) -> NetworkInput:
+        """What the host makes of a picture: its ``pixels``, or less where the rest is done ``there``.
+
+        Raises:
+            FrameError: If it is damaged.
+        """
+        size = (picture.width, picture.height)
+        there = self.there and 3 * picture.width * picture.height <= _LARGEST_THERE
+        if not (there and can_resize_there(size, self.placement(*size).resized, self.interpolation)):
+            return self.pixels(picture.decode())
+        return picture if self.jpeg_there and picture.jpeg is not None else picture.decode()
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resizes and places an (H, W, 3) picture, by antialiased interpolation.

@@ -32,7 +32,7 @@ _CAME_LATER = {
 _BEFORE_THE_KEY = {
     "model.source": "open_clip", "pooling": "token", "model.pooling": "token", "refine": "none", "model.refine": "none",
     "backend": "torch", "model.backend": "torch", "output.segments": "masks", "output.num_segments": 200,
-    "packing": "none",
+    "packing": "none", "jpeg": "cpu", "model.jpeg": "cpu",
 }  # fmt: skip
 """Keys of a model and of files, in a run's files and in those that refer to it, that earlier versions did not have."""
 

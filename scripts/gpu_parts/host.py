@@ -70,7 +70,7 @@ def preparer(root: Path, preprocess: Preprocess) -> tuple[FramePreparer, list[Fr
     job = open_job(cfg, WHOLE)
 
     def network_input(frame: Frame) -> object:
-        return preprocess.network_input(frame.picture.decode())
+        return preprocess.network_input(frame.picture)
 
     prepare = FramePreparer(job.dataset, job.locate, preprocess, network_input, job.stopwatch)
     return prepare, list_frames(cfg, job.dataset)

@@ -25,7 +25,7 @@ from clipfeat.model.windows import Windows
 from clipfeat.sampling.bilinear import sample_img_feat
 from clipfeat.system.direct import BLOCK, PageBuffer
 from clipfeat.system.pinned import stack_to_device
-from clipfeat.types import FeatureMap
+from clipfeat.types import FeatureMap, Picture
 
 pytestmark = pytest.mark.gpu
 
@@ -59,7 +59,8 @@ def pictures(sizes):
 
 def maps_of(model, sizes):
     with model.stream():
-        found = model.feature_maps([model.preprocess.network_input(picture) for picture in pictures(sizes)], sizes)
+        inputs = [model.preprocess.network_input(Picture.of(picture)) for picture in pictures(sizes)]
+        found = model.feature_maps(inputs, sizes)
         if model.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
     return found

@@ -7,6 +7,7 @@ from clipfeat.model.device_resize import can_resize_there, resize_there
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.model.resize import resize_pillow
 from clipfeat.model.windows import Windows
+from clipfeat.types import Picture
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SIZES = [(1296, 968), (480, 640), (333, 1001), (224, 300), (100, 37), (9, 5), (224, 224)]
@@ -57,7 +58,7 @@ WAYS = {
 def test_the_input_is_the_same_wherever_it_is_made(way, size):
     preprocess = Preprocess(**{"size": 224, "mode": "squash", "mean": MEAN, "std": STD, "there": True} | WAYS[way])
     both = pictures(size)
-    assert preprocess.network_input(both[0]) is both[0]
+    assert preprocess.network_input(Picture.of(both[0])) is both[0]
     found = preprocess.pixels_there(torch.from_numpy(np.stack(both)))
     for one, image in zip(found.numpy(), both, strict=True):
         np.testing.assert_array_equal(one, preprocess.pixels(image))
@@ -68,9 +69,9 @@ def test_the_input_is_the_same_wherever_it_is_made(way, size):
 
 def test_the_host_resizes_what_only_pillow_can_what_is_too_large_and_what_it_is_told_to(monkeypatch):
     there = Preprocess(224, "squash", MEAN, STD, there=True)
-    few, usual = np.zeros((1, 9, 3), np.uint8), np.zeros((48, 64, 3), np.uint8)
+    few, usual = Picture.of(np.zeros((1, 9, 3), np.uint8)), Picture.of(np.zeros((48, 64, 3), np.uint8))
     assert there.network_input(few).shape == (224, 224, 3)
     assert Preprocess(224, "squash", MEAN, STD).network_input(usual).shape == (224, 224, 3)
-    assert there.network_input(usual) is usual
-    monkeypatch.setattr(preprocess_module, "_LARGEST_THERE", usual.nbytes - 1)
+    assert there.network_input(usual) is usual.pixels
+    monkeypatch.setattr(preprocess_module, "_LARGEST_THERE", usual.pixels.nbytes - 1)
     assert there.network_input(usual).shape == (224, 224, 3)
