@@ -90,7 +90,7 @@ class JsonFrames:
         return Frame(scene_id, frame_id, picture, depth_m, color, depth, pose)
 
     def forget(self, key: FrameKey) -> None:
-        """Drops what was told of a frame that nobody will load again."""
+        """See ``LiveFrames``."""
         self._told.pop(key, None)
 
     def _path(self, text: str) -> Path:
@@ -137,6 +137,8 @@ class JsonFrames:
         number = told.get("frame", self._last[scene_id] + 1)
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= _LARGEST:
             raise DataError(f"{where}: frame is {str(number)[:60]}, expected a whole number of 0 or more")
+        if (scene_id, number) in self._told:
+            raise DataError(f"{where}: tells of frame {number} of {scene_id} once more, before it was added")
         self._last[scene_id] = max(self._last[scene_id], number)
         self._told[scene_id, number] = told
         return scene_id, number

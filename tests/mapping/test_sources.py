@@ -52,6 +52,7 @@ class Scripted:
 
     def __init__(self, looks, waiting=()):
         self.looks, self.bad, self.now, self.left = list(looks), [], 0.0, list(waiting)
+        self.forgotten = []
 
     @property
     def ended(self):
@@ -67,6 +68,9 @@ class Scripted:
     def sleep(self, seconds):
         self.now += seconds
 
+    def forget(self, key):
+        self.forgotten.append(key)
+
 
 def patience_of(frames, idle_s=None, retry_s=3.0):
     return Patience(frames, 1.0, idle_s, retry_s, lambda: frames.now, frames.sleep)
@@ -81,6 +85,8 @@ def test_what_can_not_be_read_comes_again_for_some_seconds():
             given_up = not patience.again("a")
     assert seen == [(0, ["a", "b"]), (1, ["a"]), (2, ["a", "c"]), (3, ["a"])]
     assert given_up
+    patience.done("a")
+    assert frames.forgotten == ["a"]
 
 
 def test_it_ends_when_nothing_more_comes():
@@ -224,7 +230,14 @@ def test_lines_are_taken_as_they_come(pipe, scans):
     frame = frames.load(*last)
     np.testing.assert_allclose(frame.depth_m, 2 * expected.depth_m)
     np.testing.assert_allclose(frame.depth_camera.intrinsics, frame.color_camera.resized(128, 96).intrinsics)
+    again = json.dumps(unnamed | {"frame": 8}).encode() + b"\n"
+    file.write(again)
+    assert frames.new() == []
+    assert frames.bad.pop().endswith("tells of frame 8 of stream once more, before it was added")
+    frames.forget(last)
+    file.write(again)
     file.close()
+    assert frames.new() == [last]
     assert (frames.new(), frames.ended, frames.bad) == ([], True, [])
 
 
