@@ -6,6 +6,7 @@
     python scripts/benchmark.py --shards 2 data.root=/data/scans    processes of a core each, against one of them
     python scripts/benchmark.py --attention model=vit_l14           forward passes by each model.attention
     python scripts/benchmark.py --backends                          the same by backend and precision, on a CPU
+    python scripts/benchmark.py --map                               frames into a map, against their extraction
     python scripts/benchmark.py --record 2500000 --shards 64        summing up the record of a long run
 
 Every candidate does the same frames, in turns, warm; the figures are medians over the rounds. Writes benchmark.md,
@@ -21,6 +22,7 @@ from pathlib import Path
 from benchmarks.common import compose_config
 from benchmarks.extraction import benchmark, chart, markdown
 from benchmarks.fusing import benchmark_fuse
+from benchmarks.mapping import benchmark_map
 from benchmarks.passes import benchmark_attention, benchmark_backends
 from benchmarks.pictures import benchmark_pictures
 from benchmarks.projection import benchmark_views
@@ -42,6 +44,7 @@ def main() -> None:
     )
     parser.add_argument("--views", action="store_true", help="only project a mesh into 100 views, against a plain loop")
     parser.add_argument("--fuse", action="store_true", help="only merge 100 views onto a mesh, against a plain loop")
+    parser.add_argument("--map", action="store_true", help="only clipfeat-map, against clipfeat-extract output=grid")
     parser.add_argument("--store", metavar="PATH", help="only read a run's features as training does, against fp32 npz")
     parser.add_argument("--shards", type=int, metavar="N", help="only N processes of a core each, against one of them")
     parser.add_argument("--attention", action="store_true", help="only forward passes, by each model.attention")
@@ -58,6 +61,9 @@ def main() -> None:
         return
     if arguments.fuse:
         print(benchmark_fuse(arguments.rounds))
+        return
+    if arguments.map:
+        print(benchmark_map(compose_config(arguments.overrides), arguments.frames, arguments.rounds))
         return
     if arguments.attention:
         print(benchmark_attention(compose_config(arguments.overrides), arguments.frames, arguments.rounds))

@@ -126,10 +126,10 @@ class JsonFrames:
         if unknown := sorted(told.keys() - {*NEEDED, *OPTIONAL}):
             raise DataError(f"{where}: {unknown[0]} has no meaning; there may be {', '.join(OPTIONAL)}")
         for name in ("color", "depth"):
-            if not isinstance(told[name], str) or "\0" in told[name]:
+            if not isinstance(told[name], str) or not _is_path(told[name]):
                 raise DataError(f"{where}: {name} is {str(told[name])[:60]!r}, expected a path")
         scale = told.get("depth_scale", 1000.0)
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < np.inf:
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < 1e9:
             raise DataError(f"{where}: depth_scale is {str(scale)[:60]}, expected a number above 0")
         scene_id = check_scene_name(str(told.get("scene", "stream")), where)
         if scene_id not in self._last:
@@ -142,6 +142,14 @@ class JsonFrames:
         self._last[scene_id] = max(self._last[scene_id], number)
         self._told[scene_id, number] = told
         return scene_id, number
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text can be a file's name: half a surrogate pair, which JSON can hold, can't."""
+    try:
+        return bool(text) and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _camera(told: Any, size: tuple[int, int], where: str) -> Camera:
@@ -159,6 +167,6 @@ def _camera(told: Any, size: tuple[int, int], where: str) -> Camera:
 def _matrix(told: Any, shape: tuple[int, ...], where: str) -> NDArray[np.float64]:
     try:
         return np.array(told, np.float64).reshape(shape)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         expected = "×".join(map(str, shape))
         raise FrameError(f"{where} is {str(told)[:60]}, expected {expected} numbers") from error
