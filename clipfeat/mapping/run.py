@@ -75,6 +75,7 @@ def make_maps(cfg: MapConfig, model: Model | None = None) -> dict[str, Any]:
             raise
         finally:
             pipeline.close()
+            maps.close()
     else:
         log.info("all %d frames are in the maps already, in %s", sum(map(len, listed.values())), folder)
     metas = maps.metas(listed)

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,16 +53,15 @@ def benchmark_map(cfg: ExtractConfig, frames: int, rounds: int) -> str:
         spent[name].append((time.process_time() - begin) / count)
 
     try:
-        candidates = {"extract": lambda: timed("extract"), "map": lambda: timed("map")}
-        rates = measure(candidates, lambda: None, count, rounds)
+        rates = measure({name: partial(timed, name) for name in works}, lambda: None, count, rounds)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     ours, theirs = (statistics.median(rates[name]) for name in ("map", "extract"))
     cpu, cpu_theirs = (statistics.median(spent[name][1:]) for name in ("map", "extract"))
     first, others = query_seconds()
     return (
-        f"{count} frames: {ours:.2f} frames/s into maps, which are written and drawn, {theirs:.2f} by an extraction with "
-        f"output=grid, so {ours / theirs:.2f} ×; {1e3 * cpu:.0f} and {1e3 * cpu_theirs:.0f} ms of the cores a frame\n"
+        f"{count} frames: {ours:.2f} frames/s into maps, which are written and drawn, {theirs:.2f} by an extraction "
+        f"with output=grid, so {ours / theirs:.2f} ×; {1e3 * cpu:.0f} and {1e3 * cpu_theirs:.0f} ms of a core a frame\n"
         f"a query over {POINTS} points of {CHANNELS} channels: {1e3 * first:.0f} ms where all have changed since the "
         f"last, else {1e3 * statistics.median(others):.0f} ms"
     )

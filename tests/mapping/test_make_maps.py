@@ -156,7 +156,7 @@ def test_ctrl_c_keeps_what_was_added(configured, demo_root, tmp_path, monkeypatc
 
 
 def test_what_reads_fused_scenes_reads_maps(run_map, run_main, demo_root, text_arch, tmp_path):
-    base = [f"data.root={demo_root}", "output_dir=out", f"model.arch={text_arch}", "model/head=text"]
+    base = [f"data.root={demo_root}", "output_dir=out", f"model.arch={text_arch}", "model/head=text", "cache=lmdb"]
     code, err = run_map(*base, "frames_per_scene=2", "picture=text", "text=a chair")
     assert code == 0, err
     out = tmp_path / "out"
