@@ -6,6 +6,8 @@
     python scripts/benchmark.py --shards 2 data.root=/data/scans    processes of a core each, against one of them
     python scripts/benchmark.py --attention model=vit_l14           forward passes by each model.attention
     python scripts/benchmark.py --backends                          the same by backend and precision, on a CPU
+    python scripts/benchmark.py --map                               frames into a map, against their extraction
+    python scripts/benchmark.py --packing out/fused                 a fused scene in few bytes: what is left of queries
     python scripts/benchmark.py --record 2500000 --shards 64        summing up the record of a long run
 
 Every candidate does the same frames, in turns, warm; the figures are medians over the rounds. Writes benchmark.md,
@@ -24,6 +26,8 @@ from pathlib import Path
 from benchmarks.common import compose_config
 from benchmarks.extraction import benchmark, chart, markdown
 from benchmarks.fusing import benchmark_fuse
+from benchmarks.mapping import benchmark_map
+from benchmarks.packing import benchmark_packing
 from benchmarks.passes import benchmark_attention, benchmark_backends
 from benchmarks.pictures import benchmark_pictures
 from benchmarks.projection import benchmark_views
@@ -56,6 +60,14 @@ PARTS = {
     ),
     "views": Part(lambda given: benchmark_views(given.rounds), "project a mesh into 100 views, against a plain loop"),
     "fuse": Part(lambda given: benchmark_fuse(given.rounds), "merge 100 views onto a mesh, against a plain loop"),
+    "map": Part(
+        lambda given: benchmark_map(compose_config(given.overrides), given.frames, given.rounds),
+        "clipfeat-map, against clipfeat-extract output=grid",
+    ),
+    "packing": Part(
+        lambda given: benchmark_packing(Path(given.packing), given.out),
+        "fused scenes in the space of texts, packed in all ways: bytes, and what is left of queries", "PATH",
+    ),
     "store": Part(
         lambda given: benchmark_store(FeatureStore(given.store), given.frames, given.rounds),
         "read a run's features as training does, against fp32 npz", "PATH",

@@ -53,6 +53,9 @@ class DeviceMerger:
         weight: NDArray[np.floating],
     ) -> None:
         """See ``ViewMerger``; each row comes once, and every weight is above 0."""
+        if feature_map.values.is_cuda:
+            # It may be of another stream, which must not have its memory back before it was read here.
+            feature_map.values.record_stream(torch.cuda.current_stream(feature_map.values.device))
         self._add(sample_img_feat(feature_map, uv), rows, weight)
 
     def add_points(self, features: NDArray[np.floating], rows: NDArray[np.int64], weight: NDArray[np.floating]) -> None:

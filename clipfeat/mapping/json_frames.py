@@ -90,7 +90,7 @@ class JsonFrames:
         return Frame(scene_id, frame_id, picture, depth_m, color, depth, pose)
 
     def forget(self, key: FrameKey) -> None:
-        """Drops what was told of a frame that nobody will load again."""
+        """See ``LiveFrames``."""
         self._told.pop(key, None)
 
     def _path(self, text: str) -> Path:
@@ -126,10 +126,10 @@ class JsonFrames:
         if unknown := sorted(told.keys() - {*NEEDED, *OPTIONAL}):
             raise DataError(f"{where}: {unknown[0]} has no meaning; there may be {', '.join(OPTIONAL)}")
         for name in ("color", "depth"):
-            if not isinstance(told[name], str) or "\0" in told[name]:
+            if not isinstance(told[name], str) or not _is_path(told[name]):
                 raise DataError(f"{where}: {name} is {str(told[name])[:60]!r}, expected a path")
         scale = told.get("depth_scale", 1000.0)
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < np.inf:
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < 1e9:
             raise DataError(f"{where}: depth_scale is {str(scale)[:60]}, expected a number above 0")
         scene_id = check_scene_name(str(told.get("scene", "stream")), where)
         if scene_id not in self._last:
@@ -137,9 +137,19 @@ class JsonFrames:
         number = told.get("frame", self._last[scene_id] + 1)
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= _LARGEST:
             raise DataError(f"{where}: frame is {str(number)[:60]}, expected a whole number of 0 or more")
+        if (scene_id, number) in self._told:
+            raise DataError(f"{where}: tells of frame {number} of {scene_id} once more, before it was added")
         self._last[scene_id] = max(self._last[scene_id], number)
         self._told[scene_id, number] = told
         return scene_id, number
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text can be a file's name: half a surrogate pair, which JSON can hold, can't."""
+    try:
+        return bool(text) and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _camera(told: Any, size: tuple[int, int], where: str) -> Camera:
@@ -157,6 +167,6 @@ def _camera(told: Any, size: tuple[int, int], where: str) -> Camera:
 def _matrix(told: Any, shape: tuple[int, ...], where: str) -> NDArray[np.float64]:
     try:
         return np.array(told, np.float64).reshape(shape)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         expected = "×".join(map(str, shape))
         raise FrameError(f"{where} is {str(told)[:60]}, expected {expected} numbers") from error

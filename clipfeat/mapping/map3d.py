@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,11 @@ class FeatureMap3D:
         self.scene_id = scene_id
         self.voxel_size = voxel_size if points is None else None
         self._frames: dict[int, None] = {}  # in order, and soon found
+        self._device = torch.device(device)
         self._points: MapPoints = (
-            VoxelPoints(voxel_size, max_weight, max_points, torch.device(device), dtype)
+            VoxelPoints(voxel_size, max_weight, max_points, self._device, dtype)
             if points is None
-            else GivenPoints(points, max_weight, torch.device(device), dtype)
+            else GivenPoints(points, max_weight, self._device, dtype)
         )
         if points is not None and max_points is not None:
             raise ConfigError(f"max_points={max_points}: given points stay as they are, leave it out")
@@ -244,6 +245,8 @@ class FeatureMap3D:
         # The least and the largest value tell it in one pass: NaN is both of them.
         if not torch.isfinite(torch.stack(feature_map.values.aminmax())).all():
             raise FrameError("the features hold inf or NaN; try model.precision=fp32")
+        if self._device.type != feature_map.values.device.type:
+            feature_map = replace(feature_map, values=feature_map.values.to(self._device))
         model = self._model
         to_points = None if model is None or model.head.ends_at_map else model.point_features
         return view_of(located, feature_map, to_points, measured=self.voxel_size is not None)
@@ -358,7 +361,7 @@ class FeatureMap3D:
 
         Raises:
             DataError: If it is missing, damaged or no such map.
-            ConfigError: If the model is another.
+            ConfigError: If the model is another, or ``max_points`` less than what is there.
         """
         saved = read_map(Path(path))
         if saved.voxel_size is None:

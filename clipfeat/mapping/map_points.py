@@ -20,6 +20,9 @@ from clipfeat.types import Points
 
 Arrays = dict[str, NDArray[Any]]
 
+_ROWS = 16_384
+"""Features in half precision that are compared at a time."""
+
 
 class MapPoints:
     """N points and the means of what their views say; not safe to use from several threads.
@@ -104,8 +107,10 @@ class MapPoints:
                 some = mean if len(changed) == count else mean[torch.from_numpy(changed).to(mean.device)]
                 self._lengths[changed] = torch.linalg.vector_norm(some.float(), dim=1).cpu().numpy()
                 self._changed[changed] = False
-            directions = torch.from_numpy(np.concatenate((prompts.vectors, prompts.others))).to(mean.device, mean.dtype)
-            products = (mean @ directions.T).float().cpu().numpy()
+            directions = torch.from_numpy(np.concatenate((prompts.vectors, prompts.others)).T).to(mean.device)
+            # Of half precision a part at a time, in float32: a copy of all would take the memory that it saves.
+            parts = [mean] if mean.dtype == torch.float32 else mean.split(_ROWS)
+            products = torch.cat([part.float() @ directions for part in parts]).cpu().numpy()
         lengths = self._lengths[:count, None]
         cosines = np.asarray(products / np.where(lengths > 0, lengths, 1), np.float32)
         own = len(prompts.names)
@@ -133,7 +138,7 @@ class MapPoints:
         """Takes up what another object of this kind knew, with nothing in this one yet.
 
         Raises:
-            KeyError: If the state lacks something.
+            ConfigError: If there is no room for it.
         """
         merger, count = self._with_room(features.shape[1]), len(self)
         if isinstance(merger, DeviceMerger):
@@ -265,6 +270,8 @@ class VoxelPoints(MapPoints):
 
     def restore(self, features: NDArray[np.floating], views: NDArray[np.int32], state: Arrays) -> None:
         """See ``MapPoints``."""
+        if self._most is not None and len(views) > self._most:
+            raise ConfigError(f"max_points={self._most}: the map has {len(views)} already; give room for these")
         rows = self._table.add(state[VOXEL])
         self._make_room()
         super().restore(features, views, state)

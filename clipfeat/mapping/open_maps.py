@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -76,6 +77,7 @@ class OpenMaps:
         self._open: FeatureMap3D | None = None
         self._changed = False
         self._saved = time.monotonic()
+        self._adder = ThreadPoolExecutor(1, thread_name_prefix="clipfeat-add")
 
     @property
     def model(self) -> Model | None:
@@ -109,6 +111,10 @@ class OpenMaps:
             DataError: If the map that is there can't be read.
             OutputError: If the one that was open can't be written.
         """
+        # In a thread, which Ctrl-C does not reach: what is written then holds whole frames.
+        self._adder.submit(self._take, seen).result()
+
+    def _take(self, seen: Seen) -> None:
         scene_id, frame_id = seen.key
         self._map_of(scene_id).add_view(seen.view, seen.frame)
         self.known(scene_id).add(frame_id)
@@ -150,9 +156,14 @@ class OpenMaps:
         self._saved = time.monotonic()
 
     def save_if_possible(self) -> None:
-        """As ``save``; what fails is not told, for something else already is."""
+        """As ``save``, when what is being added is in; what fails is not told, for something else already is."""
+        self._adder.shutdown()
         with suppress(OutputError, DataError):
             self.save()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._adder.shutdown()
 
     def metas(self, scenes: Iterable[str]) -> dict[str, dict[str, Any]]:
         """What the maps of these scenes, and of those that this run has looked at, say of themselves.

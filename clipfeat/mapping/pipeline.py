@@ -1,6 +1,7 @@
 """Frames to what they say of a map's points: read ahead and computed in lanes, as an extraction does it."""
 
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -18,7 +19,7 @@ from clipfeat.mapping.map3d import FeatureMap3D
 from clipfeat.model.base import Model
 from clipfeat.output.summary import Stopwatch
 from clipfeat.system.direct import reuse_memory
-from clipfeat.system.streaming import prefetch, shares
+from clipfeat.system.streaming import in_order, shares
 from clipfeat.types import FeatureMap, Frame
 
 
@@ -66,19 +67,25 @@ class Pipeline:
             frames, look.locate, model.preprocess, model.network_input, stopwatch, colored=True
         )
         self._of_thread = local()
+        # They stay from one portion of frames to the next: on a GPU each lane has a stream, which takes memory.
+        self._readers = ThreadPoolExecutor(self._threads, thread_name_prefix="clipfeat-prepare")
+        self._seers = ThreadPoolExecutor(self._lanes, thread_name_prefix="clipfeat-lane")
         self.stopwatch = stopwatch
 
     def work(self, keys: Sequence[FrameKey]) -> Generator[Seen | Failed, None, None]:
         """What became of each frame, in order."""
         batches = shares(keys, self._batch_size, self._lanes)
-        prepared = prefetch(
-            lambda batch: [self._prepare(key) for key in batch], batches, self._threads, self._threads + 1
+        prepared = in_order(
+            self._readers, lambda batch: [self._prepare(k) for k in batch], batches, self._threads + 1, keep=True
         )
-        with closing(prepared), closing(prefetch(self._see, prepared, self._lanes, self._lanes + 1)) as done:
+        done = in_order(self._seers, self._see, prepared, self._lanes + 1, keep=True)
+        with closing(prepared), closing(done):
             yield from chain.from_iterable(done)
 
     def close(self) -> None:
-        """Closes the model."""
+        """Ends the threads, and closes the model."""
+        self._readers.shutdown()
+        self._seers.shutdown()
         self._model.close()
 
     def _see(self, frames: Sequence[Prepared | Failed]) -> list[Seen | Failed]:

@@ -75,6 +75,7 @@ def make_maps(cfg: MapConfig, model: Model | None = None) -> dict[str, Any]:
             raise
         finally:
             pipeline.close()
+            maps.close()
     else:
         log.info("all %d frames are in the maps already, in %s", sum(map(len, listed.values())), folder)
     metas = maps.metas(listed)
@@ -123,6 +124,8 @@ def _follow(
     patience = Patience(live, cfg.poll_s, cfg.idle_s if cfg.source == "watch" else None, cfg.retry_s)
     for keys in patience:
         new = [key for key in keys if key[1] not in maps.known(key[0])]
+        for key in set(keys) - set(new):
+            patience.done(key)
         _add(cfg, pipeline, maps, new, failed, bar, patience)
         _take_bad_lines(cfg, live, failed)
         maps.save_if_due()
@@ -159,6 +162,8 @@ def _add(
         else:
             failed[f"{scene_id} frame {frame_id}"] = str(outcome.error)
             maps.fail(outcome.key, str(outcome.error))
+        if patience is not None:
+            patience.done(outcome.key)
         bar.set_description(maps.said(), refresh=False)
         bar.update()
         maps.save_if_due()

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from clipfeat.errors import DataError
 from clipfeat.mapping.map_points import Arrays, MapPoints
+from clipfeat.output.files import wrong_rows
 from clipfeat.output.fused import FusedScene, read_fused
 from clipfeat.sampling.voxels import VOXEL
 from clipfeat.types import Points
 from clipfeat.vis.scene_picture import up_of
 
-_STATE = ("weight_sum", "xyz_mean", "rgb_mean", "seen_last")
-"""Arrays of the file that are the map's own, beside a fused scene's: sums and means that are not rounded."""
+_STATE = {"weight_sum": (), "xyz_mean": (3,), "rgb_mean": (3,), "seen_last": ()}
+"""Arrays of the file that are the map's own, and the shape of their rows: sums and means that are not rounded."""
 
 _SAID = {"scene_id", "frames", "down", "model", "weights_from", "voxel_size", "dropped"}
 """What the meta must say."""
@@ -79,12 +80,14 @@ def read_map(path: Path) -> SavedMap:
     fused = read_fused(path)
     attributes = dict(fused.points.attributes)
     state = {name: attributes.pop(name) for name in _STATE if name in attributes}
-    needed = {"weight_sum", "xyz_mean"}
+    expected = {name: _STATE[name] for name in ("weight_sum", "xyz_mean")}
     if VOXEL in attributes:
         state[VOXEL] = attributes[VOXEL]
-        needed.add("seen_last")
-    missing = (needed - state.keys()) | (_SAID - fused.meta.keys())
-    if missing:
+        expected |= {VOXEL: (3,), **{name: shape for name, shape in _STATE.items() if name in ("seen_last", *state)}}
+    if missing := (expected.keys() - state.keys()) | (_SAID - fused.meta.keys()):
         raise DataError(f"{path}: no map that could go on (no {', '.join(sorted(missing))}); give one of clipfeat-map")
+    arrays = {"pts_feat": fused.pts_feat, "views": fused.views, **state}
+    if why := wrong_rows(arrays, {"pts_feat": (None,), "views": (), **expected}):
+        raise DataError(f"{path}: no whole map ({why}); delete it and run the same command again")
     points = Points(state["xyz_mean"], fused.points.idx, attributes)
     return SavedMap(points, fused.pts_feat, fused.views, state, fused.meta, fused.meta["voxel_size"])

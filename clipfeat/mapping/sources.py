@@ -35,6 +35,9 @@ class LiveFrames(Protocol):
     def load(self, scene_id: str, frame_id: int) -> Frame:
         """See ``Dataset``."""
 
+    def forget(self, key: FrameKey) -> None:
+        """Drops what is known of a frame that nobody will load again."""
+
 
 class WatchedFrames:
     """Frames of a data set that is being written.
@@ -85,6 +88,9 @@ class WatchedFrames:
             raise DataError(f"{scene_id}: {self.why}")
         return self._dataset.load(scene_id, frame_id)
 
+    def forget(self, key: FrameKey) -> None:
+        """See ``LiveFrames``: a number is all that is known, and is needed."""
+
 
 class Patience:
     """Gives frames in portions as they come; those that could not be read come again, for some seconds.
@@ -128,6 +134,11 @@ class Patience:
                 if not (self._again or self._frames.waiting) and (self._frames.ended or over):
                     return
                 self._sleep(self._poll_s)
+
+    def done(self, key: FrameKey) -> None:
+        """Takes note that a frame will not be asked for again."""
+        self._first_failed.pop(key, None)
+        self._frames.forget(key)
 
     def again(self, key: FrameKey) -> bool:
         """Whether a frame that could not be read is going to be tried once more."""

@@ -86,6 +86,10 @@ class CachedModel:
         seed: of random weights.
         cache: where maps are kept; closed with this object.
 
+    Attributes:
+        cfg: the model.
+        seed: of random weights.
+
     Raises:
         WeightsError: If the model has to be loaded and can't be, or its head can't be built.
         ConfigError: If the input's size does not fit the model's patches.
@@ -97,8 +101,8 @@ class CachedModel:
         self.arch = arch_name(cfg.encoder)
         self.head_name = cfg.head.name
         self.device = device
-        self._cfg = cfg
-        self._seed = seed
+        self.cfg = cfg
+        self.seed = seed
         self._cache = cache
         self._model: ClipModel | None = None
         self._loading = threading.Lock()
@@ -184,7 +188,7 @@ class CachedModel:
         """
         made = iter(self._make([(i, size) for i, size in zip(inputs, image_sizes, strict=True) if i.stored is None]))
         maps = [entry.stored if entry.stored is not None else next(made) for entry in inputs]
-        target = torch.device("cpu") if resolve_offload(self._cfg.offload, self.device) else self.device
+        target = torch.device("cpu") if resolve_offload(self.cfg.offload, self.device) else self.device
         return [dataclasses.replace(m, values=m.values.to(target, non_blocking=True)) for m in maps]
 
     def point_features(self, sampled: torch.Tensor, memory: HostMemory | None = None) -> FloatArray:
@@ -224,10 +228,10 @@ class CachedModel:
 
     def _find_card(self) -> EncoderCard | None:
         card = self._card_of(self._source())
-        if card is None and self._cfg.allow_random and self._cfg.pretrained is not None:
+        if card is None and self.cfg.allow_random and self.cfg.pretrained is not None:
             # The demo may have gone on with random weights before; it does so again only if nothing has changed.
-            why = why_not_to_be_had(self._cfg.encoder, self._cfg.pretrained)
-            card = self._card_of({"seed": self._seed}) if why else None
+            why = why_not_to_be_had(self.cfg.encoder, self.cfg.pretrained)
+            card = self._card_of({"seed": self.seed}) if why else None
             if card is not None:
                 log.warning("WARNING: %s", why)
         return card
@@ -238,9 +242,9 @@ class CachedModel:
         Raises:
             WeightsError: Also if it is not the model that the card spoke of.
         """
-        model = load_model(self._cfg, self.device, self._seed)
+        model = load_model(self.cfg, self.device, self.seed)
         found = model.encoder.card
-        source = {"seed": self._seed} if found.weights == "random" else self._source()
+        source = {"seed": self.seed} if found.weights == "random" else self._source()
         expected: EncoderCard | None = getattr(self, "_card", None)
         if expected != found and not self._cache.readonly:
             if expected is not None:
@@ -248,7 +252,7 @@ class CachedModel:
             self._cache.put_card(self._card_key(source), dataclasses.asdict(found))
         if expected is not None and expected != found:
             raise WeightsError(
-                f"model.pretrained={self._cfg.pretrained}: gives weights={found.weights} ({found.weights_sha256}) now, "
+                f"model.pretrained={self.cfg.pretrained}: gives weights={found.weights} ({found.weights_sha256}) now, "
                 f"but {expected.weights} ({expected.weights_sha256}) when the cache was filled; the cache knows of it "
                 f"now: run the same command again, into another output_dir"
             )
@@ -257,11 +261,11 @@ class CachedModel:
 
     def _source(self) -> dict[str, Any]:
         """What tells these weights from others, as far as it can be known without reading them."""
-        pretrained = self._cfg.pretrained
-        if pretrained is None and not arch_is_place(self._cfg.encoder):
-            return {"seed": self._seed}
-        if arch_is_place(self._cfg.encoder) or (pretrained is not None and Path(pretrained).exists()):
-            found = find_weights(self._cfg.encoder, pretrained)
+        pretrained = self.cfg.pretrained
+        if pretrained is None and not arch_is_place(self.cfg.encoder):
+            return {"seed": self.seed}
+        if arch_is_place(self.cfg.encoder) or (pretrained is not None and Path(pretrained).exists()):
+            found = find_weights(self.cfg.encoder, pretrained)
             assert found.file is not None  # noqa: S101 - for the type checker: only names of open_clip may have none
             path = found.file.resolve()
             status = path.stat()
@@ -272,11 +276,11 @@ class CachedModel:
     def _card_key(self, source: dict[str, Any]) -> str:
         return _digest(
             source=source,
-            arch=self._cfg.encoder,
-            input_size=self._cfg.network_size,
+            arch=self.cfg.encoder,
+            input_size=self.cfg.network_size,
             precision=self._precision,
             # No part of the card, but a model that can't attend so is then told before the first frame.
-            attention=self._cfg.attention,
+            attention=self.cfg.attention,
             open_clip=version("open_clip_torch"),
             timm=version("timm"),
         )

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from itertools import count, islice
 from multiprocessing.connection import wait
 from typing import TypeVar
@@ -44,9 +45,9 @@ def prefetch(
 
 
 def in_order(
-    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int, *, keep: bool = False
 ) -> Generator[Result, None, None]:
-    """As ``prefetch``, in a pool of threads or processes; the pool is shut down at the end."""
+    """As ``prefetch``, in a pool of threads or processes; the pool is shut down at the end, unless it is kept."""
     source = iter(items)
     waiting: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(source, ahead))
     try:
@@ -55,7 +56,10 @@ def in_order(
             waiting.extend(pool.submit(function, item) for item in islice(source, 1))
             yield result
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        if keep:
+            wait_for([future for future in waiting if not future.cancel()])
+        else:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def shares(items: Sequence[Item], size: int, workers: int) -> Iterator[Sequence[Item]]:

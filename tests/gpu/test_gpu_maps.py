@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from clipfeat.errors import ConfigError
+from clipfeat.mapping.map3d import FeatureMap3D
 from clipfeat.model import clip_model as model_module
 from clipfeat.model.batches import fetch
 from clipfeat.model.clip_model import ClipModel
@@ -263,3 +264,30 @@ def test_no_memory_at_all_is_an_error_that_says_what_to_do(tiny_arch, gpu, monke
         with pytest.raises(ConfigError, match=r"does not suffice to sample a map; take model\.offload=cpu"):
             model.with_memory(lambda: model.point_features(sample_img_feat(feature_map, uv)))
     assert model.feature_maps(inputs, sizes)[0].values.isfinite().all()
+
+
+def test_a_map_of_a_scene_on_a_gpu_is_that_of_the_cpu(gpu, demo_frames, tiny_arch):
+    """Its features stay there; frames may be looked at in threads, each with a stream of its own."""
+    cfg = ModelConfig(arch=tiny_arch, pretrained=None, head=HeadConfig("none"), precision="fp32")
+    found = []
+    for device in (CPU, gpu):
+        model = load_model(cfg, device, 0)
+        world = FeatureMap3D(model, voxel_size=0.2, device=device, max_weight=1.5)
+
+        def see(frame, model=model, world=world):
+            size = (frame.color_camera.width, frame.color_camera.height)
+            with model.stream():
+                [feature_map] = model.feature_maps([model.network_input(frame)], [size])
+                return world.see(world.look(frame), feature_map)
+
+        with ThreadPoolExecutor(2) as pool:
+            for frame, view in zip(demo_frames, pool.map(see, demo_frames), strict=True):
+                world.add_view(view, frame)
+        found.append(world)
+    assert off(*(torch.from_numpy(world.features()) for world in found[::-1])) < LIMITS["fp32"]
+    np.testing.assert_array_equal(*(world.views for world in found))
+    np.testing.assert_allclose(*(world.query(np.ones(64)) for world in found), atol=1e-3)
+    on_host = FeatureMap3D(load_model(cfg, gpu, 0), voxel_size=0.2, max_weight=1.5)
+    for frame in demo_frames:
+        on_host.add_frame(frame)
+    assert off(*(torch.from_numpy(world.features()) for world in (on_host, found[0]))) < LIMITS["fp32"]

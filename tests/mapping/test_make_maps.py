@@ -18,7 +18,7 @@ from clipfeat.errors import ConfigError
 from clipfeat.mapping import open_maps
 from clipfeat.mapping.config import MapConfig
 from clipfeat.mapping.run import make_maps
-from clipfeat.output.fused import read_fused
+from clipfeat.output.fused import read_fused, write_fused
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.inspect import inspect_folder
 from clipfeat.results.view import Viewer
@@ -156,7 +156,7 @@ def test_ctrl_c_keeps_what_was_added(configured, demo_root, tmp_path, monkeypatc
 
 
 def test_what_reads_fused_scenes_reads_maps(run_map, run_main, demo_root, text_arch, tmp_path):
-    base = [f"data.root={demo_root}", "output_dir=out", f"model.arch={text_arch}", "model/head=text"]
+    base = [f"data.root={demo_root}", "output_dir=out", f"model.arch={text_arch}", "model/head=text", "cache=lmdb"]
     code, err = run_map(*base, "frames_per_scene=2", "picture=text", "text=a chair")
     assert code == 0, err
     out = tmp_path / "out"
@@ -222,6 +222,29 @@ def test_values_of_a_map_out_of_range_are_named(changes, message):
 
     with pytest.raises(ConfigError, match=message):
         MapConfig(**{"data": ScanNetConfig(root="x")} | changes)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "rows"])
+def test_a_damaged_map_is_named_and_what_to_do(run_map, demo_root, tmp_path, damage):
+    base = [f"data.root={demo_root}", "output_dir=out"]
+    assert run_map(*base, "frames_per_scene=1")[0] == 0
+    path = tmp_path / "out" / f"{SCENES[0]}.npz"
+    if damage == "rows":
+        fused = read_fused(path)
+        fused.points.attributes["weight_sum"] = fused.points.attributes["weight_sum"][1:]
+        write_fused(path, fused)
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 255
+        path.write_bytes(content[:-99] if damage == "cut" else content)
+    code, err = run_map(*base)
+    assert code == 1
+    [line] = [line for line in err.splitlines() if line.startswith("clipfeat: ")]
+    assert str(path.relative_to(tmp_path)) in line
+    assert "delete it and run the same command again" in line
+    assert "Traceback" not in err
+    path.unlink()
+    assert run_map(*base)[0] == 0
 
 
 def test_results_stay_out_of_the_recordings(run_map, scans):

@@ -308,6 +308,8 @@ def test_files_that_are_no_map_are_refused(model, text_model, store_of, demo_fra
     filled(model, demo_frames[:1]).save(tmp_path / "map.npz")
     with pytest.raises(ConfigError, match=r"its features are of another model, which differs in "):
         FeatureMap3D.load(tmp_path / "map.npz", text_model)
+    with pytest.raises(ConfigError, match=r"max_points=5: the map has \d+ already; give room for these"):
+        FeatureMap3D.load(tmp_path / "map.npz", max_points=5)
     fused = read_fused(tmp_path / "map.npz")
     del fused.points.attributes["seen_last"]
     write_fused(tmp_path / "old.npz", fused)

@@ -52,6 +52,7 @@ class Scripted:
 
     def __init__(self, looks, waiting=()):
         self.looks, self.bad, self.now, self.left = list(looks), [], 0.0, list(waiting)
+        self.forgotten = []
 
     @property
     def ended(self):
@@ -67,6 +68,9 @@ class Scripted:
     def sleep(self, seconds):
         self.now += seconds
 
+    def forget(self, key):
+        self.forgotten.append(key)
+
 
 def patience_of(frames, idle_s=None, retry_s=3.0):
     return Patience(frames, 1.0, idle_s, retry_s, lambda: frames.now, frames.sleep)
@@ -81,6 +85,8 @@ def test_what_can_not_be_read_comes_again_for_some_seconds():
             given_up = not patience.again("a")
     assert seen == [(0, ["a", "b"]), (1, ["a"]), (2, ["a", "c"]), (3, ["a"])]
     assert given_up
+    patience.done("a")
+    assert frames.forgotten == ["a"]
 
 
 def test_it_ends_when_nothing_more_comes():
@@ -224,7 +230,14 @@ def test_lines_are_taken_as_they_come(pipe, scans):
     frame = frames.load(*last)
     np.testing.assert_allclose(frame.depth_m, 2 * expected.depth_m)
     np.testing.assert_allclose(frame.depth_camera.intrinsics, frame.color_camera.resized(128, 96).intrinsics)
+    again = json.dumps(unnamed | {"frame": 8}).encode() + b"\n"
+    file.write(again)
+    assert frames.new() == []
+    assert frames.bad.pop().endswith("tells of frame 8 of stream once more, before it was added")
+    frames.forget(last)
+    file.write(again)
     file.close()
+    assert frames.new() == [last]
     assert (frames.new(), frames.ended, frames.bad) == ([], True, [])
 
 
@@ -235,7 +248,9 @@ def test_lines_are_taken_as_they_come(pipe, scans):
         (b'{"color": "a"}', "line 1 of standard input: no depth, intrinsics, pose; expected color, depth, "),
         ({"Frame": 1}, "Frame has no meaning; there may be scene, frame, depth_intrinsics, depth_scale"),
         ({"color": 3}, "color is '3', expected a path"),
+        ({"depth": "d/\ud800.png"}, "depth is 'd/\\ud800.png', expected a path"),
         ({"depth_scale": 0}, "depth_scale is 0, expected a number above 0"),
+        ({"depth_scale": 10**400}, "depth_scale is 1000"),
         ({"frame": -1}, "frame is -1, expected a whole number of 0 or more"),
         ({"frame": True}, "frame is True, expected a whole number"),
         ({"scene": "../x"}, "scene name '../x' is not allowed"),
@@ -258,6 +273,8 @@ def test_lines_that_tell_no_frame_are_named(pipe, scans, line, message):
         ({"intrinsics": "K"}, "demo0000_00 frame 0: intrinsics is K, expected 3×3 numbers"),
         ({"intrinsics": [500, 500, 900, 80]}, r"intrinsics: principal point \(900, 80\) lies outside the 216×162"),
         ({"depth_intrinsics": [1, 2, 3]}, "demo0000_00 frame 0: depth_intrinsics is .1, 2, 3., expected 3×3 numbers"),
+        ({"pose": [10**400] * 16}, "demo0000_00 frame 0: pose is .1000"),
+        ({"intrinsics": [float("nan")] * 9}, "demo0000_00 frame 0: intrinsics: intrinsics hold inf or NaN"),
         ({"pose": [1, 2, 3]}, "demo0000_00 frame 0: pose is .1, 2, 3., expected 4×4 numbers"),
         ({"pose": (2 * np.eye(4)).tolist()}, "demo0000_00 frame 0: pose: the upper left 3×3 is no rotation"),
     ],

@@ -5,12 +5,13 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import CHECKOUT
 
-from clipfeat.system.streaming import prefetch, shares
+from clipfeat.system.streaming import in_order, prefetch, shares
 
 
 def test_results_come_in_order_whoever_is_first():
@@ -70,6 +71,25 @@ def test_shares_are_all_of_it_in_order_and_small_at_the_end(count, size, workers
     for length in lengths:
         clock[clock.index(min(clock))] += length
     assert max(clock) - min(clock) <= 2
+
+
+def test_a_pool_that_is_kept_takes_more_and_what_has_begun_is_waited_for():
+    begun, go_on = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item == 1:
+            go_on.wait()
+        return item
+
+    with ThreadPoolExecutor(1) as pool:
+        found = in_order(pool, work, range(9), ahead=4, keep=True)
+        assert next(found) == 0
+        threading.Timer(0.05, go_on.set).start()
+        found.close()
+        assert go_on.is_set()
+        assert begun == [0, 1]
+        assert list(in_order(pool, work, "abc", ahead=2, keep=True)) == ["a", "b", "c"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
