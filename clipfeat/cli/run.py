@@ -65,7 +65,8 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
             )
         expand_home(cfg)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            cfg.output_dir = str(Path(cfg.output_dir) / sweep_folder(HydraConfig.get().overrides.task))
+            own = cfg.output_dir or OmegaConf.to_object(cfg).output_dir  # of some commands null stands for a folder
+            cfg.output_dir = str(Path(own) / sweep_folder(HydraConfig.get().overrides.task))
         work(OmegaConf.to_object(cfg))
 
     def report(error: Exception) -> None:

@@ -71,7 +71,10 @@ def _protocol(folder: Path, content: dict[str, Any]) -> Found:
     scenes, numbers = content["scenes"], content["numbers"]
     shown = {key: value for key, value in numbers.items() if not isinstance(value, dict)}
     shown |= {f"{top} synonyms": shares["synonyms"] for top, shares in numbers.items() if top.startswith("top")}
-    files = ["protocol.md", *(["protocol.csv", "protocol.png"] if "classes" in content else [])]
+    files = [
+        "protocol.md",
+        *(["protocol.csv", "protocol_confusion.csv", "protocol.png"] if "classes" in content else []),
+    ]
     facts = {
         "protocol": f"{content['protocol']}: {content['title']}",
         "changed": ", ".join(content["changed"]),

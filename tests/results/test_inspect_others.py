@@ -57,7 +57,7 @@ PROTOCOL = {
 
 def test_the_numbers_of_a_protocol(tmp_path):
     (tmp_path / "protocol.json").write_text(json.dumps(PROTOCOL))
-    for name in ("protocol.md", "protocol.csv"):
+    for name in ("protocol.md", "protocol.csv", "protocol_confusion.csv"):
         (tmp_path / name).touch()
     found = inspect_folder(tmp_path)
     assert found.title == f"{tmp_path}: the numbers of a protocol, by clipfeat-evaluate"
