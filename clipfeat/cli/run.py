@@ -65,8 +65,8 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
             )
         expand_home(cfg)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            own = cfg.output_dir or OmegaConf.to_object(cfg).output_dir  # of some commands null stands for a folder
-            cfg.output_dir = str(Path(own) / sweep_folder(HydraConfig.get().overrides.task))
+            own: Any = cfg if cfg.output_dir else OmegaConf.to_object(cfg)  # of some commands null stands for a folder
+            cfg.output_dir = str(Path(own.output_dir) / sweep_folder(HydraConfig.get().overrides.task))
         work(OmegaConf.to_object(cfg))
 
     def report(error: Exception) -> None:
