@@ -66,7 +66,8 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
             )
         expand_home(cfg)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            cfg.output_dir = str(Path(cfg.output_dir) / sweep_folder(HydraConfig.get().overrides.task))
+            own: Any = cfg if cfg.output_dir else OmegaConf.to_object(cfg)  # of some commands null stands for a folder
+            cfg.output_dir = str(Path(own.output_dir) / sweep_folder(HydraConfig.get().overrides.task))
         work(OmegaConf.to_object(cfg))
 
     def report(error: Exception) -> None:

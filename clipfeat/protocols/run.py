@@ -41,7 +41,7 @@ def evaluate_protocol(cfg: ProtocolConfig, texts: Texts | None = None) -> dict[s
         texts: the text tower of the model that made the features, if it is loaded already.
 
     Returns:
-        What ``protocol.json`` holds.
+        What ``protocol.json`` holds; and, where points have classes, ``confusion``, of what ``Tally`` has.
 
     Raises:
         ClipfeatError: On anything that the user can mend.

@@ -27,15 +27,19 @@ _DRAWN = 60
 def write_numbers(folder: Path, report: Mapping[str, Any]) -> None:
     """Writes ``protocol.json``, ``.md`` and, where points have classes, ``.csv`` (a row a class) and ``.png``.
 
+    The confusion matrix is ``protocol_confusion.csv``: a row a class, and what its points are predicted as.
+
     Raises:
         OutputError: If that fails.
     """
+    told = {key: value for key, value in report.items() if key != "confusion"}
     files = {
-        "protocol.json": json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False).encode(),
+        "protocol.json": json.dumps(told, indent=2, allow_nan=False, ensure_ascii=False).encode(),
         "protocol.md": markdown(report).encode(),
     }
     if "classes" in report:
         files |= {"protocol.csv": csv_table(report["classes"]).encode(), "protocol.png": plot(report)}
+        files["protocol_confusion.csv"] = csv_table(confusion_rows(report)).encode()
     for name, content in files.items():
         with atomic_file(folder / name) as file:
             file.write(content)
@@ -99,8 +103,15 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def confusion_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row a class, and one of unlabelled points: how many of its seen points are predicted as which."""
+    names = [row["name"] for row in report["classes"]]
+    rows = zip([*names, "unlabelled"], report["confusion"], strict=True)
+    return [{"truth": truth} | dict(zip([*names, "no class"], row, strict=True)) for truth, row in rows]
+
+
 def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A row a class; what makes no sense is empty."""
+    """The rows as a table; what makes no sense is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), restval="", lineterminator="\n")
     writer.writeheader()

@@ -50,7 +50,7 @@ class Labelled:
 
 def other_name(scene_id: str) -> str:
     """The other one of the two names that Replica's scenes have: office0 is office_0."""
-    match = re.fullmatch(r"([a-z]+)(_?)(\d)", scene_id)
+    match = re.fullmatch(r"(office|room)(_?)(\d)", scene_id)
     return scene_id if match is None else f"{match[1]}{'' if match[2] else '_'}{match[3]}"
 
 

@@ -26,7 +26,7 @@ def find_others(folder: Path) -> Found | None:
                 return what, {}, [f"{path}: damaged ({type(error).__name__}: {error}); run the command again"]
     if (folder / "checkpoint.safetensors").is_file():
         return "a training of clipfeat-train that has not ended; the same command goes on", {}, []
-    return _export(folder) or _heads(folder)
+    return _export(folder) or _heads(folder) or _beside_a_run(folder)
 
 
 def _query(folder: Path, content: dict[str, Any]) -> Found:
@@ -71,7 +71,10 @@ def _protocol(folder: Path, content: dict[str, Any]) -> Found:
     scenes, numbers = content["scenes"], content["numbers"]
     shown = {key: value for key, value in numbers.items() if not isinstance(value, dict)}
     shown |= {f"{top} synonyms": shares["synonyms"] for top, shares in numbers.items() if top.startswith("top")}
-    files = ["protocol.md", *(["protocol.csv", "protocol.png"] if "classes" in content else [])]
+    files = [
+        "protocol.md",
+        *(["protocol.csv", "protocol_confusion.csv", "protocol.png"] if "classes" in content else []),
+    ]
     facts = {
         "protocol": f"{content['protocol']}: {content['title']}",
         "changed": ", ".join(content["changed"]),
@@ -120,6 +123,21 @@ def _heads(folder: Path) -> Found | None:
         for path, told in found.items()
     }
     return "heads fitted by clipfeat-fit-head", facts, []
+
+
+def _beside_a_run(folder: Path) -> Found | None:
+    """What commands write into a run's folder, where it is not one: a check of the calibration, or pictures."""
+    if (folder / "config.yaml").is_file() or (folder / "frames.jsonl").is_file():
+        return None
+    checks = read_json(folder / "check.json").get("checks")
+    if isinstance(checks, list):
+        facts = {str(one.get("scene_id")): str(one.get("verdict")) for one in checks if isinstance(one, dict)}
+        return "a check of the calibration, by clipfeat-extract check=only", facts, []
+    pictures = sorted(folder.glob("*/vis_*.png"))
+    if not pictures or next(folder.glob("*/frame_*"), None) is not None:
+        return None
+    scenes = list(dict.fromkeys(path.parent.name for path in pictures))
+    return "pictures of clipfeat-vis", {"scenes": _named(scenes), "pictures": str(len(pictures))}, []
 
 
 def _export(folder: Path) -> Found | None:

@@ -13,6 +13,12 @@ _BACKGROUND = 255
 _LARGEST_PX = 9
 """Side of the largest square that a point is drawn as."""
 
+_WIDER = 1.6
+"""By so much a square is wider than points lie apart, or the grid of a mesh would show through."""
+
+_SPACED = 2000
+"""Points whose nearest neighbours are looked for."""
+
 
 def up_axis(poses: Sequence[FloatArray]) -> list[float]:
     """Where up is in the world, by how cameras of (4, 4) poses were held."""
@@ -65,6 +71,7 @@ def scene_picture(
     bottom, top = np.percentile(shown @ direction, (2, 98))
     kept = heights <= bottom + 0.8 * (top - bottom)
     points, rgb = points[kept], rgb[kept]
+    spacing = _spacing(points)
     middle, radius = 0.5 * (low + high), max(0.5 * float(np.linalg.norm(high - low)), 1e-3)
     sideways = np.eye(3)[int(np.abs(direction).argmin())]
     across = np.cross(direction, sideways)
@@ -84,7 +91,7 @@ def scene_picture(
     v = np.rint(focal_px * seen[:, 1] / seen[:, 2] + 0.5 * height).astype(np.int64)
     far_first = np.argsort(-seen[:, 2], kind="stable")
     u, v, z, rgb = u[far_first], v[far_first], seen[far_first, 2], rgb[far_first]
-    sides = np.clip(np.ceil(_side_px(u, v) * (np.median(z) if len(z) else 1) / z), 1, _LARGEST_PX).astype(np.int64)
+    sides = np.clip(np.ceil(_WIDER * spacing * focal_px / z), 2, _LARGEST_PX).astype(np.int64)
     drawn = np.full((height, width), -1, np.int64)
     for down in range(int(sides.max(initial=0))):
         for aside in range(int(sides.max(initial=0))):
@@ -97,9 +104,12 @@ def scene_picture(
     return picture
 
 
-def _side_px(u: NDArray[np.int64], v: NDArray[np.int64]) -> float:
-    """Pixels that a point halfway is wide, so that neighbours touch: by the area that all of them take."""
-    if len(u) == 0:
-        return 1.0
-    extent = (np.ptp(np.percentile(u, (2, 98))) + 1) * (np.ptp(np.percentile(v, (2, 98))) + 1)
-    return float(max(1.6 * np.sqrt(extent / len(u)), 2.0))
+def _spacing(points: FloatArray) -> float:
+    """How far points lie apart, in metres, where they are few: the distance to the nearest that most do not exceed."""
+    if len(points) < 2:
+        return 0.0
+    from scipy.spatial import cKDTree
+
+    some = points[:: 1 + len(points) // _SPACED]
+    distance = cKDTree(points).query(some, k=2)[0][:, 1]
+    return float(np.percentile(distance, 80))

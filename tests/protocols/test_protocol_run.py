@@ -5,9 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from planted import PlantedTexts
+from planted import PlantedModel, PlantedTexts, vector_of
 from planted_scenes import EVERY, SCENES, by_hand, labels_path, plant, redirect
 
+import clipfeat
 from clipfeat.cli.commands import evaluate_main
 from clipfeat.data.scannet200 import scannet200
 from clipfeat.errors import ConfigError, DataError
@@ -17,6 +18,8 @@ from clipfeat.protocols.config import ProtocolConfig, RulesConfig
 from clipfeat.protocols.protocol import TABLES, read_protocol
 from clipfeat.protocols.run import evaluate_protocol
 from clipfeat.protocols.tell import numbers_table
+from clipfeat.results.config import FuseConfig
+from clipfeat.results.fuse import fuse
 from clipfeat.sampling.point_files import read_points
 
 NYU40 = {int(row["id"]): int(row["nyu40"]) for row in csv.DictReader((TABLES / "scannet_nyu40.csv").open())}
@@ -205,7 +208,12 @@ def test_replica_is_counted_by_its_own_files_and_both_of_its_names(demo_root, tm
 def test_everything_is_written_and_said(demo_root, tmp_path, caplog):
     report, _, _ = planted_run(demo_root, tmp_path, "scannet200", model={"weights": "random"})
     out = tmp_path / "out"
+    confusion = report.pop("confusion")
     assert json.loads((out / "protocol.json").read_text()) == json.loads(json.dumps(report))
+    table = list(csv.reader((out / "protocol_confusion.csv").open()))
+    assert [len(table), len(table[0])] == [202, 202]
+    assert (table[0][1], table[0][-1], table[-1][0]) == ("wall", "no class", "unlabelled")
+    assert [[int(one) for one in row[1:]] for row in table[1:]] == confusion
     rows = list(csv.DictReader((out / "protocol.csv").open()))
     assert len(rows) == 200
     assert float(rows[0]["iou"]) == report["classes"][0]["iou"]
@@ -274,6 +282,33 @@ def test_labels_of_a_set_without_any_of_the_names_are_refused(tmp_path, store):
     table.write_text("id,name\n1,quark\n")
     with pytest.raises(DataError, match="none of its names is one of replica's"):
         run(store, tmp_path / "out", "replica", labels_ids=str(table), labels_file=f"{store}/{{scene}}.npz")
+
+
+def test_a_sweep_over_protocols_has_a_folder_for_each(run_main, store):
+    """Its text tower is none that can be loaded, so that the first job ends the sweep."""
+    code, err = run_main(evaluate_main, "-m", "protocol=scannet20,scannet200", f"store={store}", "scenes=all")
+    assert (code, err.count("Traceback")) == (1, 0)
+    [folder] = (store / "scannet20").iterdir()
+    assert folder.name.startswith("protocol=scannet20-")
+
+
+def test_planted_maps_fused_onto_labelled_meshes_are_counted_by_hand(demo_root, tmp_path):
+    """All the way: extracted, fused with labels, predicted by text; whose ids they are the labels' file tells."""
+    overrides = ["output=grid", "vis=none", "report=false"]
+    clipfeat.extract(demo_root, tmp_path / "run", overrides=overrides, model=PlantedModel(demo_root))
+    fuse(FuseConfig(str(tmp_path / "run"), labels_file=str(labels_path(demo_root, "{scene}")), formats=[]))
+    protocol = read_protocol("scannet200")
+    names = [vector_of(text) for text in protocol.texts]
+    pairs = []
+    for scene_id in SCENES:
+        fused = read_fused(tmp_path / "run" / "fused" / f"{scene_id}.npz")
+        cosines = fused.pts_feat @ np.stack(names).T
+        predicted = [int(row.argmax()) if seen else None for row, seen in zip(cosines, fused.seen, strict=True)]
+        pairs += zip(truth_of(protocol)(fused.points.attributes["label"].tolist()), predicted, strict=True)
+    report = run(tmp_path / "run" / "fused", tmp_path / "out", "scannet200")
+    assert_numbers(report["numbers"], by_hand(pairs, protocol))
+    seen = [(t, p) for t, p in pairs if p is not None and t >= 0]
+    assert np.mean([t == p for t, p in seen]) > 0.8
 
 
 @pytest.mark.parametrize(

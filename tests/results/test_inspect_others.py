@@ -57,7 +57,7 @@ PROTOCOL = {
 
 def test_the_numbers_of_a_protocol(tmp_path):
     (tmp_path / "protocol.json").write_text(json.dumps(PROTOCOL))
-    for name in ("protocol.md", "protocol.csv"):
+    for name in ("protocol.md", "protocol.csv", "protocol_confusion.csv"):
         (tmp_path / name).touch()
     found = inspect_folder(tmp_path)
     assert found.title == f"{tmp_path}: the numbers of a protocol, by clipfeat-evaluate"
@@ -77,6 +77,23 @@ def test_heads(tmp_path):
     found = inspect_folder(tmp_path)
     assert found.title == f"{tmp_path}: heads fitted by clipfeat-fit-head"
     assert found.facts == {"head.safetensors": "proj128, method=pca of 12 frames, weights=openai"}
+
+
+def test_a_check_and_pictures_that_lie_in_folders_of_their_own(tmp_path):
+    (tmp_path / "check").mkdir()
+    told = {"scenes_in_run": 1, "checks": [{"scene_id": "s1", "verdict": "warning"}]}
+    (tmp_path / "check" / "check.json").write_text(json.dumps(told))
+    found = inspect_folder(tmp_path / "check")
+    assert found.title.endswith("a check of the calibration, by clipfeat-extract check=only")
+    assert found.facts == {"s1": "warning"}
+    for scene_id, frame in (("s1", 0), ("s1", 5), ("s2", 0)):
+        (tmp_path / "vis" / scene_id).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "vis" / scene_id / f"vis_{frame}.png").touch()
+    found = inspect_folder(tmp_path / "vis")
+    assert found.title.endswith("pictures of clipfeat-vis")
+    assert found.facts == {"scenes": "2 (s1, s2)", "pictures": "3"}
+    (tmp_path / "vis" / "s1" / "frame_0.npz").touch()
+    assert not inspect_folder(tmp_path / "vis").title.endswith("pictures of clipfeat-vis")
 
 
 def test_a_training(tmp_path):
