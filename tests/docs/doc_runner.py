@@ -97,6 +97,7 @@ COMPOSED_ONLY = {
 
 PARSED_ONLY = {
     "benchmark.py": "takes minutes",
+    "compare_peers.py": "needs a checkout of another project",
     "kill_test.py": "takes minutes, and is a test itself",
     "mutate.py": "takes minutes, and is a test itself",
 }

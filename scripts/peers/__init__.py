@@ -1,0 +1,1 @@
+"""Other projects' fusion beside clipfeat's, for ``scripts/compare_peers.py``."""
