@@ -38,13 +38,21 @@ def claim(cfg: MapConfig, scenes: Iterable[str]) -> None:
     folder, how = Path(cfg.output_dir), asdict(cfg)
     make_writable(folder, "output_dir")
     remove_leftovers([folder])
-    there = [path.stem for path in folder.glob("*.npz")]
+    there = list(folder.glob("*.npz"))
     if cfg.resume == "overwrite":
-        own = set(scenes) or set(there)
-        remove_files(folder / f"{name}{ending}" for name in there if name in own for ending in (".npz", ".png"))
+        own = set(scenes) or {path.stem for path in there if _is_map(path)}
+        remove_files(path.with_suffix(ending) for path in there if path.stem in own for ending in (".npz", ".png"))
     elif there:
         check_config(folder, how)
     write_config(folder, how)
+
+
+def _is_map(path: Path) -> bool:
+    """Whether a file is a map of ours: others may lie there, too."""
+    try:
+        return "weights_from" in read_meta(path)
+    except DataError:
+        return False
 
 
 class OpenMaps:
