@@ -16,7 +16,7 @@ from clipfeat.errors import DataError, OutputError
 from clipfeat.mapping.config import MapConfig
 from clipfeat.mapping.map3d import FeatureMap3D
 from clipfeat.mapping.pipeline import Seen
-from clipfeat.mapping.scene_colors import pca_rgb, scores_rgb
+from clipfeat.mapping.scene_colors import FEWER, pca_rgb, scores_rgb
 from clipfeat.model.base import Model
 from clipfeat.output.files import read_meta
 from clipfeat.output.folders import check_config, make_writable, remove_files, write_config
@@ -212,5 +212,5 @@ class OpenMaps:
         if self._cfg.text is not None:
             rgb = scores_rgb(drawn.query(self._cfg.text), seen)
         else:
-            rgb = pca_rgb(drawn.features(copy=False), seen)
+            rgb = pca_rgb(drawn.features(copy=False), seen, FEWER)
         save_png(scene_picture(xyz, rgb, up_of(drawn.down)), self._path(drawn.scene_id).with_suffix(".png"))
