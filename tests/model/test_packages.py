@@ -39,20 +39,21 @@ def test_the_compiler_works_as_ever_afterwards():
     """)
 
 
-def test_what_must_not_be_compiled_is_marked_so():
+def test_what_must_not_be_compiled_is_marked_so(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch._dynamo.utils", raising=False)  # another test may have wanted it
     disable = torch.compiler.disable
     with without_dynamo():
-        if torch.compiler.disable is disable:  # the compiler is here already, for another test
-            return
 
         @torch.compiler.disable
         def plain(x):
             return x
 
-        @torch.compiler.disable(reason="it is slow")
+        @torch.compiler.disable(recursive=False, reason="it is slow")
         def told(x):
             return x
 
     assert plain._torchdynamo_disable
-    assert told._torchdynamo_disable_msg == "it is slow"
+    assert (plain(3), told(4)) == (3, 4)
+    assert (told._torchdynamo_disable_msg, told._torchdynamo_disable_recursive) == ("it is slow", False)
     assert torch.compiler.disable is disable
+    assert "torch._dynamo.utils" not in sys.modules
