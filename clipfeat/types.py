@@ -170,6 +170,7 @@ class Picture:
         encoded: the picture as it is stored.
         decode: makes (height, width, 3) uint8 RGB of it; may raise FrameError.
         orientation: see above.
+        is_jpeg: tells whether what is stored is a JPEG of these very pixels that a GPU can decode.
     """
 
     def __init__(
@@ -178,9 +179,11 @@ class Picture:
         encoded: bytes,
         decode: Callable[[bytes], NDArray[np.uint8]],
         orientation: int = 1,
+        is_jpeg: Callable[[bytes], bool] | None = None,
     ):
         self.width, self.height = size
         self.orientation = orientation
+        self._is_jpeg = is_jpeg
         self._encoded = encoded
         self._decode = decode
 
@@ -200,6 +203,11 @@ class Picture:
         """
         kept: NDArray[np.uint8] | None = self.__dict__.get("pixels")
         return self._decode(self._encoded) if kept is None else kept
+
+    @property
+    def jpeg(self) -> bytes | None:
+        """The file, if it is a JPEG that a GPU can decode."""
+        return self._encoded if self._is_jpeg is not None and self._is_jpeg(self._encoded) else None
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:

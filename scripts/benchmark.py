@@ -7,6 +7,7 @@
     python scripts/benchmark.py --attention model=vit_l14           forward passes by each model.attention
     python scripts/benchmark.py --backends                          the same by backend and precision, on a CPU
     python scripts/benchmark.py --map                               frames into a map, against their extraction
+    python scripts/benchmark.py --packing out/fused                 a fused scene in few bytes: what is left of queries
     python scripts/benchmark.py --record 2500000 --shards 64        summing up the record of a long run
 
 Every candidate does the same frames, in turns, warm; the figures are medians over the rounds. Writes benchmark.md,
@@ -17,12 +18,16 @@ import argparse
 import json
 import logging
 import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.common import compose_config
 from benchmarks.extraction import benchmark, chart, markdown
 from benchmarks.fusing import benchmark_fuse
 from benchmarks.mapping import benchmark_map
+from benchmarks.packing import benchmark_packing
 from benchmarks.passes import benchmark_attention, benchmark_backends
 from benchmarks.pictures import benchmark_pictures
 from benchmarks.projection import benchmark_views
@@ -33,56 +38,79 @@ from benchmarks.shards import benchmark_shards
 from clipfeat.output.store import FeatureStore
 
 
+@dataclass(frozen=True)
+class Part:
+    """What is measured alone where its flag is given.
+
+    Attributes:
+        run: measures it, and says what came of it.
+        told: by ``--help``.
+        value: what the flag takes: nothing, N or PATH.
+    """
+
+    run: Callable[[Namespace], str]
+    told: str
+    value: str | None = None
+
+
+PARTS = {
+    "pictures": Part(
+        lambda given: benchmark_pictures(compose_config(given.overrides), given.frames, given.pictures),
+        "t-SNE pictures, against N frames of a plain loop (minutes each)", "N",
+    ),
+    "views": Part(lambda given: benchmark_views(given.rounds), "project a mesh into 100 views, against a plain loop"),
+    "fuse": Part(lambda given: benchmark_fuse(given.rounds), "merge 100 views onto a mesh, against a plain loop"),
+    "map": Part(
+        lambda given: benchmark_map(compose_config(given.overrides), given.frames, given.rounds),
+        "clipfeat-map, against clipfeat-extract output=grid",
+    ),
+    "packing": Part(
+        lambda given: benchmark_packing(Path(given.packing), given.out),
+        "fused scenes in the space of texts, packed in all ways: bytes, and what is left of queries", "PATH",
+    ),
+    "store": Part(
+        lambda given: benchmark_store(FeatureStore(given.store), given.frames, given.rounds),
+        "read a run's features as training does, against fp32 npz", "PATH",
+    ),
+    "record": Part(
+        lambda given: benchmark_record(given.record, given.shards or 1), "sum up N lines of frames.jsonl (Linux)", "N"
+    ),
+    "shards": Part(
+        lambda given: benchmark_shards(given.overrides, given.shards, given.rounds),
+        "N processes of a core each, against one of them", "N",
+    ),
+    "attention": Part(
+        lambda given: benchmark_attention(compose_config(given.overrides), given.frames, given.rounds),
+        "forward passes, by each model.attention",
+    ),
+    "backends": Part(
+        lambda given: benchmark_backends(compose_config(given.overrides), given.frames, given.rounds),
+        "forward passes, by backend and precision of a CPU",
+    ),
+}  # fmt: skip
+"""By their flags; of several the first is run, and ``--record`` takes the number of ``--shards``."""
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=40, help="frames at most (default 40)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds after the one that warms up (default 3)")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark"), help="folder for the results")
-    parser.add_argument(
-        "--pictures", type=int, metavar="N", help="only t-SNE pictures, against N frames of a plain loop (minutes each)"
-    )
-    parser.add_argument("--views", action="store_true", help="only project a mesh into 100 views, against a plain loop")
-    parser.add_argument("--fuse", action="store_true", help="only merge 100 views onto a mesh, against a plain loop")
-    parser.add_argument("--map", action="store_true", help="only clipfeat-map, against clipfeat-extract output=grid")
-    parser.add_argument("--store", metavar="PATH", help="only read a run's features as training does, against fp32 npz")
-    parser.add_argument("--shards", type=int, metavar="N", help="only N processes of a core each, against one of them")
-    parser.add_argument("--attention", action="store_true", help="only forward passes, by each model.attention")
-    parser.add_argument(
-        "--backends", action="store_true", help="only forward passes, by backend and precision of a CPU"
-    )
-    parser.add_argument("--record", type=int, metavar="N", help="only sum up N lines of frames.jsonl (Linux)")
+    for name, part in PARTS.items():
+        if part.value is None:
+            parser.add_argument(f"--{name}", action="store_true", help=f"only {part.told}")
+        else:
+            kind = int if part.value == "N" else str
+            parser.add_argument(f"--{name}", type=kind, metavar=part.value, help=f"only {part.told}")
     parser.add_argument("overrides", nargs="*", help="as for clipfeat-extract")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL, format="%(message)s", stream=sys.stderr)
     logging.getLogger("clipfeat").setLevel(logging.INFO)
-    if arguments.views:
-        print(benchmark_views(arguments.rounds))
-        return
-    if arguments.fuse:
-        print(benchmark_fuse(arguments.rounds))
-        return
-    if arguments.map:
-        print(benchmark_map(compose_config(arguments.overrides), arguments.frames, arguments.rounds))
-        return
-    if arguments.attention:
-        print(benchmark_attention(compose_config(arguments.overrides), arguments.frames, arguments.rounds))
-        return
-    if arguments.backends:
-        print(benchmark_backends(compose_config(arguments.overrides), arguments.frames, arguments.rounds))
-        return
-    if arguments.record:
-        print(benchmark_record(arguments.record, arguments.shards or 1))
-        return
-    if arguments.shards:
-        print(benchmark_shards(arguments.overrides, arguments.shards, arguments.rounds))
-        return
-    if arguments.store:
-        print(benchmark_store(FeatureStore(arguments.store), arguments.frames, arguments.rounds))
-        return
-    if arguments.pictures:
-        print(benchmark_pictures(compose_config(arguments.overrides), arguments.frames, arguments.pictures))
-        return
+    for name, part in PARTS.items():
+        if getattr(arguments, name):
+            print(part.run(arguments))
+            return
     result = benchmark(compose_config(arguments.overrides), arguments.frames, arguments.rounds)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "benchmark.json").write_text(json.dumps(result, indent=2, ensure_ascii=False))

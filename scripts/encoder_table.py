@@ -167,7 +167,7 @@ def picture(cfg: ModelConfig, encoder: Encoder) -> str:
     pixels = np.random.default_rng(0).integers(0, 256, (97, 131, 3), dtype=np.uint8)
     said = []
     for mode, transform in transforms(cfg, encoder):
-        preprocess = build_preprocess(replace(cfg, resize_mode=mode), encoder.card)
+        preprocess = build_preprocess(replace(cfg, resize_mode=mode), encoder.card, torch.device("cpu"))
         ours = preprocess.normalize(torch.from_numpy(preprocess.pixels(pixels).copy()))
         same = torch.equal(ours, transform(Image.fromarray(pixels)))
         said.append(f"{mode} {'equal' if same else 'DIFFERS'}")

@@ -74,6 +74,9 @@ def make_runs(arguments: argparse.Namespace) -> None:
     all_or_some, cores = [] if gpu else [some], usable_cores()
     run("warming up", "output=grid", some)
     run("grid", "output=grid", *all_or_some)
+    run("grid, pictures resized by the cores", "output=grid", "model.resize_on=cpu", *all_or_some)
+    if gpu:
+        run("grid, JPEGs by the GPU", "output=grid", "model.jpeg=gpu", *all_or_some)
     run("npz of float32", "output=npz", some)
     for count in sorted({max(cores // 4, 2), max(cores // 2, 2)}):
         run(f"grid, devices={count}", "output=grid", *all_or_some, processes=count)

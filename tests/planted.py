@@ -66,11 +66,15 @@ class PlantedModel:
         labels = np.asarray(Image.open(self.root / frame.scene_id / "label-filt" / f"{frame.frame_id}.png"))
         return labels[self.step // 2 :: self.step, self.step // 2 :: self.step]
 
+    def map_size(self, image_size):
+        width, height = (len(range(self.step // 2, length, self.step)) for length in image_size)
+        return height, width
+
     def feature_maps(self, inputs, image_sizes):
         maps = [torch.from_numpy(self.vectors[labels]).permute(2, 0, 1) for labels in inputs]
         return [FeatureMap(m, resize_affine(size, m.shape[:0:-1])) for m, size in zip(maps, image_sizes, strict=True)]
 
-    def point_features(self, sampled):
+    def point_features(self, sampled, memory=None):
         return sampled.numpy()
 
     def describe(self):

@@ -30,12 +30,15 @@ ROOMS = {
     "mapping": (
         "camera", "config", "data", "extraction", "model", "output", "queries", "sampling", "system", "vis",
     ),
+    "protocols": (
+        "config", "data", "evaluate", "fusion", "model", "output", "queries", "sampling", "system", "vis",
+    ),
     "results": (
         "camera", "config", "data", "extraction", "mapping", "model", "output", "queries", "sampling", "system", "vis",
     ),
     "cli": (
-        "config", "data", "evaluate", "extraction", "fusion", "mapping", "model", "output", "queries", "results",
-        "sampling", "system",
+        "config", "data", "evaluate", "extraction", "fusion", "mapping", "model", "output", "protocols", "queries",
+        "results", "sampling", "system",
     ),
 }  # fmt: skip
 """From the ground up: the rooms, and what each may import. A room stands above all that it imports."""

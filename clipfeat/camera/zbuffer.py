@@ -5,7 +5,6 @@ import weakref
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import minimum_filter
-from scipy.spatial import cKDTree
 
 from clipfeat.types import Camera, FloatArray, Projection
 
@@ -91,6 +90,8 @@ def _known_spacing(points: NDArray[np.float64]) -> float:
 
 
 def _spacing(points: NDArray[np.float64]) -> float:
+    from scipy.spatial import cKDTree  # a fifth of a second, which frames with depth do without
+
     if len(points) < 2:
         return 0.0
     sample = np.random.default_rng(0).choice(len(points), min(NEIGHBOUR_SAMPLE, len(points)), replace=False)

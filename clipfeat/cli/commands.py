@@ -5,6 +5,7 @@ Only what composing needs is imported at the top, so that ``--help`` and ``--cfg
 
 import argparse
 import logging
+import re
 import signal
 import sys
 import time
@@ -17,8 +18,10 @@ from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.fusion.config import FitHeadConfig, TrainConfig
 from clipfeat.mapping.config import MapConfig
+from clipfeat.protocols.config import ProtocolConfig
 from clipfeat.queries.config import QueryConfig
 from clipfeat.results.config import ExportConfig, FuseConfig, PicturesConfig
+from clipfeat.system.collector import uncollected
 from clipfeat.system.shards import begun_file
 
 
@@ -30,7 +33,7 @@ def extract_main() -> None:
 
 def _extract(cfg: ExtractConfig) -> None:
     if cfg.check == "only":
-        from clipfeat.extraction.extract import check_only
+        from clipfeat.extraction.checked import check_only
 
         check_only(cfg)
         return
@@ -56,7 +59,8 @@ def _extract_here(cfg: ExtractConfig) -> None:
 
         compose(cfg)
         return
-    from clipfeat.extraction.extract import extract
+    with uncollected():
+        from clipfeat.extraction.extract import extract
 
     extract(cfg)
 
@@ -180,8 +184,11 @@ def _draw(cfg: PicturesConfig) -> None:
 
 @pipe_may_close()
 def evaluate_main() -> None:
-    """Entry point of ``clipfeat-evaluate``."""
-    run_command("evaluate", _evaluate)
+    """Entry point of ``clipfeat-evaluate``: of features of frames, or with ``protocol=…`` of fused scenes."""
+    if any(re.match(r"\+{0,2}protocol=", word) for word in sys.argv[1:]):
+        run_command("protocol", _evaluate_protocol)
+    else:
+        run_command("evaluate", _evaluate)
 
 
 def _evaluate(cfg: EvaluateConfig) -> None:
@@ -189,6 +196,13 @@ def _evaluate(cfg: EvaluateConfig) -> None:
     from clipfeat.evaluate.table import brief
 
     print(brief(evaluate(cfg)["rows"]))
+
+
+def _evaluate_protocol(cfg: ProtocolConfig) -> None:
+    from clipfeat.protocols.run import evaluate_protocol
+    from clipfeat.protocols.tell import numbers_table
+
+    print(numbers_table(evaluate_protocol(cfg)))
 
 
 @pipe_may_close()

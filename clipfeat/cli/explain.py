@@ -42,7 +42,8 @@ def explain(error: Exception, config_name: str) -> str:
     if isinstance(cause, MissingMandatoryValue) or "Missing mandatory value" in text:
         match = re.search(r"Missing mandatory value: (\S+)", text)
         key = match[1] if match else getattr(cause, "full_key", None) or "a key"
-        hint = f": give {_MANDATORY[key]}" if key in _MANDATORY else ""
+        known = _MANDATORY | ({"store": "the output_dir of clipfeat-fuse"} if config_name == "protocol" else {})
+        hint = f": give {known[key]}" if key in known else ""
         return f"{key} is not set{hint}, as {key}=…{_MORE.get(key, '')}"
     return _of_composing(text, config_name) or _of_value(cause) or _without_hydra(text)
 

@@ -46,13 +46,21 @@ class Keys:
     @property
     def command(self) -> str:
         """What the command is called by, as it was typed: ``clipfeat-extract`` or ``clipfeat extract``."""
-        composer = self.config_name == "composer"
-        return f"{program('extract')} --config-name composer" if composer else program(self.config_name)
+        return command_of(self.config_name)
 
     @property
     def dotted(self) -> dict[str, str]:
         """Groups by the names of their nodes: model/head by model.head."""
         return {group.replace("/", "."): group for group in self.groups if "/" in group}
+
+
+def command_of(config_name: str) -> str:
+    """What the command of a primary configuration is called by."""
+    others = {
+        "composer": f"{program('extract')} --config-name composer",
+        "protocol": f"{program('evaluate')} protocol=…",
+    }
+    return others.get(config_name) or program(config_name)
 
 
 @cache

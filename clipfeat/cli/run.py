@@ -23,12 +23,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from clipfeat.cli.explain import explain, of_launcher
 from clipfeat.cli.flags import FlagError
-from clipfeat.cli.main import EXIT_USAGE, own_version, program
+from clipfeat.cli.keys import command_of
+from clipfeat.cli.main import EXIT_USAGE, own_version
 from clipfeat.cli.schemas import COMMANDS, register_schemas, store_shared
 from clipfeat.cli.typed import for_hydra
 from clipfeat.config.folder import config_dir
 from clipfeat.config.paths import expand_home, with_home
 from clipfeat.errors import CannotTellError, ClipfeatError, ConfigError
+from clipfeat.system.collector import no_last_collection
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -59,10 +61,13 @@ def run_command(config_name: str, work: Callable[[Any], None]) -> None:
 
     def task(cfg: DictConfig) -> None:
         if not issubclass(OmegaConf.get_type(cfg) or dict, COMMANDS[config_name]):
-            raise ConfigError(f"--config-name={HydraConfig.get().job.config_name}: is not for {program(config_name)}")
+            raise ConfigError(
+                f"--config-name={HydraConfig.get().job.config_name}: is not for {command_of(config_name)}"
+            )
         expand_home(cfg)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            cfg.output_dir = str(Path(cfg.output_dir) / sweep_folder(HydraConfig.get().overrides.task))
+            own: Any = cfg if cfg.output_dir else OmegaConf.to_object(cfg)  # of some commands null stands for a folder
+            cfg.output_dir = str(Path(own.output_dir) / sweep_folder(HydraConfig.get().overrides.task))
         work(OmegaConf.to_object(cfg))
 
     def report(error: Exception) -> None:
@@ -163,7 +168,8 @@ class _Beginning(logging.Formatter):
 
 
 def set_up_process(begin: str = "") -> None:
-    """Says what is printed, and what a signal does; each line begins with ``begin``."""
+    """Says what is printed, what a signal does, and how it ends; each line begins with ``begin``."""
+    no_last_collection()
     _show_own_messages(begin)
     signal.signal(signal.SIGTERM, terminate)
 

@@ -13,6 +13,7 @@ from clipfeat.evaluate.config import EvaluateConfig
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.fusion.config import FitHeadConfig, TrainConfig
 from clipfeat.mapping.config import MapConfig
+from clipfeat.protocols.config import ProtocolConfig
 from clipfeat.queries.config import QueryConfig
 from clipfeat.results.config import ExportConfig, FuseConfig, PicturesConfig
 from clipfeat.sampling.config import MeshSamplingConfig
@@ -26,10 +27,12 @@ COMMANDS: dict[str, type[Any]] = {
     "train": TrainConfig,
     "vis": PicturesConfig,
     "evaluate": EvaluateConfig,
+    "protocol": ProtocolConfig,
     "fit-head": FitHeadConfig,
     "map": MapConfig,
 }
-"""What each primary configuration holds: those of ``clipfeat-<name>``, and composer's."""
+"""What each primary configuration holds: those of ``clipfeat-<name>``, composer's, and that of
+``clipfeat-evaluate protocol=…``."""
 
 
 def _schemas() -> Iterator[tuple[str | None, str, type[Any]]]:

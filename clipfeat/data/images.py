@@ -29,7 +29,7 @@ DECODE_ERRORS = (
 )  # fmt: skip
 
 
-_JPEG_START = b"\xff\xd8\xff"
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _JPEG_PIXELS_A_BYTE = 512
 """At most: 8×8 pixels of a grey JPEG take a bit or more. Of a header that says more, libjpeg makes much grey memory."""
 
@@ -75,7 +75,7 @@ def picture_of(encoded: bytes, name: str, rotate: int = 0) -> Picture:
         raise _too_large(name, f"{width}×{height} pixels in {len(encoded)} bytes", _PICTURE)
     orientation = _orientation(image)
     if rotate == 0:
-        return Picture((width, height), encoded, lambda data: decode_color(data, name), orientation)
+        return Picture((width, height), encoded, lambda data: decode_color(data, name), orientation, is_plain_jpeg)
     mark = f"turned by {rotate}".encode()  # or its digest would be that of the picture as it is stored
 
     def decode(data: bytes) -> NDArray[np.uint8]:
@@ -109,6 +109,16 @@ def decode_color(encoded: bytes, name: str) -> NDArray[np.uint8]:
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except DECODE_ERRORS as error:
         raise FrameError(f"{name}: damaged picture ({error}); copy or export the file again") from error
+
+
+def is_plain_jpeg(encoded: bytes) -> bool:
+    """Whether a file is a JPEG as all decoders know it: baseline, YCbCr or grey, and there to its end."""
+    if not (encoded.startswith(_JPEG_START) and encoded.endswith(_JPEG_END)):
+        return False
+    with suppress(*DECODE_ERRORS):
+        progressive = Image.open(BytesIO(encoded), formats=("JPEG",)).info.get("progressive", 0)
+        return not progressive and decode_jpeg_header(encoded)[2] in ("YCbCr", "Gray")
+    return False
 
 
 def _orientation(image: Image.Image) -> int:

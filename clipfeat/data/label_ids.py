@@ -25,7 +25,7 @@ from clipfeat.data.label_sets import LABEL_IDS
 from clipfeat.data.scannet200 import LabelSet, read_label_set, scannet200
 from clipfeat.errors import DataError
 
-_SAME_IDS = {"scannet200": "scannet", "scannet20": "nyu40"}
+SAME_IDS = {"scannet200": "scannet", "scannet20": "nyu40"}
 """A set whose ids are those of another one."""
 
 _TELLING = ("scannet", "nyu40")
@@ -108,7 +108,7 @@ def choose_ids(stated: str | None, found: str | None, where: object, key: str = 
             f"{where}: whose ids these labels are can't be told from them (2 is a chair to ScanNet, a floor to NYU40); "
             f"say {key}={'|'.join(LABEL_IDS)}, or a CSV file of id,name"
         )
-    if stated is not None and found is not None and stated in LABEL_IDS and _SAME_IDS.get(stated, stated) != found:
+    if stated is not None and found is not None and stated in LABEL_IDS and SAME_IDS.get(stated, stated) != found:
         raise DataError(f"{where}: {key}={stated}, but these labels are {found}'s; say {key}={found}, or nothing")
     return label_set(stated or found or "")
 

@@ -69,7 +69,7 @@ class EvaluateConfig(PointsConfig):
         resamples: sets of scenes that the 95 % intervals are made of.
         output_dir: folder for the tables and the plot; others of clipfeat-evaluate are replaced.
         device: auto, cpu, cuda or cuda:<n>.
-        batch_size: pictures a forward pass; null is 8 on a CPU and 32 on a GPU.
+        batch_size: pictures a forward pass; null is 2 on a CPU and 32 on a GPU.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)

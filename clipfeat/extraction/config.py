@@ -87,8 +87,9 @@ class ExtractConfig(PointsConfig):
         device: auto, cpu, cuda or cuda:<n>. Of several GPUs, a process that torchrun or SLURM started takes its own.
         devices: how many processes this one starts, each a shard, and starts again if one dies, sharing the GPUs out;
             auto is one for four cores on each GPU. Null is this process alone.
-        batch_size: pictures a forward pass; null is 8 on a CPU and 32 on a GPU.
-        num_workers: frames' batches that are in work at once, each in a thread of its own; null is one a core.
+        batch_size: pictures a forward pass; null is 2 on a CPU and 32 on a GPU.
+        num_workers: threads that read frames, that write files, and on a CPU that compute a batch each; null is one a
+            core.
         resume: true does only what is missing, and refuses a folder of another configuration; overwrite (or false) does
             everything again, and first removes what another configuration or model has written there.
         check: look first whether poses, K, depth and colour fit each other: no, yes (or true), only (and then stop).

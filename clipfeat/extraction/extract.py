@@ -4,18 +4,14 @@ import dataclasses
 import logging
 from collections import Counter
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from clipfeat.calibration.check import SceneMesh, check_scenes, require_calibration
-from clipfeat.data.layouts import build_dataset
-from clipfeat.data.selection import list_frames
-from clipfeat.errors import ConfigError, DataError, OutputError, tell_how_far
+from clipfeat.errors import DataError, OutputError, tell_how_far
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.extraction.engine import build_engine
-from clipfeat.extraction.plan import Plan, check_space, plan_run, try_frames
+from clipfeat.extraction.plan import Plan, check_output, check_space, plan_run, try_frames
 from clipfeat.extraction.prepare import Failed
 from clipfeat.extraction.redraw import draw_missing
 from clipfeat.extraction.worker import Outcome, open_job
@@ -25,7 +21,6 @@ from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.space import DiskSpace
 from clipfeat.output.summary import Stopwatch, merge_runs, points_said, summarize, summary_table, warnings_of
 from clipfeat.output.totals import Totals
-from clipfeat.sampling.config import MeshSamplingConfig
 from clipfeat.system.atomic import locked
 from clipfeat.system.progress import progress_bar
 from clipfeat.system.shards import WHOLE, Shard, begun_file, local_count, this_shard
@@ -46,7 +41,7 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     Raises:
         ClipfeatError: On anything that the user can mend; what was written before stays.
     """
-    _check_output(cfg)
+    check_output(cfg)
     engine = build_engine(cfg, model)
     job = open_job(cfg, this_shard(cfg.shard.index, cfg.shard.count))
     folder, stopwatch = job.folder, job.stopwatch
@@ -65,7 +60,9 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
         return summary
     if cfg.check == "yes":
         with stopwatch.stage("check"):
-            check_scenes(job.dataset, plan.frames, _mesh(cfg), folder.path, vars(cfg.data))
+            from clipfeat.extraction.checked import check  # a good part of scipy, which few runs need
+
+            check(cfg, job.dataset, plan.frames)
     some = try_frames(plan, folder, job.dataset, job.locate)
     with closing(engine):
         card = engine.start(job, plan)
@@ -106,45 +103,6 @@ def extract(cfg: ExtractConfig, model: Model | None = None) -> dict[str, Any]:
     if not summary["frames"] and folder.shard.is_whole:  # a shard may well have bad scenes only
         raise DataError(f"all {summary['failed']} frames failed; {folder.path / 'frames.jsonl'} says why")
     return summary
-
-
-def check_only(cfg: ExtractConfig) -> None:
-    """Checks the calibration and does nothing else; other results in ``output_dir`` stay as they are.
-
-    Raises:
-        CheckError: If a scene's calibration looks wrong, so that scripts see it.
-        CannotTellError: If nothing could be told of any scene; the same.
-        DataError: If a scene can't be read; the others were looked at.
-        ClipfeatError: If the data set can't be read or ``output_dir`` not be written.
-    """
-    _check_output(cfg)
-    folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype)  # finds out before the work
-    dataset = build_dataset(cfg.data)
-    bad_scenes: dict[str, str] = {}
-    frames = list_frames(cfg, dataset, bad_scenes, this_shard(cfg.shard.index, cfg.shard.count))
-    for scene_id, why in bad_scenes.items():
-        log.warning("check %s: can't be read: %s", scene_id, why)
-    require_calibration(check_scenes(dataset, frames, _mesh(cfg), folder.path, vars(cfg.data)))
-    if bad_scenes:
-        why = next(iter(bad_scenes.values()))
-        raise DataError(f"{len(bad_scenes)} of the scenes can't be read, the others are well; the first: {why}")
-
-
-def _check_output(cfg: ExtractConfig) -> None:
-    """Keeps results out of the recordings, which nothing here may change.
-
-    Raises:
-        ConfigError: If both are one folder.
-    """
-    if Path(cfg.output_dir).resolve() == Path(cfg.data.root).resolve():
-        raise ConfigError(f"output_dir={cfg.output_dir}: is data.root, the folder of the recordings; choose another")
-
-
-def _mesh(cfg: ExtractConfig) -> SceneMesh:
-    """The mesh that the calibration is held against: that of the run's points, or else ScanNet's, where it lies."""
-    if isinstance(cfg.sampling, MeshSamplingConfig):
-        return SceneMesh(cfg.sampling.points_file, sampled=True)
-    return SceneMesh(f"{cfg.data.root}/{{scene}}/{{scene}}_vh_clean_2.ply", sampled=False)
 
 
 class Progress:

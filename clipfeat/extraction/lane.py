@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -24,20 +25,26 @@ from clipfeat.data.selection import FrameKey
 from clipfeat.errors import FrameError
 from clipfeat.extraction.prepare import Failed, Prepared
 from clipfeat.model.base import Model
-from clipfeat.output.files import AnyFeatures
+from clipfeat.model.batches import fetch
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.records import done_record
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.segments import SegmentFrame
 from clipfeat.output.summary import Stopwatch
 from clipfeat.sampling.bilinear import sample_img_feat
-from clipfeat.sampling.segments import SegmentRule, pooled
+from clipfeat.sampling.segments import Segments, pooled
 from clipfeat.system.direct import PageBuffer
 from clipfeat.system.shards import usable_cores
 from clipfeat.types import FeatureMap, PointFeatures
 from clipfeat.vis.pictures import Pictures, SampledFrame
 
 MAX_LANES = 16
+
+Features = PointFeatures | SegmentFrame | FeatureMap
+"""What a lane makes of a frame, for who writes it."""
+
+Made = tuple[FeatureMap, bool] | FrameError
+"""A frame's map and whether it is finite, or why there is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +80,6 @@ class Lane:
         about: what a file says of the run.
         threads: that each lane computes with.
         writers: threads that write the files.
-        segments: what output=segments pools over.
         buffers: memory for sampled features. They are 15 MB a frame: no more frames wait to be written than there are
             buffers.
         stopwatch: of the run; lanes add up, so its stages may exceed the wall clock's time.
@@ -85,7 +91,6 @@ class Lane:
     about: dict[str, Any]
     threads: int
     writers: Executor
-    segments: SegmentRule
     buffers: "SimpleQueue[PageBuffer]"
     stopwatch: Stopwatch
     _local: threading.local = field(default_factory=threading.local)
@@ -98,41 +103,49 @@ class Lane:
         ready = [frame for frame in frames if isinstance(frame, Prepared)]
         with self.model.stream():
             with self.stopwatch.stage("model"):
-                maps = iter(self.model.feature_maps([f.network_input for f in ready], [f.image_size for f in ready]))
-            return [self._finish(f, next(maps)) if isinstance(f, Prepared) else self._fail(f) for f in frames]
+                made = iter(self._make(ready))
+            # Whole pictures, perhaps, and no longer wanted while their files wait to be written.
+            left = [dataclasses.replace(f, network_input=None) if isinstance(f, Prepared) else f for f in frames]
+            return [self._finish(f, next(made)) if isinstance(f, Prepared) else self._fail(f) for f in left]
 
-    def _finish(self, frame: Prepared, feature_map: FeatureMap) -> "Failed | Future[Done]":
+    def _make(self, frames: Sequence[Prepared]) -> list[Made]:
+        try:
+            maps = self.model.feature_maps([f.network_input for f in frames], [f.image_size for f in frames])
+        except FrameError as error:  # of a picture that is decoded there; which it is shows when each is alone
+            return [error] if len(frames) == 1 else [made for frame in frames for made in self._make([frame])]
+        half, stay = self.folder.holds == "map", self.folder.holds == "points"
+        return list(self.model.with_memory(lambda: fetch(maps, half=half, stay=stay)))
+
+    def _finish(self, frame: Prepared, made: Made) -> "Failed | Future[Done]":
+        if isinstance(made, FrameError):
+            return self._fail(Failed(frame.key, made))
+        feature_map, is_finite = made
         # Of the map and not of the samples: it is 25 times smaller, and bilinear weights make nothing infinite.
-        if self.folder.holds == "map":
-            feature_map = dataclasses.replace(feature_map, values=feature_map.values.half())
-        # The least and the largest value tell it in one pass: NaN is both of them.
-        if not torch.isfinite(torch.stack(feature_map.values.aminmax())).all():
+        if not is_finite:
             other = " or output=npz: a grid is float16" if self.folder.holds == "map" else ""
             why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32{other}"
             return self._fail(Failed(frame.key, FrameError(why)))
         buffer = self.buffers.get()
         with ExitStack() as unless_written:
             unless_written.callback(self.buffers.put, buffer)  # or the other lanes would wait for it for ever
-            try:
-                features = self._features(frame, feature_map, buffer)
-            except FrameError as error:
-                return self._fail(Failed(frame.key, error))
-            picture = self._picture(frame, feature_map, features)
+            features = self._features(frame, feature_map, buffer)
+            picture = self._picture(frame, features)
             meta = frame_meta(frame, feature_map.image_to_map) | self.about
             written = self.writers.submit(self._write, frame, features, meta, picture, buffer)
             unless_written.pop_all()  # the writer gives it back
             return written
 
-    def _features(self, frame: Prepared, feature_map: FeatureMap, buffer: PageBuffer) -> AnyFeatures:
+    def _features(self, frame: Prepared, feature_map: FeatureMap, buffer: PageBuffer) -> Features:
+        """What a writer makes a file of; of a map as it is, it finds the places of the points itself."""
         if self.folder.holds == "map":
-            return self.keep(frame, feature_map)
-        if self.folder.holds == "segments":
-            return self.pool(frame, feature_map)
+            return feature_map
+        if frame.segments is not None:
+            return self.pool(frame, feature_map, frame.segments)
         return self.sample(frame, feature_map, buffer)
 
-    def _picture(self, frame: Prepared, feature_map: FeatureMap, features: AnyFeatures) -> SampledFrame | None:
+    def _picture(self, frame: Prepared, features: Features) -> SampledFrame | None:
         scene_id, frame_id = frame.key
-        rows = self.pictures.choose(scene_id, frame_id, len(features.pts_idx))
+        rows = self.pictures.choose(scene_id, frame_id, len(frame.located.uv_idx))
         if rows is None:  # its pixels may never be needed
             return None
         with self.stopwatch.stage("picture", frame.seconds):
@@ -141,14 +154,14 @@ class Lane:
             elif isinstance(features, SegmentFrame):
                 chosen = features.take(rows).features()
             else:
-                chosen = self.sample(dataclasses.replace(frame, located=frame.located.take(rows)), feature_map)
+                chosen = self.sample(dataclasses.replace(frame, located=frame.located.take(rows)), features)
             path = self.folder.picture_path(scene_id, frame_id)
             return self.pictures.sample(scene_id, frame_id, frame.frame.image, chosen, path)
 
     def _write(
         self,
         frame: Prepared,
-        features: AnyFeatures,
+        features: Features,
         meta: dict[str, Any],
         picture: SampledFrame | None,
         buffer: PageBuffer,
@@ -157,21 +170,27 @@ class Lane:
         scene_id, frame_id = frame.key
         try:
             with self.stopwatch.stage("write", frame.seconds):
-                size = self.folder.write(scene_id, frame_id, features, meta)
+                whole = keep(frame, features) if isinstance(features, FeatureMap) else features
+                size = self.folder.write(scene_id, frame_id, whole, meta)
         finally:
             self.buffers.put(buffer)
         self.folder.append_record(done_record(scene_id, frame_id, meta, size, frame.seconds))
         return Done(frame.key, frame.counts, size, picture)
 
     def sample(self, frame: Prepared, feature_map: FeatureMap, buffer: PageBuffer | None = None) -> PointFeatures:
-        """The features of a frame's visible points, where possible in the buffer's memory."""
+        """The features of a frame's visible points, where possible in the buffer's memory.
+
+        A GPU's come there by one copy, in the type that they are written in.
+        """
         located = frame.located
-        own = None
+        own, memory = None, None
         if buffer is not None and feature_map.values.device.type == "cpu":
             own = buffer.floats(len(located.uv_idx), len(feature_map.values))
+        elif buffer is not None:
+            memory = partial(buffer.floats, dtype=self.folder.dtype, pinned=True)
         with self.stopwatch.stage("sample", frame.seconds):
             pts_feat = self.model.with_memory(
-                lambda: self.model.point_features(sample_img_feat(feature_map, located.uv_idx, own))
+                lambda: self.model.point_features(sample_img_feat(feature_map, located.uv_idx, own), memory)
             )
         return PointFeatures(
             pts_feat=pts_feat,
@@ -180,36 +199,18 @@ class Lane:
             xyz=located.points.xyz.astype(np.float32),
             pts_idx=located.points.idx,
             attributes=located.points.attributes,
-            clip_global=None if feature_map.clip_global is None else feature_map.clip_global.cpu().numpy(),
+            clip_global=_global(feature_map),
         )
 
-    def keep(self, frame: Prepared, feature_map: FeatureMap) -> GridFrame:
-        """The map and the places of a frame's visible points in it; nothing is sampled."""
-        clip_global = feature_map.clip_global
-        return GridFrame(
-            feature_map=FeatureMap(
-                feature_map.values.cpu(),
-                feature_map.image_to_map,
-                None if clip_global is None else clip_global.cpu(),
-            ),
-            **_places(frame),
-        )
-
-    def pool(self, frame: Prepared, feature_map: FeatureMap) -> SegmentFrame:
-        """The map's mean over each segment, and the places of a frame's visible points.
-
-        Raises:
-            FrameError: If the picture has no segments.
-        """
-        clip_global = feature_map.clip_global
+    def pool(self, frame: Prepared, feature_map: FeatureMap, segments: Segments) -> SegmentFrame:
+        """The map's mean over each segment, and the places of a frame's visible points."""
         with self.stopwatch.stage("sample", frame.seconds):
-            segments = self.segments(frame.frame, (feature_map.values.shape[1], feature_map.values.shape[2]))
             means = torch.from_numpy(pooled(feature_map, segments, frame.image_size))
-            segment_feat = self.model.point_features(means.to(feature_map.values.device))
+            segment_feat = self.model.point_features(means)
         return SegmentFrame(
             segments=segments,
             segment_feat=segment_feat,
-            clip_global=None if clip_global is None else clip_global.cpu().numpy(),
+            clip_global=_global(feature_map),
             **_places(frame),
         )
 
@@ -218,6 +219,15 @@ class Lane:
         record = {"scene_id": scene_id, "frame_id": frame_id, "status": "failed", "why": str(failed.error)}
         self.folder.append_record(record)
         return failed
+
+
+def keep(frame: Prepared, feature_map: FeatureMap) -> GridFrame:
+    """The map and the places of a frame's visible points in it; nothing is sampled."""
+    return GridFrame(feature_map=feature_map, **_places(frame))
+
+
+def _global(feature_map: FeatureMap) -> NDArray[np.float32] | None:
+    return None if feature_map.clip_global is None else feature_map.clip_global.numpy()
 
 
 def _places(frame: Prepared) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 from clipfeat.data.base import Dataset
 from clipfeat.data.selection import FrameKey, frame_keys, list_scenes, own_scenes
-from clipfeat.errors import DataError, FrameError
+from clipfeat.errors import ConfigError, DataError, FrameError
 from clipfeat.extraction.config import ExtractConfig
 from clipfeat.model.base import ModelCard
 from clipfeat.output.files import FORMATS, FrameSize
@@ -161,3 +162,13 @@ def check_space(
     if len(new) * own > MUCH and own > 5 * as_grid:
         log.info("output=grid would take about %s and keeps the same features", readable(len(new) * as_grid))
     return space
+
+
+def check_output(cfg: ExtractConfig) -> None:
+    """Keeps results out of the recordings, which nothing here may change.
+
+    Raises:
+        ConfigError: If both are one folder.
+    """
+    if Path(cfg.output_dir).resolve() == Path(cfg.data.root).resolve():
+        raise ConfigError(f"output_dir={cfg.output_dir}: is data.root, the folder of the recordings; choose another")

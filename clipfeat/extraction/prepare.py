@@ -13,6 +13,7 @@ from clipfeat.model.preprocess import Preprocess
 from clipfeat.output.summary import Stopwatch, status_counts
 from clipfeat.sampling.colors import with_picture_colors
 from clipfeat.sampling.locate import Located, Locator
+from clipfeat.sampling.segments import Segments
 from clipfeat.types import Frame, PointStatus
 
 
@@ -31,12 +32,14 @@ class Prepared:
         frame: as it was read.
         network_input: what the model takes of the picture: pixels, or a map that it knows already.
         located: its visible points and their pixels.
+        segments: of its picture, if features are pooled over them.
         seconds: spent on this frame, by stage; the later stages add theirs.
     """
 
     frame: Frame
     network_input: Any
     located: Located
+    segments: Segments | None
     seconds: dict[str, float]
 
     @property
@@ -72,8 +75,9 @@ class FramePreparer:
         locate: finds the pixels of a frame's points.
         preprocess: how its picture lies in the network's input.
         network_input: makes what the model takes of a frame.
-        colored: whether the points take their colours from the picture, as ``rgb``.
         stopwatch: of the run.
+        colored: whether the points take their colours from the picture, as ``rgb``.
+        segments: parts the picture of a frame, if features are pooled over its segments.
     """
 
     dataset: FrameSource
@@ -82,6 +86,7 @@ class FramePreparer:
     network_input: Callable[[Frame], Any]
     stopwatch: Stopwatch
     colored: bool = False
+    segments: Callable[[Frame], Segments] | None = None
 
     def __call__(self, key: FrameKey) -> Prepared | Failed:
         """Prepares one frame; bad input comes back as ``Failed``, anything else is raised."""
@@ -99,9 +104,10 @@ class FramePreparer:
         with self.stopwatch.stage("preprocess", seconds):
             if self.colored:
                 located = with_picture_colors(located, frame)  # keeps the decoded pixels, which the network takes too
+            segments = self.segments(frame) if self.segments is not None else None  # so may this
             network_input = self.network_input(frame)
             frame.picture.forget()
-        return Prepared(frame, network_input, located, seconds)
+        return Prepared(frame, network_input, located, segments, seconds)
 
     def _seen_by_network(self, located: Located, frame: Frame) -> Located:
         """What a centre crop cuts off has no features, so for the network it is out of view."""

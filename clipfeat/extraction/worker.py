@@ -5,7 +5,8 @@ from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, groupby
+from functools import partial
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 from clipfeat.data.base import Dataset
@@ -20,10 +21,11 @@ from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.summary import Stopwatch
 from clipfeat.sampling.colors import COLORED
 from clipfeat.sampling.locate import Locator, build_locator
-from clipfeat.sampling.segments import SegmentRule
+from clipfeat.sampling.segments import SegmentRule, Segments
 from clipfeat.system.direct import page_buffers, reuse_memory
 from clipfeat.system.shards import Shard
 from clipfeat.system.streaming import prefetch, shares
+from clipfeat.types import Frame
 from clipfeat.vis.build import build_pictures, model_note
 
 Outcome = Done | Failed
@@ -65,6 +67,11 @@ def open_job(cfg: ExtractConfig, shard: Shard) -> Job:
     return Job(cfg, locate, folder, build_dataset(cfg.data), stopwatch)
 
 
+def _segments(rule: SegmentRule, model: Model, frame: Frame) -> Segments:
+    camera = frame.color_camera
+    return rule(frame, model.map_size((camera.width, camera.height)))
+
+
 class Worker:
     """Takes frames to disk, in lanes.
 
@@ -93,18 +100,17 @@ class Worker:
             weights_note=model_note(model.describe()),
             processes=self._threads,
         )
+        rule = SegmentRule(cfg.output.segments, cfg.output.num_segments)
         self._prepare = FramePreparer(
             job.dataset, job.locate, model.preprocess, model.network_input, job.stopwatch,
             colored=cfg.sampling.name in COLORED,
+            segments=partial(_segments, rule, model) if job.folder.holds == "segments" else None,
         )  # fmt: skip
         self._writers = ThreadPoolExecutor(self._threads, thread_name_prefix="clipfeat-write")
         about = {"model": model.describe(), "sampling": cfg.sampling.name}
-        rule = SegmentRule(cfg.output.segments, cfg.output.num_segments)
         # A lane samples all frames of its batch at once: as many may wait to be written, or it would wait for the disk.
         threads, buffers = max(1, cores // self._lanes), page_buffers(self._batch_size + self._threads)
-        self._lane = Lane(
-            model, job.folder, self._pictures, about, threads, self._writers, rule, buffers, job.stopwatch
-        )
+        self._lane = Lane(model, job.folder, self._pictures, about, threads, self._writers, buffers, job.stopwatch)
 
     def work(self, frames: Sequence[FrameKey], drawn: Mapping[str, Sequence[int]]) -> Generator[Outcome, None, None]:
         """Does frames, and yields what became of each, in order; at the end all of their files and pictures are there.
@@ -122,15 +128,13 @@ class Worker:
         """
         job, finishing = self._job, []
         self._pictures.expect(drawn)
-        batches = shares(frames, self._batch_size, self._lanes)
+        sizes = map(len, shares(frames, self._batch_size, self._lanes))
         # Ahead of the lanes, or they would wait where a disk or a network is slow.
-        ahead = self._lanes + 1
-        prepared = prefetch(
-            lambda keys: [self._prepare(key) for key in keys], batches, self._threads, self._threads + 1
-        )
         with (
-            closing(prepared),
-            closing(prefetch(self._lane, prepared, self._lanes, ahead)) as done,  # an error ends the lanes' work too
+            closing(prefetch(self._prepare, frames, self._threads, self._threads + 2 * self._batch_size)) as prepared,
+            closing(
+                prefetch(self._lane, (list(islice(prepared, size)) for size in sizes), self._lanes, self._lanes + 1)
+            ) as done,  # an error ends the lanes' work too
         ):
             outcomes = (o.result() if isinstance(o, Future) else o for o in chain.from_iterable(done))
             for scene_id, of_scene in groupby(outcomes, lambda outcome: outcome.key[0]):

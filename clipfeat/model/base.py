@@ -5,13 +5,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from clipfeat.model.heads import Head
+from clipfeat.model.heads import Head, HostMemory
 from clipfeat.model.preprocess import Preprocess
-from clipfeat.types import FeatureMap, Frame
+from clipfeat.types import FeatureMap, FloatArray, Frame
 
 Result = TypeVar("Result")
 
@@ -43,6 +41,9 @@ class Model(Protocol):
     def map_values(self) -> int:
         """Numbers of a feature map; about, where they depend on the picture's size."""
 
+    def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Cells (h, w) of the map of a picture of (width, height)."""
+
     @property
     def default_batch(self) -> int:
         """Pictures a forward pass where nothing else is said."""
@@ -69,10 +70,14 @@ class Model(Protocol):
         """
 
     def feature_maps(self, inputs: Sequence[Any], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
-        """A map for each of the inputs; image_sizes are (width, height) of the original pictures."""
+        """A map for each of the inputs; image_sizes are (width, height) of the original pictures.
 
-    def point_features(self, sampled: torch.Tensor) -> NDArray[np.float32]:
-        """What is written for sampled features (N, C)."""
+        Raises:
+            FrameError: If a picture is damaged, and was not decoded by ``network_input``.
+        """
+
+    def point_features(self, sampled: torch.Tensor, memory: HostMemory | None = None) -> FloatArray:
+        """What is written for sampled features (N, C): (N, channels) on the host; see ``heads.point_features``."""
 
     def describe(self) -> dict[str, Any]:
         """What must be the same for features to be comparable; written into every file."""

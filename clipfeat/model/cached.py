@@ -24,22 +24,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from clipfeat.errors import WeightsError
+from clipfeat.model.batches import fetch
 from clipfeat.model.cache import MapCache
-from clipfeat.model.cache_entry import CacheEntry, as_float16
+from clipfeat.model.cache_entry import CacheEntry
 from clipfeat.model.clip_model import ClipModel, Result, default_batch, describe, most_lanes, own_stream
 from clipfeat.model.config import ModelConfig
 from clipfeat.model.encoder import EncoderCard
-from clipfeat.model.heads import build_head, check_head, map_values, point_channels
+from clipfeat.model.heads import (
+    HostMemory,
+    build_head,
+    check_head,
+    map_size,
+    map_values,
+    point_channels,
+    point_features,
+)
 from clipfeat.model.load import build_preprocess, load_model, resolve_offload, resolve_precision
+from clipfeat.model.preprocess import NetworkInput
 from clipfeat.model.pretrained import warn_of_random_weights
 from clipfeat.model.published import tell_what_differs, with_input_size
 from clipfeat.model.weights import arch_is_place, arch_name, find_weights, why_not_to_be_had
-from clipfeat.types import FeatureMap, Frame
+from clipfeat.types import FeatureMap, FloatArray, Frame
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +64,14 @@ class CachedInput:
         frame_id: frame number.
         picture: digest of its picture.
         stored: its map, or None.
-        pixels: (S, S, 3) uint8, with windows (h, w, 3): the network's input, where there is no map.
+        pixels: what ``ClipModel.network_input`` makes of the frame, where there is no map.
     """
 
     scene_id: str
     frame_id: int
     picture: str
     stored: FeatureMap | None
-    pixels: NDArray[np.uint8] | None
+    pixels: NetworkInput | None
 
 
 class CachedModel:
@@ -102,7 +110,7 @@ class CachedModel:
         self._card = self._find_card() or self._load().encoder.card
         if self._model is None and self._card.weights == "random":
             warn_of_random_weights()
-        self.preprocess = build_preprocess(cfg, self._card)
+        self.preprocess = build_preprocess(cfg, self._card, device)
         if self._model is None:
             tell_what_differs(cfg, self._card)
         weights = Path(cfg.head.weights) if cfg.head.weights else None
@@ -129,6 +137,10 @@ class CachedModel:
     def map_values(self) -> int:
         """See ``Model``."""
         return map_values(self.head, self._card.width, self.preprocess.size // self._card.patch_size)
+
+    def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """See ``Model``."""
+        return map_size(self.head, self.preprocess.input_size(*image_size), self._card.patch_size)
 
     @property
     def default_batch(self) -> int:
@@ -157,7 +169,7 @@ class CachedModel:
         """
         digest = frame.picture.digest
         stored = self._cache.get(frame.scene_id, frame.frame_id, self.fingerprint, digest)
-        pixels = None if stored is not None else self.preprocess.pixels(frame.picture.decode())
+        pixels = None if stored is not None else self.preprocess.network_input(frame.picture)
         return CachedInput(frame.scene_id, frame.frame_id, digest, stored, pixels)
 
     def feature_maps(self, inputs: Sequence[CachedInput], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
@@ -179,11 +191,9 @@ class CachedModel:
         target = torch.device("cpu") if resolve_offload(self.cfg.offload, self.device) else self.device
         return [dataclasses.replace(m, values=m.values.to(target, non_blocking=True)) for m in maps]
 
-    @torch.inference_mode()
-    def point_features(self, sampled: torch.Tensor) -> NDArray[np.float32]:
-        """What is written for sampled features (N, C): the head's last step, in float32, on the host."""
-        weights = next(self.head.parameters(), sampled)
-        return self.head.to_points(sampled.float().to(weights.device)).cpu().numpy()
+    def point_features(self, sampled: torch.Tensor, memory: HostMemory | None = None) -> FloatArray:
+        """See ``Model``."""
+        return point_features(self.head, sampled, memory)
 
     def describe(self) -> dict[str, Any]:
         """What must be the same for features to be comparable; written into every file."""
@@ -206,12 +216,12 @@ class CachedModel:
             model = self._model or self._load()
         pixels = [source.pixels for source, _ in missing if source.pixels is not None]
         fresh_maps = model.feature_maps(pixels, [size for _, size in missing])
+        halves = model.with_memory(lambda: fetch(fresh_maps, half=True))
         maps, entries = [], []
-        for (source, _), fresh in zip(missing, fresh_maps, strict=True):
-            half = as_float16(fresh.values)
-            maps.append(fresh if half is None else dataclasses.replace(fresh, values=half))
-            if half is not None:
-                entries.append(CacheEntry(source.scene_id, source.frame_id, source.picture, maps[-1]))
+        for (source, _), fresh, (half, finite) in zip(missing, fresh_maps, halves, strict=True):
+            maps.append(half if finite else fresh)
+            if finite:
+                entries.append(CacheEntry(source.scene_id, source.frame_id, source.picture, half))
         if entries and not self._cache.readonly:
             self._cache.put(self.fingerprint, entries)
         return maps

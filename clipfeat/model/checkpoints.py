@@ -42,10 +42,12 @@ class Checkpoint:
     Attributes:
         state: weights by open_clip's names.
         quick_gelu: whether they were trained with QuickGELU; None where the file does not tell.
+        mapped: whether they change where the file does, because they are parts of it and no copies.
     """
 
     state: State
     quick_gelu: bool | None = None
+    mapped: bool = False
 
     @property
     def looks_like_openai(self) -> bool:
@@ -60,15 +62,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         WeightsError: If it is no such file; the message says what it is.
     """
-    found = _tensors(_content(path), path)
+    content, mapped = _content(path)
+    found = _tensors(content, path)
     state = _under_visual(found, path)
     if any(name.startswith("vision_model.") for name in state):
-        return Checkpoint(_of_transformers(state, path), _hidden_act(path.parent / "config.json"))
+        return Checkpoint(_of_transformers(state, path), _hidden_act(path.parent / "config.json"), mapped)
     # Follows from the model; as a tensor it is in archives alone.
     state = {name: values for name, values in state.items() if name.rpartition(".")[2] != "attn_mask"}
     marked = [name for name in _OPENAI_BUFFERS if name in state]
     state = {name: values for name, values in state.items() if name not in marked}
-    return Checkpoint(state, True if marked else None)
+    return Checkpoint(state, True if marked else None, mapped)
 
 
 def read_state(path: Path) -> State:
@@ -77,14 +80,15 @@ def read_state(path: Path) -> State:
     Raises:
         WeightsError: If it is no file of weights; the message says what it is.
     """
-    state = _tensors(_content(path), path)
+    state = _tensors(_content(path)[0], path)
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): values for name, values in state.items()}
     return state
 
 
-def _content(path: Path) -> Any:
+def _content(path: Path) -> tuple[Any, bool]:
+    """What a file holds, and whether it is mapped."""
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -92,11 +96,11 @@ def _content(path: Path) -> Any:
         if head[8:9] == b"{" and head[:1] != b"P":
             from safetensors.torch import load_file
 
-            return load_file(path)
+            return load_file(path), True
         if is_torchscript(path):
-            return read_torchscript(path)
+            return read_torchscript(path), False
         with path.open("rb") as file:  # told by its content: by a name, torch would choose for itself
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True), False
     except WeightsError:
         raise
     except Exception as error:  # pickle, zip, safetensors and torch have no common base

@@ -7,20 +7,21 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from clipfeat.errors import ConfigError
+from clipfeat.model.batches import Batch, alike, in_order, joined, stacked
 from clipfeat.model.config import ModelConfig
+from clipfeat.model.device_jpeg import decode_there
 from clipfeat.model.encoder import Encoder, EncoderCard
-from clipfeat.model.heads import Head, map_values, point_channels
-from clipfeat.model.preprocess import Preprocess
+from clipfeat.model.heads import Head, HostMemory, map_size, map_values, point_channels, point_features
+from clipfeat.model.preprocess import NetworkInput, Preprocess
 from clipfeat.model.pretrained import DTYPES, state_hash
 from clipfeat.model.similarity import refined
 from clipfeat.model.windows import Windows
+from clipfeat.system.pinned import stack_to_device
 from clipfeat.system.turns import Turns
-from clipfeat.types import FeatureMap, Frame
+from clipfeat.types import FeatureMap, FloatArray, Frame, Picture
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +75,13 @@ class ClipModel:
     turns: Turns = field(default_factory=Turns, compare=False, repr=False)
     room: Room = field(default_factory=Room, compare=False, repr=False)
 
-    def network_input(self, frame: Frame) -> NDArray[np.uint8]:
-        """(S, S, 3) uint8 pixels of the frame's picture; with windows (h, w, 3).
+    def network_input(self, frame: Frame) -> NetworkInput:
+        """(S, S, 3) uint8 pixels of the frame's picture; with windows (h, w, 3). Or what they are made of there.
 
         Raises:
             FrameError: If the picture is damaged.
         """
-        return self.preprocess.pixels(frame.picture.decode())
+        return self.preprocess.network_input(frame.picture)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -97,6 +98,10 @@ class ClipModel:
         """Numbers of a feature map; about, where they depend on the picture's size."""
         return map_values(self.head, self.encoder.width, self.preprocess.size // self.encoder.patch_size)
 
+    def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """See ``Model``."""
+        return map_size(self.head, self.preprocess.input_size(*image_size), self.encoder.patch_size)
+
     @property
     def default_batch(self) -> int:
         """Pictures a forward pass where nothing else is said: more win nothing on a CPU."""
@@ -111,13 +116,12 @@ class ClipModel:
         """What a thread that uses the model runs in."""
         return own_stream(self.device)
 
-    def feature_maps(
-        self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]
-    ) -> list[FeatureMap]:
+    def feature_maps(self, inputs: Sequence[NetworkInput], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
         """Runs a batch; on a GPU that is too small for those of all threads, alone; for that as well, in halves.
 
         Args:
-            inputs: (S, S, 3) uint8 pictures as ``network_input`` makes them; with windows (h, w, 3), of any sizes.
+            inputs: (S, S, 3) uint8 pictures as ``network_input`` makes them; with windows (h, w, 3), of any sizes; or
+                original pictures, (H, W, 3) or not decoded yet.
             image_sizes: (width, height) of each original picture.
 
         Returns:
@@ -125,6 +129,7 @@ class ClipModel:
 
         Raises:
             ConfigError: If the GPU's memory does not suffice for one picture.
+            FrameError: If one that is decoded there is damaged.
         """
         found: list[FeatureMap] = []
         while rest := len(inputs) - len(found):
@@ -149,16 +154,14 @@ class ClipModel:
                 why = "the GPU's memory does not suffice to sample a map; take model.offload=cpu"
                 raise ConfigError(f"device={self.device}: {why}") from error
 
-    def _batch(self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
+    def _batch(self, inputs: Sequence[NetworkInput], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
         with suppress(torch.OutOfMemoryError), self.turns.together(), _memory_named():
             return self._forward(inputs, image_sizes)
         # Perhaps it is the other threads that have the memory.
         with self.turns.alone():
             return self._in_halves(inputs, image_sizes)
 
-    def _in_halves(
-        self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]
-    ) -> list[FeatureMap]:
+    def _in_halves(self, inputs: Sequence[NetworkInput], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
         torch.cuda.empty_cache()
         try:
             with _memory_named():
@@ -174,13 +177,13 @@ class ClipModel:
         return first + self._in_halves(inputs[half:], image_sizes[half:])
 
     @torch.inference_mode()
-    def _forward(self, inputs: Sequence[NDArray[np.uint8]], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
-        windows = self.preprocess.windows
-        if windows is None:
-            maps, wholes = self._whole(inputs)
+    def _forward(self, inputs: Sequence[NetworkInput], image_sizes: Sequence[tuple[int, int]]) -> list[FeatureMap]:
+        batches = self._on_device(inputs, image_sizes)
+        if self.preprocess.windows is None:
+            maps, wholes = self._whole(batches)
         else:
             # Pictures may differ in size, and so in their number of windows.
-            stitched = list(self._stitched(windows, inputs))
+            stitched = list(self._stitched(self.preprocess.windows, in_order(batches)))
             maps = [self._to_maps(tokens[None])[0] for tokens, _ in stitched]
             wholes = [self._off(whole) for _, whole in stitched]
         return [
@@ -188,39 +191,48 @@ class ClipModel:
             for values, whole, (width, height) in zip(maps, wholes, image_sizes, strict=True)
         ]
 
-    def _whole(self, inputs: Sequence[NDArray[np.uint8]]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Maps, and what stands for the whole pictures; of one size at once, as all are but of the mode aspect."""
-        found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        for size in dict.fromkeys(pixels.shape for pixels in inputs):
-            places = [place for place, pixels in enumerate(inputs) if pixels.shape == size]
-            tokens, whole = self._tokens(np.stack([inputs[place] for place in places]))
-            found |= dict(zip(places, zip(self._to_maps(tokens), self._off(whole), strict=True), strict=True))
-        maps, wholes = zip(*(found[place] for place in range(len(inputs))), strict=True)
-        return list(maps), list(wholes)
+    def _on_device(self, inputs: Sequence[NetworkInput], image_sizes: Sequence[tuple[int, int]]) -> list[Batch]:
+        """The network's inputs (B, h, w, 3) there; original pictures are resized there, those of a size at once."""
+        stored = {place: one for place, one in enumerate(inputs) if isinstance(one, Picture)}
+        decoded = stacked(dict(zip(stored, decode_there(list(stored.values()), self.device), strict=True)))
+        batches = [Batch(batch.places, self.preprocess.pixels_there(batch.values)) for batch in decoded]
+        arrays = {place: one for place, one in enumerate(inputs) if not isinstance(one, Picture)}
+        original = [self.preprocess.is_original(one.shape, image_sizes[place]) for place, one in arrays.items()]
+        for group in alike(zip(original, (one.shape for one in arrays.values()), strict=True)):
+            places = [list(arrays)[i] for i in group]
+            pixels = stack_to_device([arrays[place] for place in places], self.device)
+            batches.append(Batch(places, self.preprocess.pixels_there(pixels) if original[group[0]] else pixels))
+        return batches
 
-    def _tokens(self, pixels: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _whole(self, batches: Sequence[Batch]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Maps, and what stands for the whole pictures; of one size at once, as all are but of the mode aspect."""
+        maps, wholes = [], []
+        for batch in joined(batches):
+            tokens, whole = self._tokens(batch.values)
+            maps.append(Batch(batch.places, self._to_maps(tokens)))
+            wholes.append(Batch(batch.places, self._off(whole)))
+        return in_order(maps), in_order(wholes)
+
+    def _tokens(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, S, S, 3) to the (B, D, grid, grid) that the head takes, and (B, width) of the whole pictures."""
-        batch = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            batch = batch.pin_memory()
-        batch = batch.to(self.device, non_blocking=True)
-        tokens, whole = self.encoder.encode(self.preprocess.normalize(batch).to(self.dtype))
+        tokens, whole = self.encoder.encode(self.preprocess.normalize(pixels).to(self.dtype))
         # What is refined is the map of the whole picture, before it is projected.
         return (tokens if self.refine != "none" else self.for_head(tokens)), whole.float()
 
     def _stitched(
-        self, windows: Windows, inputs: Sequence[NDArray[np.uint8]]
+        self, windows: Windows, pictures: Sequence[torch.Tensor]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The tokens (D, h, w) of each input, and what stands for all of it (D,): the mean over its windows.
 
         A forward pass takes as many windows as there are inputs.
         """
-        cut = [windows.cut(pixels) for pixels in inputs]
-        together, counts = np.concatenate(cut), [len(part) for part in cut]
+        cut = [windows.cut(pixels) for pixels in pictures]
+        together, counts = [window for part in cut for window in part], [len(part) for part in cut]
         # So that half as many inputs need half the memory, which is what a GPU that is too small relies on.
-        parts = [self._tokens(together[i : i + len(inputs)]) for i in range(0, len(together), len(inputs))]
+        step = len(pictures)
+        parts = [self._tokens(torch.stack(together[i : i + step])) for i in range(0, len(together), step)]
         tokens, whole = (torch.cat(values).split(counts) for values in zip(*parts, strict=True))
-        for of_one, whole_of_one, pixels in zip(tokens, whole, inputs, strict=True):
+        for of_one, whole_of_one, pixels in zip(tokens, whole, pictures, strict=True):
             yield windows.stitch(of_one, pixels.shape[1], pixels.shape[0]), whole_of_one.mean(0)
 
     def for_head(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -239,11 +251,9 @@ class ClipModel:
     def _off(self, values: torch.Tensor) -> torch.Tensor:
         return values.cpu() if self.offload else values
 
-    @torch.inference_mode()
-    def point_features(self, sampled: torch.Tensor) -> NDArray[np.float32]:
-        """What is written for sampled features (N, C): the head's last step, in float32, on the host."""
-        weights = next(self.head.parameters(), sampled)
-        return self.head.to_points(sampled.float().to(weights.device)).cpu().numpy()
+    def point_features(self, sampled: torch.Tensor, memory: HostMemory | None = None) -> FloatArray:
+        """See ``Model``."""
+        return point_features(self.head, sampled, memory)
 
     def describe(self) -> dict[str, Any]:
         """What must be the same for features to be comparable; written into every file."""
@@ -287,6 +297,7 @@ def describe(
         "stride": preprocess.windows.stride if preprocess.windows else None,
         "precision": precision,
         "map_dtype": "float32",
+        **({"jpeg": "gpu"} if preprocess.jpeg_there else {}),
     }
 
 
@@ -302,8 +313,8 @@ def _memory_named() -> Iterator[None]:
 
 
 def default_batch(device: torch.device) -> int:
-    """32 pictures on a GPU; 8 on a CPU: fewer leave more of Python between the products, more leave its caches."""
-    return 32 if device.type == "cuda" else 8
+    """32 pictures on a GPU; 2 on a CPU: there 2 to 8 cost the same a picture, and the features of more take memory."""
+    return 32 if device.type == "cuda" else 2
 
 
 GPU_LANES = 3

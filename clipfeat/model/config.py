@@ -99,6 +99,11 @@ class ModelConfig:
         resize: pillow (bit-equal to open_clip's own transform) or torch (the same filter in less than half of the time;
             of 1296×968 pictures one value in 400 is one level off, and the map of a ViT-B/16 with random weights
             differs by a relative 0.001 to 0.0025).
+        resize_on: where pictures are resized, to the same bits: cpu, device (where the model runs, so that the cores
+            only decode them; of up to 11 megapixels, and by pillow's filter alone), or auto (device on a GPU).
+        jpeg: who decodes JPEGs: cpu, or gpu (nvJPEG, where the model runs, which leaves the cores little to do): its
+            pixels are slightly others, and it may not see that a file is damaged. Other pictures, and JPEGs that are
+            not baseline, are decoded by the cores all the same.
         offload: where maps wait to be sampled: cpu, none (where they were made), or auto (cpu if the GPU has under
             8 GB).
         head: see HeadConfig.
@@ -118,6 +123,8 @@ class ModelConfig:
     window: int | None = None
     stride: int | None = None
     resize: str = "pillow"
+    resize_on: str = "auto"
+    jpeg: str = "cpu"
     offload: str = "auto"
     head: HeadConfig = field(default_factory=HeadConfig)
 
@@ -130,6 +137,18 @@ class ModelConfig:
         one_of("model.preprocess", self.preprocess, PREPROCESSES)
         one_of("model.resize_mode", self.resize_mode, RESIZE_MODES)
         one_of("model.resize", self.resize, ("pillow", "torch"))
+        one_of("model.resize_on", self.resize_on, ("auto", "cpu", "device"))
+        if self.resize_on == "device" and self.resize != "pillow":
+            raise ConfigError(
+                f"model.resize_on=device model.resize={self.resize}: only pillow's filter is computed there; leave one "
+                f"of them out"
+            )
+        one_of("model.jpeg", self.jpeg, ("cpu", "gpu"))
+        if self.jpeg == "gpu" and (self.resize_on == "cpu" or self.resize != "pillow"):
+            raise ConfigError(
+                f"model.jpeg=gpu model.resize_on={self.resize_on} model.resize={self.resize}: what is decoded on a GPU "
+                f"is resized there; leave the others out"
+            )
         one_of("model.offload", self.offload, ("auto", "none", "cpu"))
         at_least("model.input_size", self.input_size, 1)
         at_least("model.window", self.window, 1)

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -15,8 +15,9 @@ from torch import nn
 
 from clipfeat.errors import WeightsError
 from clipfeat.model.config import HEADS
+from clipfeat.system.pinned import wait
 from clipfeat.system.seeds import seeded
-from clipfeat.types import FeatureMap, compose_affine, resize_affine
+from clipfeat.types import FeatureMap, FloatArray, compose_affine, resize_affine
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,10 @@ _ALIKE = ("input_size", "resize_mode", "window", "stride", "interpolation", "mea
 
 _LARGEST_WEIGHT = 1e6
 """Far above any of a trained head; with these, no feature can become infinite."""
+
+
+HostMemory = Callable[[int, int], FloatArray]
+"""Gives an array of so many rows and columns."""
 
 
 class Head(nn.Module):
@@ -159,11 +164,37 @@ def point_channels(head: Head, width: int) -> int:
     return head.to_points(feature_map[0, :, 0, :1].T).shape[1]
 
 
+def map_size(head: Head, input_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Cells (h, w) of the map of an input of (width, height) pixels."""
+    width, height = (length // patch_size * head.scale for length in input_size)
+    return height, width
+
+
 @torch.inference_mode()
 def map_values(head: Head, width: int, grid: int) -> int:
     """Numbers of the feature map of a square picture of ``grid`` × ``grid`` tokens of ``width`` channels."""
     device = next((p.device for p in head.parameters()), None)
     return head.to_map(torch.zeros(1, width, grid, grid, device=device)).numel()
+
+
+@torch.inference_mode()
+def point_features(head: Head, sampled: torch.Tensor, memory: HostMemory | None = None) -> FloatArray:
+    """What is written for sampled features (N, C): the head's last step (N, C'), in float32, on the host.
+
+    Args:
+        head: on any device.
+        sampled: there or not.
+        memory: gives an (N, C') array for what was made on a GPU, of the type that it is to be written in.
+    """
+    weights = next(head.parameters(), sampled)
+    features = head.to_points(sampled.float().to(weights.device))
+    if memory is None or features.device.type == "cpu":
+        return features.cpu().numpy()
+    out = memory(*features.shape)
+    there = torch.from_numpy(out)
+    there.copy_(features.to(there.dtype), non_blocking=True)
+    wait(features.device)
+    return out
 
 
 def load_head(head: Head, path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from clipfeat.errors import ConfigError
 from clipfeat.model.clip_model import ClipModel
 from clipfeat.model.config import ModelConfig
+from clipfeat.model.device_jpeg import require_nvjpeg
 from clipfeat.model.encoder import Encoder, EncoderCard, attending, load_encoder
 from clipfeat.model.heads import build_head, check_head
 from clipfeat.model.preprocess import Preprocess
@@ -65,7 +66,7 @@ def load_model(cfg: ModelConfig, device: torch.device, seed: int, encoder: Encod
     model = ClipModel(
         arch=arch_name(cfg.encoder),
         encoder=encoder,
-        preprocess=build_preprocess(cfg, encoder.card),
+        preprocess=build_preprocess(cfg, encoder.card, device),
         head=head.to(device),
         head_name=cfg.head.name,
         device=device,
@@ -99,25 +100,32 @@ def check_aspect(cfg: ModelConfig, encoder: Encoder) -> None:
         )
 
 
-def build_preprocess(cfg: ModelConfig, card: EncoderCard) -> Preprocess:
-    """How pictures enter the encoder that the card speaks of.
+def build_preprocess(cfg: ModelConfig, card: EncoderCard, device: torch.device) -> Preprocess:
+    """How pictures enter the encoder that the card speaks of, on that device.
 
     Raises:
-        ConfigError: If a size is not one of whole patches.
+        ConfigError: If a size is not one of whole patches, or JPEGs can't be decoded there.
     """
     assert cfg.input_size is not None  # noqa: S101 - for the type checker; see with_input_size
     stride = cfg.stride or (cfg.window and cfg.window // 2)
     for key, size in (("input_size", cfg.input_size), ("window", cfg.window), ("stride", stride)):
         if size and size % card.patch_size:
             raise ConfigError(f"model.{key}={size}: expected a multiple of {cfg.arch}'s patch size {card.patch_size}")
-    if not cfg.window or not stride:
-        return Preprocess(
-            cfg.input_size, cfg.resize_mode, card.mean, card.std, cfg.resize,
-            interpolation=interpolation(cfg, card), patch_size=card.patch_size,
-        )  # fmt: skip
-    windows = Windows(cfg.window, stride, card.patch_size)
+    if cfg.jpeg == "gpu":
+        require_nvjpeg(device)
+    there = cfg.resize == "pillow" and (cfg.resize_on == "device" or (cfg.resize_on, device.type) == ("auto", "cuda"))
+    windows = Windows(cfg.window, stride, card.patch_size) if cfg.window and stride else None
     return Preprocess(
-        cfg.input_size, "shortest", card.mean, card.std, cfg.resize, windows, interpolation=interpolation(cfg, card)
+        cfg.input_size,
+        "shortest" if windows else cfg.resize_mode,
+        card.mean,
+        card.std,
+        cfg.resize,
+        windows,
+        interpolation=interpolation(cfg, card),
+        patch_size=card.patch_size,
+        there=there,
+        jpeg_there=cfg.jpeg == "gpu",
     )
 
 

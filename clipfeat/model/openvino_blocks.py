@@ -5,6 +5,7 @@ attention variant, norms, pooling, projection) is torch's as before, so that hea
 know.
 """
 
+import sys
 import threading
 import warnings
 from typing import Any
@@ -47,11 +48,14 @@ class OpenvinoBlocks:
 
     def __init__(self, encoder: Encoder, precision: str):
         ov = import_openvino()
-        side = encoder.input_size
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+        example = torch.zeros(2, 3, encoder.input_size, encoder.input_size)
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a trace can't know in general, and of its successor in torch
             # An example of two pictures: of one, the trace would not know that there may be more.
-            traced = torch.jit.trace(_Traced(encoder).eval(), torch.zeros(2, 3, side, side), check_trace=False)
+            traced = torch.jit.trace(_Traced(encoder).eval(), example, check_trace=False)
         cores = usable_cores()
         hints = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
@@ -60,8 +64,11 @@ class OpenvinoBlocks:
             "ENABLE_CPU_PINNING": False,  # or several processes would share the first cores
         }
         try:
-            model = ov.convert_model(traced, example_input=torch.zeros(2, 3, side, side))
-            model.reshape([-1, 3, side, side])
+            # What openvino.convert_model does beside this takes a second, and changes nothing in what is computed.
+            frontend = FrontEndManager().load_by_framework("pytorch")
+            decoder = TorchScriptPythonDecoder(traced, example_input=example)  # must outlive the conversion
+            model = frontend.convert(frontend.load(decoder))
+            model.reshape([-1, *example.shape[1:]])
             self._compiled = ov.Core().compile_model(model, "CPU", hints)
         except RuntimeError as error:
             why = str(error).strip().splitlines()[-1][:200]
@@ -91,16 +98,27 @@ class OpenvinoBlocks:
         return kept[:count]
 
 
+_TELEMETRY = "openvino_telemetry"
+
+
 def import_openvino() -> Any:
-    """The package.
+    """The package, which by itself would tell its makers over the network that it was imported, and keep an id at home.
+
+    It does without where the package for that is not installed, and so it seems here while it is imported.
 
     Raises:
         ConfigError: If it is not installed.
     """
+    unasked = _TELEMETRY not in sys.modules
+    if unasked:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
     try:
         import openvino
     except ImportError as error:
         raise ConfigError(
             "model.backend=openvino needs the package openvino: pip install 'clipfeat[openvino]'"
         ) from error
+    finally:
+        if unasked:
+            del sys.modules[_TELEMETRY]
     return openvino

@@ -1,7 +1,7 @@
 """How a picture enters the network, and the exact map from its pixels to the network's."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,11 @@ import torch.nn.functional as nnf
 from numpy.typing import NDArray
 from PIL import Image
 
+from clipfeat.model.device_resize import can_resize_there, resize_there
 from clipfeat.model.resize import resize_pillow
 from clipfeat.model.windows import Windows
-from clipfeat.types import compose_affine, resize_affine
+from clipfeat.system.pinned import to_device
+from clipfeat.types import Picture, compose_affine, resize_affine
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,13 @@ RESIZERS: dict[str, Callable[[NDArray[np.uint8], tuple[int, int], str], NDArray[
 }
 
 
+NetworkInput = NDArray[np.uint8] | Picture
+"""The pixels of the network's input, those of the original picture, or the picture, to be decoded yet."""
+
+_LARGEST_THERE = 2**25
+"""Bytes of the largest picture that is resized where the model runs, 11 megapixels: many wait for it at a time."""
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """A picture to the network's normalised input, as open_clip's own transform would bring it.
@@ -93,6 +102,8 @@ class Preprocess:
         windows: what the network sees of the input at once; None for all of it.
         interpolation: bicubic or bilinear, antialiased.
         patch_size: side of the network's patches in pixels, which the mode aspect must know.
+        there: whether pictures are resized where the model runs, to the same bits.
+        jpeg_there: whether JPEGs are decoded there, too, which gives other bits.
     """
 
     size: int
@@ -103,6 +114,20 @@ class Preprocess:
     windows: Windows | None = None
     interpolation: str = "bicubic"
     patch_size: int = 1
+    there: bool = False
+    jpeg_there: bool = False
+
+    def network_input(self, picture: Picture) -> NetworkInput:
+        """What the host makes of a picture: its ``pixels``, or less where the rest is done ``there``.
+
+        Raises:
+            FrameError: If it is damaged.
+        """
+        size = (picture.width, picture.height)
+        there = self.there and 3 * picture.width * picture.height <= _LARGEST_THERE
+        if not (there and can_resize_there(size, self.placement(*size).resized, self.interpolation)):
+            return self.pixels(picture.decode())
+        return picture if self.jpeg_there and picture.jpeg is not None else picture.decode()
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resizes and places an (H, W, 3) picture, by antialiased interpolation.
@@ -120,10 +145,28 @@ class Preprocess:
         canvas.paste(Image.fromarray(resized), place.offset)
         return np.asarray(canvas)
 
+    def is_original(self, shape: Sequence[int], image_size: tuple[int, int]) -> bool:
+        """Whether an (h, w, 3) array is a picture of that (width, height) as it was, and not the network's input."""
+        return (shape[1], shape[0]) == image_size != self.input_size(*image_size)
+
+    def pixels_there(self, pictures: torch.Tensor) -> torch.Tensor:
+        """As ``pixels``, bit for bit: (B, H, W, 3) uint8 on any device to (B, h, w, 3) there."""
+        height, width = pictures.shape[1:3]
+        place, input_size = self.placement(width, height), self.input_size(width, height)
+        resized = resize_there(pictures, place.resized, self.interpolation)
+        if place == Placement(input_size, (0, 0)):
+            return resized
+        color = to_device(np.array([round(255 * m) for m in self.mean], np.uint8), pictures.device)
+        canvas = color.expand(len(pictures), *input_size[::-1], 3).contiguous()
+        left, top = place.offset
+        seen = resized[:, max(-top, 0) :, max(-left, 0) :]
+        inside = canvas[:, max(top, 0) :, max(left, 0) :][:, : seen.shape[1], : seen.shape[2]]
+        inside.copy_(seen[:, : inside.shape[1], : inside.shape[2]])
+        return canvas
+
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """(..., S, S, 3) uint8 to the (..., 3, S, S) float32 that the encoder takes."""
-        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
+        mean, std = to_device(np.array([self.mean, self.std], np.float32), pixels.device).view(2, 3, 1, 1)
         return pixels.movedim(-1, -3).float().div(255).sub(mean).div(std)
 
     def placement(self, width: int, height: int) -> Placement:

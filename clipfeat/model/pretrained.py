@@ -15,6 +15,7 @@ from torch import nn
 from clipfeat.errors import WeightsError
 from clipfeat.model.checkpoints import Checkpoint, State, read_checkpoint
 from clipfeat.model.config import INTERPOLATIONS, TIMM
+from clipfeat.model.packages import import_open_clip
 from clipfeat.model.weights import (
     FOLDER,
     HUB,
@@ -113,7 +114,7 @@ def load_clip(
     Raises:
         WeightsError: If there is no such model, or its weights can't be had or don't fit.
     """
-    import open_clip
+    open_clip = import_open_clip()
 
     if arch.startswith(TIMM):
         raise WeightsError(
@@ -185,7 +186,7 @@ def find_or_random(arch: str, pretrained: str | None, *, allow_random: bool) -> 
 
 def _create(found: Found, input_size: int | None, precision: str, device: torch.device | str, seed: int) -> Any:
     """A model with weights that follow from the seed; nothing is downloaded for its text tower."""
-    import open_clip
+    open_clip = import_open_clip()
 
     with seeded(seed), root_logger_kept(), _filled_later():
         try:
@@ -245,7 +246,7 @@ def _filled_later() -> Iterator[None]:
 
 def _fill(model: Any, found: Found, arch: str, what: str, *, text: bool) -> tuple[str, Logits]:
     """Fills a model, all of it; gives the image tower's hash and the logits, as they are in the file."""
-    import open_clip
+    open_clip = import_open_clip()
     from open_clip.model import resize_pos_embed, resize_text_pos_embed
 
     assert found.file is not None  # noqa: S101 - for the type checker
@@ -270,7 +271,11 @@ def _fill(model: Any, found: Found, arch: str, what: str, *, text: bool) -> tupl
     lacking = [name for name in own if name not in state and (text or name.startswith("visual."))]
     unexpected = [name for name in state if name not in own]
     # What is not needed is not filled: the memory of a text tower is then never touched.
-    model.load_state_dict({k: v for k, v in state.items() if text or k.startswith("visual.")}, strict=False)
+    _take(
+        {k: v for k, v in state.items() if k in own and (text or k.startswith("visual."))},
+        model,
+        owned=not checkpoint.mapped,
+    )
     if lacking or unexpected:
         if lacking and all(not name.startswith("visual.") for name in lacking):
             raise WeightsError(f"{what}: holds the image tower alone, and texts need the text tower too")
@@ -278,6 +283,28 @@ def _fill(model: Any, found: Found, arch: str, what: str, *, text: bool) -> tupl
             f"{what}: can't be loaded into {arch}: lacks {_listed(lacking)}; holds {_listed(unexpected)} instead"
         )
     return weights_sha256, logits
+
+
+def _take(state: State, model: nn.Module, *, owned: bool) -> None:
+    """Fills a model with weights of its names and shapes; without a copy, where they are ``owned`` and of its kind.
+
+    Parts of a mapped file are copied: it may be written anew while the model is in use.
+    """
+    own = model.state_dict()
+    wrong = [name for name, values in state.items() if values.shape != own[name].shape]
+    if wrong:
+        name = wrong[0]
+        raise RuntimeError(f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}")
+
+    def kept(name: str) -> torch.Tensor:
+        values, there = state[name], own[name]
+        whole = values.is_contiguous() and values.untyped_storage().nbytes() == values.nbytes
+        if owned and whole and (values.dtype, values.device) == (there.dtype, there.device):
+            return values
+        return there.copy_(values)
+
+    with torch.no_grad():
+        model.load_state_dict({name: kept(name) for name in state}, strict=False, assign=True)
 
 
 def _logits_of(state: State) -> Logits:
@@ -288,7 +315,7 @@ def _logits_of(state: State) -> Logits:
 
 def _warn_of_unknown_published(found: Found) -> None:
     """Says where a file's mean, std or interpolation can't be known: its model's published weights differ in them."""
-    import open_clip
+    open_clip = import_open_clip()
 
     known = {"mean", "std", "interpolation"} <= found.published.keys()
     if found.file is not None and not known and open_clip.list_pretrained_tags_by_model(found.arch):
@@ -300,7 +327,7 @@ def _warn_of_unknown_published(found: Found) -> None:
 
 def _warn_of_unknown_gelu(arch: str, checkpoint: Checkpoint, what: str) -> None:
     """Says that a file does not tell its activation, where its architecture is there with either."""
-    import open_clip
+    open_clip = import_open_clip()
 
     if f"{arch}-quickgelu" in open_clip.list_models():
         looks = ", and its numbers look like theirs" if checkpoint.looks_like_openai else ""

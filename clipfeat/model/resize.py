@@ -16,8 +16,8 @@ from PIL import Image
 
 from clipfeat.system.compiled import compiled
 
-_BITS = 22
-_HALF = 1 << (_BITS - 1)
+BITS = 22
+HALF = 1 << (BITS - 1)
 
 _ROWS = 64
 """Rows that are worked on at once: few enough to stay in the cache, enough to fill vectors."""
@@ -37,14 +37,14 @@ def resize_pillow(image: NDArray[np.uint8], size: tuple[int, int], interpolation
     Returns:
         (height, width, 3) uint8; the picture's own memory where it has that size already.
     """
-    rows_first = _pillow_s_order((image.shape[1], image.shape[0]), size, interpolation)
+    rows_first = pillow_s_order((image.shape[1], image.shape[0]), size, interpolation)
     if rows_first is None:
         return _by_pillow(image, size, interpolation)
     return _compiled(image, size, interpolation, rows_first=rows_first)
 
 
 @lru_cache(maxsize=256)
-def _pillow_s_order(size_from: tuple[int, int], size_to: tuple[int, int], interpolation: str) -> bool | None:
+def pillow_s_order(size_from: tuple[int, int], size_to: tuple[int, int], interpolation: str) -> bool | None:
     """Whether Pillow resizes along the rows first, for these sizes; None where only Pillow gives Pillow's bits.
 
     Which comes first changes some bits, and versions of Pillow differ in it. So Pillow is asked, once for every size.
@@ -86,11 +86,11 @@ def _both(
     size_from: tuple[int, int], size_to: tuple[int, int], interpolation: str
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int32]]]:
     """The weights along the rows and along the columns."""
-    return [_weights(length, new, interpolation) for length, new in zip(size_from, size_to, strict=True)]
+    return [fixed_weights(length, new, interpolation) for length, new in zip(size_from, size_to, strict=True)]
 
 
 @lru_cache(maxsize=64)
-def _weights(length: int, new_length: int, interpolation: str) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+def fixed_weights(length: int, new_length: int, interpolation: str) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Of each output pixel the first input pixel (new_length,) and the fixed-point weights (new_length, K) from it on.
 
     All K input pixels lie within the picture, unless it has less than K.
@@ -131,7 +131,7 @@ _KERNELS: dict[str, tuple[Callable[[float], float], int]] = {"bicubic": (_bicubi
 
 
 def _fixed(weight: float) -> int:
-    return int(weight * (1 << _BITS) + (0.5 if weight >= 0 else -0.5))
+    return int(weight * (1 << BITS) + (0.5 if weight >= 0 else -0.5))
 
 
 @compiled(error_model="numpy")
@@ -151,7 +151,7 @@ def _along_rows(
         for i in range(len(first)):
             for channel in range(3):
                 for j in range(_ROWS):
-                    total[j] = _HALF
+                    total[j] = HALF
                 x = 3 * first[i] + channel
                 for k in range(0, weights.shape[1], 4):
                     a, b, c, d = weights[i, k], weights[i, k + 1], weights[i, k + 2], weights[i, k + 3]
@@ -161,7 +161,7 @@ def _along_rows(
                         total[j] = int32(total[j] + int32(left + right))
                     x += 12
                 for j in range(count):
-                    out[top + j, 3 * i + channel] = min(max(total[j] >> _BITS, 0), 255)
+                    out[top + j, 3 * i + channel] = min(max(total[j] >> BITS, 0), 255)
 
 
 @compiled(error_model="numpy")
@@ -174,7 +174,7 @@ def _along_columns(
     total = np.empty(width, np.int32)
     for i in range(len(first)):
         for x in range(width):
-            total[x] = _HALF
+            total[x] = HALF
         for k in range(0, weights.shape[1], 4):
             a, b, c, d = weights[i, k], weights[i, k + 1], weights[i, k + 2], weights[i, k + 3]
             y = first[i] + k
@@ -183,4 +183,4 @@ def _along_columns(
                 lower = int32(int32(c * int32(rows[y + 2, x])) + int32(d * int32(rows[y + 3, x])))
                 total[x] = int32(total[x] + int32(upper + lower))
         for x in range(width):
-            out[i, x] = min(max(total[x] >> _BITS, 0), 255)
+            out[i, x] = min(max(total[x] >> BITS, 0), 255)

@@ -16,6 +16,7 @@ import torch.nn.functional as nnf
 from numpy.typing import NDArray
 
 from clipfeat.errors import ConfigError, WeightsError
+from clipfeat.model.packages import import_open_clip
 from clipfeat.model.pretrained import Logits, load_clip
 from clipfeat.model.weights import FOLDER, HUB, arch_is_place, arch_name
 
@@ -113,13 +114,13 @@ class Texts(Protocol):
 
 
 def vectors_of(
-    prompts: Sequence[str], templates: str, texts: Texts, about: Mapping[str, Any], what: str
+    prompts: Sequence[str], templates: str | Sequence[str], texts: Texts, about: Mapping[str, Any], what: str
 ) -> NDArray[np.float32]:
     """Prompts, or the names of classes, as directions that features can be compared to.
 
     Args:
         prompts: P of them; of "couch|sofa" it is the mean of both.
-        templates: a name of ``TEMPLATES``, or a text file of templates.
+        templates: a name of ``TEMPLATES``, a text file of templates, or these themselves.
         texts: the text tower.
         about: ``describe()`` of the model that made the features.
         what: whose features they are, for messages.
@@ -131,7 +132,7 @@ def vectors_of(
         ConfigError: If a text can't be used.
         WeightsError: If the tower can't be had, or is not of the model that made the features.
     """
-    vectors = texts.encode_text(prompts, templates_of(templates))
+    vectors = texts.encode_text(prompts, templates_of(templates) if isinstance(templates, str) else templates)
     if texts.weights_sha256 != about["weights_sha256"]:
         raise WeightsError(
             f"{what}: features of weights {about['weights']} ({about['weights_sha256']}), but the text tower is "
@@ -249,7 +250,7 @@ def load_text_encoder(
 
 
 def _load_tokenizer(arch: str) -> Callable[[list[str]], torch.Tensor]:
-    import open_clip
+    open_clip = import_open_clip()
 
     name = FOLDER + arch.removeprefix(FOLDER) if arch_is_place(arch) and not arch.startswith(HUB) else arch
     try:

@@ -10,6 +10,7 @@ from torch import nn
 from clipfeat.errors import WeightsError
 from clipfeat.model.checkpoints import State, read_state
 from clipfeat.model.config import TIMM
+from clipfeat.model.packages import import_timm
 from clipfeat.model.pretrained import (
     DTYPES,
     Loaded,
@@ -91,7 +92,7 @@ def _filled(found: Found, seed: int) -> TimmTower:
 
 
 def _made(name: str, state: State, seed: int) -> Any:
-    import timm
+    timm = import_timm()
     from timm.models import get_pretrained_cfg
 
     # With as many classes as the file has, timm fills all or nothing; with another number it leaves out what it likes.

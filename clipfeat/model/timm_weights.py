@@ -6,6 +6,7 @@ from typing import Any
 
 from clipfeat.errors import WeightsError
 from clipfeat.model.config import TIMM, ModelConfig
+from clipfeat.model.packages import import_timm
 from clipfeat.model.weights import HOW_ELSE, Found, file_in, hub_answers, looks_like_path, of_hub
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -69,7 +70,7 @@ def _registered(arch: str) -> Any:
     Raises:
         WeightsError: If it knows no such name.
     """
-    import timm
+    timm = import_timm()
     from timm.models import get_pretrained_cfg
 
     name = arch.removeprefix(TIMM)

@@ -16,6 +16,7 @@ from typing import Any
 
 from clipfeat.errors import WeightsError
 from clipfeat.model.config import TIMM, ModelConfig
+from clipfeat.model.packages import import_open_clip
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ def find_architecture(arch: str) -> Found:
         return _of_config(config, arch)
     if arch_is_place(arch):
         return _of_config(Path(arch.removeprefix(FOLDER)) / _CONFIG, arch)
-    import open_clip
+    open_clip = import_open_clip()
 
     if arch not in open_clip.list_models():
         near = [m for m in open_clip.list_models() if m.lower().startswith(arch.lower()[:5])][:6]
@@ -189,7 +190,7 @@ def hub_answers(timeout_s: float = HUB_TIMEOUT_S) -> bool:
 
 def usual_published(arch: str) -> dict[str, Any]:
     """What all published weights of a model have in common: a file tells nothing, and SigLIP's mean is not CLIP's."""
-    import open_clip
+    open_clip = import_open_clip()
 
     cfgs = [open_clip.get_pretrained_cfg(arch, tag) for tag in open_clip.list_pretrained_tags_by_model(arch)]
     normalised = {(cfg["mean"], cfg["std"]) for cfg in cfgs if "mean" in cfg and "std" in cfg}
@@ -203,7 +204,7 @@ def _with(own: Found, **values: Any) -> Found:
 
 
 def _of_tag(own: Found, arch: str, pretrained: str | None) -> Found:
-    import open_clip
+    open_clip = import_open_clip()
 
     if pretrained is None:
         return own
@@ -238,7 +239,7 @@ def refuse_other_gelu(model_cfg: dict[str, Any], arch: str, quick_gelu: bool | N
     Raises:
         WeightsError: If it is so.
     """
-    import open_clip
+    open_clip = import_open_clip()
 
     if not quick_gelu or model_cfg.get("quick_gelu", False) or "timm_model_name" in model_cfg.get("vision_cfg", {}):
         return

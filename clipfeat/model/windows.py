@@ -8,9 +8,7 @@ grid and nothing has to be interpolated.
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -42,11 +40,10 @@ class Windows:
         lefts, tops = ([*range(0, length - self.side, self.stride), length - self.side] for length in (width, height))
         return [(left, top) for top in tops for left in lefts]
 
-    def cut(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(h, w, 3) to its windows (n, side, side, 3), in the order of ``corners``."""
-        height, width = pixels.shape[:2]
-        corners = self.corners(width, height)
-        return np.stack([pixels[top : top + self.side, left : left + self.side] for left, top in corners])
+    def cut(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """The n windows (side, side, 3) of a picture (h, w, 3), in the order of ``corners``; they share its memory."""
+        corners = self.corners(pixels.shape[1], pixels.shape[0])
+        return [pixels[top : top + self.side, left : left + self.side] for left, top in corners]
 
     def stitch(self, tokens: torch.Tensor, width: int, height: int) -> torch.Tensor:
         """The windows' tokens as one map.

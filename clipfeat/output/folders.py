@@ -16,9 +16,9 @@ from clipfeat.system.atomic import atomic_file, sync_to_disk, temporary_path
 _FREE_KEYS = (
     "output_dir", "resume", "device", "devices", "batch_size", "num_workers", "on_bad_frame", "shard", "engine", "vis",
     "check", "uv_index", "scenes_file", "frames_per_scene", "frame_stride", "frame_selection", "model.allow_random",
-    "cache", "map_dtype", "model.offload", "report", "store", "data_root", "formats", "eval_every", "checkpoint_every",
-    "tensorboard", "train_scenes_file", "val_scenes_file", "source", "save_every_s", "picture", "text", "poll_s",
-    "idle_s", "retry_s",
+    "cache", "map_dtype", "model.offload", "model.resize_on", "report", "store", "data_root", "formats", "eval_every",
+    "checkpoint_every", "tensorboard", "train_scenes_file", "val_scenes_file", "source", "save_every_s", "picture",
+    "text", "poll_s", "idle_s", "retry_s",
 )  # fmt: skip
 
 _CAME_LATER = {
@@ -32,6 +32,7 @@ _CAME_LATER = {
 _BEFORE_THE_KEY = {
     "model.source": "open_clip", "pooling": "token", "model.pooling": "token", "refine": "none", "model.refine": "none",
     "backend": "torch", "model.backend": "torch", "output.segments": "masks", "output.num_segments": 200,
+    "packing": "none", "jpeg": "cpu", "model.jpeg": "cpu",
 }  # fmt: skip
 """Keys of a model and of files, in a run's files and in those that refer to it, that earlier versions did not have."""
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from clipfeat.errors import DataError
 from clipfeat.output.files import read_arrays, write_arrays
+from clipfeat.output.packing import Packing, is_packed, unpacked
 from clipfeat.system.atomic import atomic_file
 from clipfeat.types import FloatArray, Points
 
@@ -42,21 +43,30 @@ class FusedScene:
         return self.views > 0
 
 
-def write_fused(path: Path, fused: FusedScene) -> int:
+def write_fused(path: Path, fused: FusedScene, packing: Packing | None = None) -> int:
     """Writes ``xyz`` (N, 3) float32 and the other arrays of a ``FusedScene`` as npz, and returns the bytes.
 
-    The points' attributes are arrays of their own. One that has the name of another array is left out.
+    The points' attributes are arrays of their own. One that has the name of another array is left out. Features that
+    are packed stand in ``packed_…`` in place of ``pts_feat``, and ``meta`` tells of it, as ``packed``.
 
     Raises:
+        ConfigError: If the packing needs a package that is not installed.
         OutputError: If it can't be written.
     """
-    arrays = fused.points.attributes | {
-        "pts_feat": fused.pts_feat,
-        "xyz": fused.points.xyz.astype(np.float32),
-        "pts_idx": fused.points.idx,
-        "views": fused.views,
-        "weight": fused.weight,
-    }
+    if packing is None:
+        features = {"pts_feat": fused.pts_feat}
+    else:
+        features, fused.meta["packed"] = packing.pack(fused.pts_feat, fused.seen)
+    arrays = (
+        fused.points.attributes
+        | features
+        | {
+            "xyz": fused.points.xyz.astype(np.float32),
+            "pts_idx": fused.points.idx,
+            "views": fused.views,
+            "weight": fused.weight,
+        }
+    )
     arrays.pop("faces", None)
     if fused.faces is not None:
         arrays["faces"] = fused.faces
@@ -64,12 +74,17 @@ def write_fused(path: Path, fused: FusedScene) -> int:
 
 
 def read_fused(path: str | Path) -> FusedScene:
-    """Reads what ``write_fused`` wrote.
+    """Reads what ``write_fused`` wrote; packed features as float32.
 
     Raises:
         DataError: If it is missing, damaged, of another schema, or no fused scene.
     """
     arrays, meta = read_arrays(Path(path))
+    if is_packed(arrays) and "views" in arrays:
+        try:
+            arrays["pts_feat"] = unpacked(arrays, arrays["views"] > 0)
+        except DataError as error:
+            raise DataError(f"{path}: {error}; copy it again or fuse the scene again") from error
     missing = [name for name in _ARRAYS if name not in arrays]
     if missing:
         raise DataError(f"{path}: no fused scene (no {', '.join(missing)}); give a file that clipfeat-fuse wrote")

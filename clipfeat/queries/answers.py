@@ -258,6 +258,9 @@ class FusedScenes:
         cfg: of the query.
         files: by scene.
 
+    Attributes:
+        files: by scene those that are asked.
+
     Raises:
         DataError: If there is no such scene, or the files are of different models.
     """
@@ -269,10 +272,10 @@ class FusedScenes:
         if missing:
             raise DataError(f"{cfg.store}: holds no fused scene {missing[0]}, but {', '.join(files)}")
         self._cfg = cfg
-        self._files = {scene_id: path for scene_id, path in files.items() if scene_id in (cfg.scenes or files)}
-        self.keys: list[Key] = [(scene_id, None) for scene_id in self._files]
+        self.files = {scene_id: path for scene_id, path in files.items() if scene_id in (cfg.scenes or files)}
+        self.keys: list[Key] = [(scene_id, None) for scene_id in self.files]
         self.failed: dict[Key, str] = {}
-        metas = {path: read_meta(path) for path in self._files.values()}
+        metas = {path: read_meta(path) for path in self.files.values()}
         models = {path: dict(meta.get("model") or {}) for path, meta in metas.items()}
         self.model = next(iter(models.values()))
         self._told = next(iter(metas.values())).get("weights_from")  # of maps, which are of no run
@@ -286,7 +289,7 @@ class FusedScenes:
     @property
     def run(self) -> FeatureStore:
         """The run that was fused."""
-        folder = next(iter(self._files.values())).parent
+        folder = next(iter(self.files.values())).parent
         if self._told and not self._cfg.run:
             raise DataError(f"{folder}: maps of clipfeat-map keep no frames; give a run of the same scans, as run=…")
         try:
@@ -315,7 +318,7 @@ class FusedScenes:
                 yield answer
 
     def draw(self, prompts: Prompts, found: Sequence[Found], folder: Path) -> Drawn:
-        """Writes a PLY of each scene a prompt, coloured by score, and the scores of all prompts as one npz a scene."""
+        """Writes a PLY of each scene a prompt, with its scores and their colours, and all scores as one npz a scene."""
         drawn = Drawn([[] for _ in found])
         for scene_id, fused in self._each("drawing"):
             scores = prompts.scores(fused.pts_feat)
@@ -332,12 +335,13 @@ class FusedScenes:
                     *(note.replace(" · ", ", ") for note in notes(prompts, self.model)),
                 ]
                 names.append(f"{one.folder}/{scene_id}.ply")
-                write_ply(folder / names[-1], fused.points.xyz, rgb, fused.faces, comments)
+                values = {"score": scores[:, one.index]}
+                write_ply(folder / names[-1], fused.points.xyz, rgb, fused.faces, comments, values)
         return drawn
 
     def _each(self, doing: str) -> Iterator[tuple[str, FusedScene]]:
-        with progress_bar(len(self._files), "scene", doing) as bar:
-            for scene_id, path in self._files.items():
+        with progress_bar(len(self.files), "scene", doing) as bar:
+            for scene_id, path in self.files.items():
                 yield scene_id, read_fused(path)
                 bar.update()
 

@@ -96,16 +96,7 @@ def text_prompts(cfg: QueryConfig, model: Mapping[str, Any], load: Callable[[], 
             for ``score=sigmoid``.
         WeightsError: If the tower can't be had, or is another model's.
     """
-    if str(model["arch"]).startswith(TIMM):
-        raise ConfigError(
-            f"text={cfg.text}: the features of {cfg.store} are of {model['arch']}, and timm's models have no text "
-            f"tower; ask by example, or extract with a model of open_clip and model/head=text"
-        )
-    if model["head"] != "text":
-        raise ConfigError(
-            f"text={cfg.text}: the features of {cfg.store} are of model/head={model['head']}, which texts can't be "
-            f"compared to; extract with model/head=text, or ask by example"
-        )
+    check_text_space(model, cfg.store, f"text={cfg.text}", "ask by example")
     score = cfg.score if cfg.score != "auto" else "softmax" if cfg.against else "cosine"
     against = cfg.against if score in COMPETING else []
     texts = load()
@@ -125,6 +116,32 @@ def text_prompts(cfg: QueryConfig, model: Mapping[str, Any], load: Callable[[], 
         temperature=cfg.temperature or logits.temperature,
         bias=logits.bias or 0.0,
     )
+
+
+def check_text_space(model: Mapping[str, Any], store: str, asked: str, otherwise: str | None = None) -> None:
+    """Refuses features that texts can't be compared to.
+
+    Args:
+        model: of the features.
+        store: where they are, for the message.
+        asked: what needs texts, for the message.
+        otherwise: what else could be done.
+
+    Raises:
+        ConfigError: If the features are not in the space of texts.
+    """
+    if str(model["arch"]).startswith(TIMM):
+        first = f"{otherwise}, or " if otherwise else ""
+        raise ConfigError(
+            f"{asked}: the features of {store} are of {model['arch']}, and timm's models have no text tower; {first}"
+            f"extract with a model of open_clip and model/head=text"
+        )
+    if model["head"] != "text":
+        last = f", or {otherwise}" if otherwise else ""
+        raise ConfigError(
+            f"{asked}: the features of {store} are of model/head={model['head']}, which texts can't be compared to; "
+            f"extract with model/head=text{last}"
+        )
 
 
 def load_texts(source: Source, cache: str | None = None) -> Texts:

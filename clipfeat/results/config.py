@@ -11,7 +11,9 @@ from clipfeat.errors import ConfigError
 from clipfeat.output.config import DTYPES
 from clipfeat.vis.config import VisConfig
 
-EXPORT_FORMATS = ("openscene", "esam", "scene_npz", "scene_pt")
+EXPORT_FORMATS = (
+    "openscene", "esam", "scene_npz", "scene_pt", "openlex3d", "conceptgraphs", "glb", "png", "turntable",
+)  # fmt: skip
 
 
 @dataclass
@@ -19,15 +21,21 @@ class ExportConfig:
     """All of ``clipfeat-export``.
 
     Attributes:
-        store: output_dir of the run of clipfeat-extract whose features are exported.
+        store: output_dir of clipfeat-extract, of clipfeat-fuse (or one file of it), or of clipfeat-query that asked
+            fused scenes.
         format: openscene (a file a scene, with the mean feature of each vertex of its mesh; for runs with
-            sampling=mesh), esam (a file a frame, with its map; for runs with output=grid), scene_npz or scene_pt (a
-            file a scene, with the points of all its frames one after another; for any run).
-        output_dir: folder of the files: they lie in it, but for esam in ``clip_feat/<scene>/color`` below it.
+            sampling=mesh, and for fused scenes), esam (a file a frame, with its map; for runs with output=grid),
+            scene_npz or scene_pt (a file a scene, with the points of all its frames one after another; for any run).
+            For fused scenes: openlex3d (three files a scene), conceptgraphs (a map of the objects that points bear).
+            For fused scenes in PCA colours, and for answers in the scores': glb (glTF), png (a picture) or turntable
+            (a GIF in which the camera goes around).
+        output_dir: folder of the files: they lie in it, but for esam in ``clip_feat/<scene>/color`` below it, for
+            openlex3d in ``<scene>``, and for answers in ``<prompt>``.
         dtype: of the features in scene_npz and scene_pt: float32 or float16; null is as they are stored. The other
             formats have float16.
         points_file: PLY or npz with {scene} in it, where openscene's meshes are now; null where the run had them.
-        num_workers: files that are in work at once, each in a thread of its own; null is one a core.
+        num_workers: files that are in work at once, each in a thread of its own; null is one a core, and one of fused
+            scenes, which are large.
         resume: true writes what is missing; overwrite writes every file again.
     """
 
@@ -59,6 +67,9 @@ FUSED_POINTS = ("auto", "mesh", "voxel", "measured")
 FUSED_FORMATS = ("openscene", "ply", "png")
 
 
+FUSED_PACKINGS = ("none", "pca", "int8", "pq")
+
+
 @dataclass
 class FuseConfig:
     """All of ``clipfeat-fuse``.
@@ -77,6 +88,10 @@ class FuseConfig:
             takes its feature, where the run stored features at other points than the vertices.
         best_views: how many views of each point are taken, those of the highest confidence; null takes all.
         dtype: of the features on disk: float32 or float16.
+        packing: how small they are stored: none, pca (their principal components as float16), int8 (more of these, in a
+            byte each) or pq (product quantisation, two of these in a byte; needs clipfeat[pq]). What cosine is kept is
+            told.
+        packing_dims: components that are kept; null is 64 for pca, 128 for int8, 256 for pq.
         formats: what is written beside the npz of each scene: openscene (.pt), ply (PCA colours), png (the
             same as a picture, from above).
         data_root: where the scans are now, if they moved since the run; null is where they were.
@@ -95,6 +110,8 @@ class FuseConfig:
     voxel_size: float = 0.05
     best_views: int | None = None
     dtype: str = "float32"
+    packing: str = "none"
+    packing_dims: int | None = None
     formats: list[str] = field(default_factory=lambda: ["ply"])
     data_root: str | None = path_key(None)
     scenes_file: str | None = path_key(None)
@@ -109,6 +126,12 @@ class FuseConfig:
         at_least("best_views", self.best_views, 1)
         at_least("num_workers", self.num_workers, 1)
         one_of("dtype", self.dtype, DTYPES)
+        one_of("packing", self.packing, FUSED_PACKINGS)
+        at_least("packing_dims", self.packing_dims, 2)
+        if self.packing == "none" and self.packing_dims is not None:
+            raise ConfigError(f"packing_dims={self.packing_dims}: has no meaning with packing=none, leave it out")
+        if self.packing != "none" and self.dtype != "float32":
+            raise ConfigError(f"dtype={self.dtype}: has no meaning with packing={self.packing}, leave it out")
         self.resume = resume_word(self.resume)
         for name in self.formats:
             one_of("formats", name, FUSED_FORMATS)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from clipfeat.camera.distortion import lens_array
-from clipfeat.errors import DataError, OutputError
+from clipfeat.errors import ConfigError, DataError, OutputError
 from clipfeat.output.columns import Columns
 from clipfeat.output.files import SCHEMA_VERSION
 from clipfeat.output.folders import different_keys, make_writable, read_config, write_config
@@ -25,6 +25,7 @@ from clipfeat.output.fused import write_openscene
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import ExportConfig
+from clipfeat.results.export_scenes import ASKED_EXPORTERS, FUSED_EXPORTERS, AskedStore, File, FusedStore, open_scenes
 from clipfeat.sampling.merge import ViewMerger
 from clipfeat.sampling.point_files import read_points
 from clipfeat.sampling.points import check_vertices
@@ -37,9 +38,6 @@ log = logging.getLogger(__name__)
 
 _SAME_CELL = 1e-3
 """How far a cell's centre may be from where it is in a map of the whole picture, in cells."""
-
-File = tuple[Path, Callable[[], int]]
-"""A file that is to be, and what writes it and returns its bytes."""
 
 
 class Exporter(Protocol):
@@ -258,7 +256,7 @@ _OF_FRAMES = (
 )  # fmt: skip
 """Names that no array of the points can have in a scene's file; what is called so is left out."""
 
-EXPORTERS: dict[str, Callable[[FeatureStore, ExportConfig], Exporter]] = {
+EXPORTERS: dict[str, Callable[[Any, ExportConfig], Exporter]] = {
     "openscene": OpenSceneExporter,
     "esam": EsamExporter,
     "scene_npz": SceneExporter,
@@ -278,15 +276,17 @@ def export(cfg: ExportConfig) -> dict[str, int]:
     Raises:
         ClipfeatError: On anything that the user can mend; what was written before stays.
     """
-    store = FeatureStore(cfg.store)
-    exporter = EXPORTERS[cfg.format](store, cfg)
+    store: FeatureStore | FusedStore | AskedStore = open_scenes(cfg.store) or FeatureStore(cfg.store)
+    exporter = _exporter(store, cfg)
     files = exporter.files()
     make_writable(exporter.folder, "output_dir")
     how = {"format": cfg.format, "features": store.model, "dtype": cfg.dtype}
-    _claim(exporter.folder, _run_config(store) | how, files, cfg.resume)
+    config = _run_config(store) if isinstance(store, FeatureStore) else store.config
+    _claim(exporter.folder, config | how, files, cfg.resume)
     remove_leftovers({path.parent for path, _ in files})
     todo = [write for path, write in files if cfg.resume == "overwrite" or not path.is_file()]
-    workers = cfg.num_workers or usable_cores()
+    # Of whole scenes each would be in memory at once.
+    workers = cfg.num_workers or (usable_cores() if isinstance(store, FeatureStore) else 1)
     written = 0
     with (
         closing(prefetch(_call, todo, workers, ahead=2 * workers)) as sizes,  # an error ends the other files' work too
@@ -302,6 +302,24 @@ def export(cfg: ExportConfig) -> dict[str, int]:
         len(todo), exporter.unit, written / 1e6, there, exporter.folder,
     )  # fmt: skip
     return {"written": len(todo), "there": there, "bytes": written}
+
+
+def _exporter(store: FeatureStore | FusedStore | AskedStore, cfg: ExportConfig) -> Exporter:
+    """What writes the files of this format of what the store holds.
+
+    Raises:
+        ConfigError: If that has no such files.
+    """
+    noun, exporters = "frames of a run", EXPORTERS
+    if not isinstance(store, FeatureStore):
+        noun, exporters = store.noun, FUSED_EXPORTERS if isinstance(store, FusedStore) else ASKED_EXPORTERS
+    if cfg.format not in exporters:
+        more = "; others of fused scenes, which clipfeat-fuse makes" if isinstance(store, FeatureStore) else ""
+        raise ConfigError(
+            f"format={cfg.format}: {cfg.store} holds {noun}, of which {', '.join(exporters)} can be made{more}"
+        )
+    made: Exporter = exporters[cfg.format](store, cfg)
+    return made
 
 
 def _call(write: Callable[[], int]) -> int:

@@ -12,6 +12,7 @@ from clipfeat.errors import DataError, tell_how_far
 from clipfeat.extraction.scans import read_run_config
 from clipfeat.output.files import read_meta
 from clipfeat.output.folders import check_config, different_keys, make_writable, read_config, remove_files, write_config
+from clipfeat.output.packing import PACKINGS, Packing, import_faiss
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FuseConfig
 from clipfeat.results.fused_formats import FORMATS, scene_path, write_formats, write_scene
@@ -43,6 +44,8 @@ def fuse(cfg: FuseConfig, scenes: Sequence[str] | None = None) -> dict[str, Any]
         ClipfeatError: On anything that the user can mend; what was written before stays.
     """
     begin = time.perf_counter()
+    if cfg.packing == "pq":
+        import_faiss()  # or a scene would be fused before it is missed
     store = FeatureStore(cfg.store)
     run = read_run_config(store.folder, cfg.data_root)
     folder = Path(cfg.output_dir or store.folder / "fused")
@@ -88,7 +91,7 @@ def _fuse_scenes(
     failed: dict[str, str],
 ) -> int:
     """Fuses and writes scene after scene, puts the meta of each into ``done`` or why not into ``failed``; the bytes."""
-    written = 0
+    written, packing = 0, _packing(fuser.cfg)
     total = sum(map(len, frames.values()))
     with progress_bar(total, "frame") as bar:
         bar.bar_format = _BAR
@@ -105,12 +108,18 @@ def _fuse_scenes(
             fused.meta.update(how)
             bar.set_description(f"{scene_id}, writing")
             check_config(folder, how)  # another run may have claimed a folder in which nothing was finished yet
-            written += write_scene(folder, fused, fuser.cfg.formats)
+            written += write_scene(folder, fused, fuser.cfg.formats, packing)
             done[scene_id] = fused.meta
             del fused  # or two scenes would be in memory
             if bar.disable:
                 log.info("%s: %s", scene_id, _in_short(done[scene_id]))
     return written
+
+
+def _packing(cfg: FuseConfig) -> Packing | None:
+    if (dims := cfg.packing_dims or PACKINGS[cfg.packing]) is None:
+        return None
+    return Packing(cfg.packing, dims)
 
 
 def _claim(folder: Path, scenes: Sequence[str], how: dict[str, Any], *, overwrite: bool) -> None:
@@ -154,7 +163,9 @@ def _meta_if_done(folder: Path, scene_id: str, frames: Sequence[int], how: dict[
 def _in_short(*metas: dict[str, Any]) -> str:
     points, seen = sum(meta["num_points"] for meta in metas), sum(meta["num_seen"] for meta in metas)
     views = sum(meta["mean_views"] * meta["num_seen"] for meta in metas) / max(seen, 1)
-    return f"{points} points, {100 * seen / max(points, 1):.1f} % seen, in {views:.1f} views on average"
+    found = f"{points} points, {100 * seen / max(points, 1):.1f} % seen, in {views:.1f} views on average"
+    medians = [meta["packed"]["cosine"]["median"] for meta in metas if meta.get("packed")]
+    return found + (f", packed at a cosine of {min(medians):.4f}" if medians else "")
 
 
 def summary_table(summary: dict[str, Any]) -> str:

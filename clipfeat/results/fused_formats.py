@@ -6,6 +6,7 @@ from pathlib import Path
 from clipfeat.mapping.scene_colors import pca_rgb
 from clipfeat.output.folders import remove_files
 from clipfeat.output.fused import FusedScene, read_fused, write_fused, write_openscene
+from clipfeat.output.packing import Packing
 from clipfeat.output.ply import write_ply
 from clipfeat.vis.pictures import save_png
 from clipfeat.vis.scene_picture import scene_picture, up_axis
@@ -40,7 +41,7 @@ def scene_path(folder: Path, scene_id: str, ending: str = ".npz") -> Path:
     return folder / f"{scene_id}{ending}"
 
 
-def write_scene(folder: Path, fused: FusedScene, formats: Sequence[str]) -> int:
+def write_scene(folder: Path, fused: FusedScene, formats: Sequence[str], packing: Packing | None = None) -> int:
     """Writes a scene in all formats and returns the bytes.
 
     Raises:
@@ -49,7 +50,7 @@ def write_scene(folder: Path, fused: FusedScene, formats: Sequence[str]) -> int:
     scene_id = fused.meta["scene_id"]
     # What was made of an earlier npz must not stand beside a new one.
     remove_files(scene_path(folder, scene_id, ending) for ending, _ in FORMATS.values())
-    size = write_fused(scene_path(folder, scene_id), fused)
+    size = write_fused(scene_path(folder, scene_id), fused, packing)
     return size + write_formats(folder, scene_id, formats, fused)
 
 

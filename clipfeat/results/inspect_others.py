@@ -1,4 +1,4 @@
-"""What is in a folder of clipfeat-query, -evaluate, -train or -export, told by the file that each leaves."""
+"""What is in a folder of clipfeat-query, -evaluate, -train, -fit-head or -export, told by the file that each leaves."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ Found = tuple[str, dict[str, str], list[str]]
 
 def find_others(folder: Path) -> Found | None:
     """What a folder holds, if one of these commands has written it."""
-    for name, look in (("query.json", _query), ("evaluation.json", _evaluation), ("metrics.json", _training)):
+    for name, look in _TELLING.items():
         path = folder / name
         if path.is_file():
             content = read_json(path)
@@ -26,7 +26,7 @@ def find_others(folder: Path) -> Found | None:
                 return what, {}, [f"{path}: damaged ({type(error).__name__}: {error}); run the command again"]
     if (folder / "checkpoint.safetensors").is_file():
         return "a training of clipfeat-train that has not ended; the same command goes on", {}, []
-    return _export(folder)
+    return _export(folder) or _heads(folder) or _beside_a_run(folder)
 
 
 def _query(folder: Path, content: dict[str, Any]) -> Found:
@@ -67,6 +67,29 @@ def _evaluation(_folder: Path, content: dict[str, Any]) -> Found:
     return "an evaluation by clipfeat-evaluate", facts, []
 
 
+def _protocol(folder: Path, content: dict[str, Any]) -> Found:
+    scenes, numbers = content["scenes"], content["numbers"]
+    shown = {key: value for key, value in numbers.items() if not isinstance(value, dict)}
+    shown |= {f"{top} synonyms": shares["synonyms"] for top, shares in numbers.items() if top.startswith("top")}
+    files = [
+        "protocol.md",
+        *(["protocol.csv", "protocol_confusion.csv", "protocol.png"] if "classes" in content else []),
+    ]
+    facts = {
+        "protocol": f"{content['protocol']}: {content['title']}",
+        "changed": ", ".join(content["changed"]),
+        "scenes": f"{len(scenes['found'])} of {scenes['wanted']}",
+        "points": str(content["points"]["judged"]),
+        "numbers": ", ".join(f"{name} {'–' if one is None else f'{100 * one:.1f} %'}" for name, one in shown.items()),
+        "weights": str(content["weights"]),
+        "made of": str(content["store"]),
+    }
+    broken = [
+        f"{folder / name}: no such file; run the command again" for name in files if not (folder / name).is_file()
+    ]
+    return "the numbers of a protocol, by clipfeat-evaluate", facts, broken
+
+
 def _training(folder: Path, content: dict[str, Any]) -> Found:
     features = content["features"]
     facts = {
@@ -80,6 +103,43 @@ def _training(folder: Path, content: dict[str, Any]) -> Found:
     return "a training by clipfeat-train", facts, broken
 
 
+_TELLING = {
+    "query.json": _query,
+    "evaluation.json": _evaluation,
+    "protocol.json": _protocol,
+    "metrics.json": _training,
+}
+"""The file that a command leaves, and what looks at it."""
+
+
+def _heads(folder: Path) -> Found | None:
+    """Weights of clipfeat-fit-head: each a safetensors file, and beside it a JSON that tells what it was fitted to."""
+    heads = {path: read_json(path.with_suffix(".json")) for path in sorted(folder.glob("*.safetensors"))}
+    found = {path: told for path, told in heads.items() if {"fitted", "head", "frames"} <= told.keys()}
+    if not found:
+        return None
+    facts = {
+        path.name: f"{told['head']}, method={told['fitted']} of {told['frames']} frames, weights={told.get('weights')}"
+        for path, told in found.items()
+    }
+    return "heads fitted by clipfeat-fit-head", facts, []
+
+
+def _beside_a_run(folder: Path) -> Found | None:
+    """What commands write into a run's folder, where it is not one: a check of the calibration, or pictures."""
+    if (folder / "config.yaml").is_file() or (folder / "frames.jsonl").is_file():
+        return None
+    checks = read_json(folder / "check.json").get("checks")
+    if isinstance(checks, list):
+        facts = {str(one.get("scene_id")): str(one.get("verdict")) for one in checks if isinstance(one, dict)}
+        return "a check of the calibration, by clipfeat-extract check=only", facts, []
+    pictures = sorted(folder.glob("*/vis_*.png"))
+    if not pictures or next(folder.glob("*/frame_*"), None) is not None:
+        return None
+    scenes = list(dict.fromkeys(path.parent.name for path in pictures))
+    return "pictures of clipfeat-vis", {"scenes": _named(scenes), "pictures": str(len(pictures))}, []
+
+
 def _export(folder: Path) -> Found | None:
     try:
         config = read_config(folder) if (folder / "config.yaml").is_file() else {}
@@ -87,7 +147,8 @@ def _export(folder: Path) -> Found | None:
         return None
     if config.get("format") not in EXPORT_FORMATS:
         return None
-    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix in (".npz", ".pt")]
+    names = [path for path in folder.rglob("*") if path.name != "config.yaml" and not path.name.startswith(".")]
+    files = [path for path in names if path.is_file()]
     facts = {
         "format": str(config["format"]),
         "files": str(len(files)),

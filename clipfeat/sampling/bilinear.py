@@ -8,12 +8,13 @@ import torch.nn.functional as nnf
 from numpy.typing import NDArray
 
 from clipfeat.system.compiled import compiled
+from clipfeat.system.pinned import to_device
 from clipfeat.types import FeatureMap
 
 
 def map_positions(uv: torch.Tensor, image_to_map: NDArray[np.float64]) -> torch.Tensor:
     """Cell positions (N, 2) of picture positions uv (N, 2), both with centres on integers; float64."""
-    affine = torch.as_tensor(image_to_map, dtype=torch.float64, device=uv.device)
+    affine = to_device(np.array(image_to_map, np.float64), uv.device)
     return uv.to(torch.float64) @ affine[:, :2].T + affine[:, 2]
 
 
@@ -123,11 +124,16 @@ def bilinear_taps(
     Raises:
         ValueError: If uv is not (N, 2) or not finite.
     """
-    position = map_positions(_checked(torch.as_tensor(uv, device=device)), image_to_map)
-    if not torch.isfinite(position).all():
+    if isinstance(uv, np.ndarray):
+        finite = np.isfinite(uv).all()  # here, for a look at what is on a GPU waits for it
+        uv = to_device(uv, torch.device(device))
+    else:
+        finite = torch.isfinite(uv).all()
+    position = map_positions(_checked(uv.to(device)), image_to_map)
+    if not finite:
         raise ValueError(_NO_PIXEL)
     height, width = map_size
-    limit = torch.tensor([width - 1, height - 1], dtype=torch.float64, device=position.device)
+    limit = to_device(np.array([width - 1, height - 1], np.float64), position.device)
     position = torch.minimum(position.clamp(min=0), limit)
     low = torch.minimum(position.floor(), (limit - 1).clamp(min=0))
     fraction = (position - low).float()

@@ -16,11 +16,13 @@ from functools import lru_cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
+from weakref import finalize
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from clipfeat.system.atomic import temporary_file
+from clipfeat.system.pinned import pin
 
 BLOCK = 4096
 """Bytes of a page of memory, and of a block of a disk: what is written past the cache begins and ends at one."""
@@ -47,14 +49,31 @@ class PageBuffer:
 
     def __init__(self) -> None:
         self._memory = _pages(BLOCK)
+        self._unpin: finalize[Any, PageBuffer] | None = None
 
-    def floats(self, rows: int, columns: int) -> NDArray[np.float32]:
-        """A (rows, columns) float32 array, its values anything."""
-        size = 4 * rows * columns
-        if size > len(self._memory):
+    def floats(
+        self, rows: int, columns: int, dtype: DTypeLike = np.float32, *, pinned: bool = False
+    ) -> NDArray[np.floating]:
+        """A (rows, columns) array, its values anything.
+
+        Args:
+            rows: of it.
+            columns: of it.
+            dtype: of it.
+            pinned: whether a GPU fills it.
+
+        Raises:
+            ConfigError: If memory can't be pinned.
+        """
+        kind = np.dtype(dtype)
+        size = kind.itemsize * rows * columns
+        if size > len(self._memory) or (pinned and self._unpin is None):
+            if self._unpin is not None:
+                self._unpin()
             # The old memory goes when its last array does.
-            self._memory = _pages(size * 9 // 8)
-        return np.frombuffer(self._memory, np.float32)[: rows * columns].reshape(rows, columns)
+            self._memory = _pages(max(size * 9 // 8, BLOCK))
+            self._unpin = finalize(self, pin(self._memory)) if pinned else None
+        return np.frombuffer(self._memory, kind)[: rows * columns].reshape(rows, columns)
 
 
 def _pages(size: int) -> mmap.mmap:

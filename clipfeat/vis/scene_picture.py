@@ -13,6 +13,12 @@ _BACKGROUND = 255
 _LARGEST_PX = 9
 """Side of the largest square that a point is drawn as."""
 
+_WIDER = 1.6
+"""By so much a square is wider than points lie apart, or the grid of a mesh would show through."""
+
+_SPACED = 2000
+"""Points whose nearest neighbours are looked for."""
+
 
 def up_axis(poses: Sequence[FloatArray]) -> list[float]:
     """Where up is in the world, by how cameras of (4, 4) poses were held."""
@@ -31,7 +37,13 @@ def up_of(down: FloatArray) -> list[float]:
 
 
 def scene_picture(
-    xyz: FloatArray, rgb: NDArray[np.uint8], up: Sequence[float], center: FloatArray | None = None
+    xyz: FloatArray,
+    rgb: NDArray[np.uint8],
+    up: Sequence[float],
+    center: FloatArray | None = None,
+    *,
+    turn: float = 0.0,
+    width: int = WIDTH,
 ) -> NDArray[np.uint8]:
     """Draws points by a z-buffer: each as a square as large as the points lie apart, the nearest last.
 
@@ -42,11 +54,14 @@ def scene_picture(
         rgb: (N, 3).
         up: (3,) unit vector.
         center: (M, 3) points that the picture is to show; None for all.
+        turn: by how much the camera has gone around the scene, in radians, seen from above against the clock.
+        width: of the picture in pixels; it is three quarters as high.
 
     Returns:
-        (HEIGHT, WIDTH, 3) RGB.
+        (height, width, 3) RGB.
     """
-    picture = np.full((HEIGHT, WIDTH, 3), _BACKGROUND, np.uint8)
+    height = width * HEIGHT // WIDTH
+    picture = np.full((height, width, 3), _BACKGROUND, np.uint8)
     if len(xyz) == 0:
         return picture
     points, direction = xyz.astype(np.float64), np.asarray(up, np.float64)
@@ -56,9 +71,12 @@ def scene_picture(
     bottom, top = np.percentile(shown @ direction, (2, 98))
     kept = heights <= bottom + 0.8 * (top - bottom)
     points, rgb = points[kept], rgb[kept]
+    spacing = _spacing(points)
     middle, radius = 0.5 * (low + high), max(0.5 * float(np.linalg.norm(high - low)), 1e-3)
     sideways = np.eye(3)[int(np.abs(direction).argmin())]
-    toward = 0.6 * sideways + 0.35 * np.cross(direction, sideways) + direction
+    across = np.cross(direction, sideways)
+    toward = (0.6 * np.cos(turn) - 0.35 * np.sin(turn)) * sideways + direction
+    toward += (0.6 * np.sin(turn) + 0.35 * np.cos(turn)) * across
     toward /= np.linalg.norm(toward)
     # A camera with x to the right, y down and z forward that looks at the middle.
     forward = -toward
@@ -68,16 +86,17 @@ def scene_picture(
     seen = (points - middle - 2.5 * radius * toward) @ rotation.T
     in_front = seen[:, 2] > 0.1 * radius
     seen, rgb = seen[in_front], rgb[in_front]
-    u = np.rint(_FOCAL_PX * seen[:, 0] / seen[:, 2] + 0.5 * WIDTH).astype(np.int64)
-    v = np.rint(_FOCAL_PX * seen[:, 1] / seen[:, 2] + 0.5 * HEIGHT).astype(np.int64)
+    focal_px = _FOCAL_PX * width / WIDTH
+    u = np.rint(focal_px * seen[:, 0] / seen[:, 2] + 0.5 * width).astype(np.int64)
+    v = np.rint(focal_px * seen[:, 1] / seen[:, 2] + 0.5 * height).astype(np.int64)
     far_first = np.argsort(-seen[:, 2], kind="stable")
     u, v, z, rgb = u[far_first], v[far_first], seen[far_first, 2], rgb[far_first]
-    sides = np.clip(np.ceil(_side_px(u, v) * (np.median(z) if len(z) else 1) / z), 1, _LARGEST_PX).astype(np.int64)
-    drawn = np.full((HEIGHT, WIDTH), -1, np.int64)
+    sides = np.clip(np.ceil(_WIDER * spacing * focal_px / z), 2, _LARGEST_PX).astype(np.int64)
+    drawn = np.full((height, width), -1, np.int64)
     for down in range(int(sides.max(initial=0))):
-        for across in range(int(sides.max(initial=0))):
-            x, y = u + across - sides // 2, v + down - sides // 2
-            inside = (x >= 0) & (x < WIDTH) & (y >= 0) & (y < HEIGHT) & (max(down, across) < sides)
+        for aside in range(int(sides.max(initial=0))):
+            x, y = u + aside - sides // 2, v + down - sides // 2
+            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (max(down, aside) < sides)
             # The rows are sorted by distance, so the nearest point of a pixel has the largest number.
             np.maximum.at(drawn, (y[inside], x[inside]), np.flatnonzero(inside))
     hit = drawn >= 0
@@ -85,9 +104,12 @@ def scene_picture(
     return picture
 
 
-def _side_px(u: NDArray[np.int64], v: NDArray[np.int64]) -> float:
-    """Pixels that a point halfway is wide, so that neighbours touch: by the area that all of them take."""
-    if len(u) == 0:
-        return 1.0
-    extent = (np.ptp(np.percentile(u, (2, 98))) + 1) * (np.ptp(np.percentile(v, (2, 98))) + 1)
-    return float(max(1.6 * np.sqrt(extent / len(u)), 2.0))
+def _spacing(points: FloatArray) -> float:
+    """How far points lie apart, in metres, where they are few: the distance to the nearest that most do not exceed."""
+    if len(points) < 2:
+        return 0.0
+    from scipy.spatial import cKDTree
+
+    some = points[:: 1 + len(points) // _SPACED]
+    distance = cKDTree(points).query(some, k=2)[0][:, 1]
+    return float(np.percentile(distance, 80))

@@ -3,6 +3,7 @@
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from clipfeat.sampling.bilinear import sample_img_feat
-from clipfeat.system.direct import direct_file
+from clipfeat.system.direct import PageBuffer, direct_file
 from gpu_parts.common import Bench
 from gpu_parts.model import SIZE, loaded
 
@@ -48,6 +49,10 @@ def sampling(bench: Bench) -> None:
     bench.note(f"sample {POINTS} points", f"{1000 * seconds:.2f} ms")
     seconds = bench.per_call(lambda: model.point_features(sample_img_feat(found, uv)))
     bench.note("the same, and to the host", f"{1000 * seconds:.2f} ms")
+    if bench.gpu:
+        memory = partial(PageBuffer().floats, pinned=True)
+        seconds = bench.per_call(lambda: model.point_features(sample_img_feat(found, uv), memory))
+        bench.note("the same, into pinned pages as a run does", f"{1000 * seconds:.2f} ms")
 
 
 def disk(bench: Bench) -> None:

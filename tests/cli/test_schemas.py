@@ -125,6 +125,16 @@ def test_what_is_given_on_the_command_line_wins_over_an_experiment():
         ("model.precision=fp8", "model.precision=fp8: expected one of auto, fp32, fp16, bf16"),
         ("model.attention=csa", "model.attention=csa: expected one of vanilla, maskclip, sclip, clearclip, naclip"),
         ("model.refine=yes", "model.refine=yes: expected one of none, self_similarity"),
+        ("model.jpeg=nvjpeg", "model.jpeg=nvjpeg: expected one of cpu, gpu"),
+        (
+            "+model={resize_on:cpu,jpeg:gpu}",
+            "model.jpeg=gpu model.resize_on=cpu model.resize=pillow: what is decoded on",
+        ),
+        ("model.resize_on=gpu", "model.resize_on=gpu: expected one of auto, cpu, device"),
+        (
+            "+model={resize_on:device,resize:torch}",
+            "model.resize_on=device model.resize=torch: only pillow's filter is",
+        ),
         ("model.resize_mode=stretch", "model.resize_mode=stretch: expected one of squash, letterbox, crop"),
         ("model.stride=112", "model.stride=112: there is no window to move; set model.window, such as 224"),
         ("model.window=0", "model.window=0: expected a number of at least 1"),

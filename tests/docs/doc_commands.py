@@ -63,6 +63,8 @@ def config_of(command: Command) -> str | None:
     name = command.program.removeprefix("clipfeat-")
     if name == "clipfeat" and command.arguments:
         name = command.arguments[0]
+    if name == "evaluate" and any(word.startswith("protocol=") for word in command.arguments):
+        name = "protocol"
     if "--config-name" in command.arguments:
         name = command.arguments[command.arguments.index("--config-name") + 1]
     return name if name in CONFIGS else None

@@ -68,6 +68,7 @@ SMALL = {
     "fuse": ["num_workers=1"],
     "export": ["num_workers=1"],
     "query": ["num_workers=1", "dpi=30"],
+    "protocol": ["scenes=all"],
     "vis": ["num_workers=1", "vis.dpi=30"],
 }  # fmt: skip
 """What is said beside a command, whatever it says itself."""
@@ -88,6 +89,8 @@ COMPOSED_ONLY = {
     "data=scannetpp_raw": "the same, tests/data/test_scannetpp_raw.py does",
     "data=rosbag": "the same, tests/data/test_rosbag.py does",
     "engine=ray": "Ray may not be there, tests of its own run it",
+    "protocol=replica": "its labels are not here, tests/protocols/test_protocol_run.py does",
+    "protocol=openlex3d": "the same, tests/protocols/test_openlex3d.py does",
     "devices=": "starts processes, which do not know the small model; tests/test_launch.py does",
 }
 """Overrides whose command is not run here but composed, and why."""

@@ -46,6 +46,7 @@ _GIVEN = {
     "fit-head": ["data.root=x"],
     "map": ["data.root=x"],
     "export": ["store=x", "format=openscene"],
+    "protocol": ["store=x", "protocol=scannet20"],
 }
 """What must be said where nothing else is looked at; of the other configurations the store."""
 
@@ -147,7 +148,13 @@ def _filled(config: str, chosen: dict[str, str]) -> DictConfig:
         if OmegaConf.get_type(layers[0]) is dict:
             layers.insert(0, schema[group])
         schema[group] = OmegaConf.merge(*layers)
-    for key, value in (("data.root", "x"), ("store", "x"), ("fuse.store", "x"), ("format", "scene_npz")):
+    for key, value in (
+        ("data.root", "x"),
+        ("store", "x"),
+        ("fuse.store", "x"),
+        ("format", "scene_npz"),
+        ("protocol", "replica"),
+    ):
         if key in keys()[config]:
             OmegaConf.update(schema, key, value)
     return schema

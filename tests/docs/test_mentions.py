@@ -155,7 +155,7 @@ def test_every_key_is_told_by_some_page():
         if block.language == "yaml":
             group = yaml_path(block).split("/")[-2]
             told |= {f"{group}.{key}" for key in yaml.safe_load(block.text)}
-    groups = {key for key in all_keys() if choices(key)} | {"fuse", "shard", "example", "model.head"}
+    groups = {key for key in all_keys() if choices(key)} | {"fuse", "shard", "example", "model.head", "rules"}
     wanted = {key for key in all_keys() if not key.endswith(".name")} - groups
     missing = {key for key in wanted if key not in told and key.removeprefix("fuse.") not in told}
     assert not missing, f"no page tells the keys {', '.join(sorted(missing))}: docs/options.md is where most stand"
@@ -172,7 +172,7 @@ def test_every_command_is_told():
     told = {word for span in SPANS for word in span.text.split()}
     told |= {command.program for block in BLOCKS if block.language == "bash" for command in commands_of(block.text)}
     assert set(SCRIPTS) <= told
-    assert set(CONFIGS) - {"composer"} <= {name.removeprefix("clipfeat-") for name in SCRIPTS}
+    assert set(CONFIGS) - {"composer", "protocol"} <= {name.removeprefix("clipfeat-") for name in SCRIPTS}
 
 
 def test_every_script_is_told():

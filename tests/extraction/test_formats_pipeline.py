@@ -7,6 +7,9 @@ import pytest
 from PIL import Image
 
 from clipfeat import FeatureStore
+from clipfeat.extraction import lane
+from clipfeat.model import preprocess
+from clipfeat.model.batches import fetch_together
 from clipfeat.output.files import FORMATS
 
 OTHERS = [name for name, fmt in FORMATS.items() if name != "npz" and fmt.holds != "segments"]
@@ -59,6 +62,26 @@ def test_all_formats_hold_the_same(run, demo_root, head):
         assert_agree(store, plain, 2e-3 if FORMATS[name].holds == "map" else 0.0)
 
 
+@pytest.mark.parametrize("output", ["npz", "grid"])
+def test_the_way_of_a_gpu_gives_the_same_files_byte_for_byte(run, demo_root, tmp_path, monkeypatch, output):
+    """On a CPU: original pictures to the model, maps fetched a batch at once."""
+    base = [f"data.root={demo_root}", f"output={output}", "model.resize_mode=letterbox", "frames_per_scene=3"]
+    run("out", *base)
+    files = {path: path.read_bytes() for path in sorted((tmp_path / "out").glob("*/frame_*"))}
+    assert len(files) == 6
+    fetched = []
+
+    def fetch(maps, **keys):
+        fetched.append(len(maps))
+        return fetch_together(maps, **keys)
+
+    monkeypatch.setattr(lane, "fetch", fetch)
+    monkeypatch.setitem(preprocess.RESIZERS, "pillow", lambda *_: pytest.fail("resized by the host"))
+    run("out", *base, "model.resize_on=device", "resume=overwrite")
+    assert sum(fetched) == 6
+    assert {path: path.read_bytes() for path in files} == files
+
+
 def test_points_of_a_mesh_and_a_crop_in_all_formats(run, demo_root):
     base = [f"data.root={demo_root}", "sampling=mesh", "model.resize_mode=crop", "vis=none"]
     plain = run("npz", *base, small=False)
@@ -69,11 +92,9 @@ def test_points_of_a_mesh_and_a_crop_in_all_formats(run, demo_root):
 
 
 def test_a_grid_never_samples_the_features_of_all_points(run, demo_root, monkeypatch):
-    import clipfeat.extraction.lane
-
     sampled = []
-    real = clipfeat.extraction.lane.sample_img_feat
-    monkeypatch.setattr(clipfeat.extraction.lane, "sample_img_feat", lambda *a: sampled.append(len(a[1])) or real(*a))
+    real = lane.sample_img_feat
+    monkeypatch.setattr(lane, "sample_img_feat", lambda *a: sampled.append(len(a[1])) or real(*a))
     base = [f"data.root={demo_root}", "output=grid", "frames_per_scene=2"]
     store = run("bare", *base)
     assert not sampled

@@ -7,6 +7,7 @@ import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import open_clip
@@ -16,11 +17,16 @@ import torch
 from clipfeat.errors import ConfigError
 from clipfeat.mapping.map3d import FeatureMap3D
 from clipfeat.model import clip_model as model_module
+from clipfeat.model.batches import fetch
 from clipfeat.model.clip_model import ClipModel
 from clipfeat.model.config import ATTENTIONS, HEADS, HeadConfig, ModelConfig
 from clipfeat.model.load import load_model
+from clipfeat.model.preprocess import Preprocess
+from clipfeat.model.windows import Windows
 from clipfeat.sampling.bilinear import sample_img_feat
-from clipfeat.types import FeatureMap
+from clipfeat.system.direct import BLOCK, PageBuffer
+from clipfeat.system.pinned import stack_to_device
+from clipfeat.types import FeatureMap, Picture
 
 pytestmark = pytest.mark.gpu
 
@@ -54,7 +60,8 @@ def pictures(sizes):
 
 def maps_of(model, sizes):
     with model.stream():
-        found = model.feature_maps([model.preprocess.pixels(picture) for picture in pictures(sizes)], sizes)
+        inputs = [model.preprocess.network_input(Picture.of(picture)) for picture in pictures(sizes)]
+        found = model.feature_maps(inputs, sizes)
         if model.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
     return found
@@ -114,6 +121,56 @@ def test_a_refined_map(tiny_arch, gpu, more):
 @pytest.mark.parametrize("mode", ["letterbox", "crop"])
 def test_ways_to_place_a_picture(tiny_arch, gpu, mode):
     assert_as_on_the_cpu({"arch": tiny_arch, "pretrained": None, "resize_mode": mode, "resize": "torch"}, gpu)
+
+
+WAYS = {
+    "squash": {"mode": "squash"},
+    "letterbox": {"mode": "letterbox"},
+    "crop": {"mode": "crop", "interpolation": "bilinear"},
+    "windows": {"mode": "shortest", "windows": Windows(224, 112, 16)},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_pictures_that_are_resized_there_have_pillow_s_bits(gpu, way):
+    preprocess = Preprocess(size=224, mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28), **WAYS[way])
+    rng = np.random.default_rng(0)
+    for size in ((1296, 968), (333, 1001), (160, 120), (1920, 1440)):
+        noise = rng.integers(0, 256, (2, *size[::-1], 3), dtype=np.uint8)
+        noise[1] = np.where(noise[1] > 127, 255, 0)  # where the kernel's negative lobes overshoot
+        found = preprocess.pixels_there(stack_to_device(list(noise), gpu))
+        assert found.device.type == gpu.type
+        for one, picture in zip(found.cpu().numpy(), noise, strict=True):
+            np.testing.assert_array_equal(one, preprocess.pixels(picture))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_batch_s_maps_come_to_the_host_as_they_are(gpu, half):
+    rng = np.random.default_rng(0)
+    on_cpu = [FeatureMap(torch.from_numpy(rng.normal(size=(9, n, n))).float(), np.eye(2, 3)) for n in (14, 14, 7, 14)]
+    on_cpu[1].values[3, 2, 1] = torch.nan
+    on_cpu[3].values[0, 0, 0] = 1e6
+    there = [FeatureMap(one.values.to(gpu), one.image_to_map, torch.ones(5, device=gpu)) for one in on_cpu]
+    found = fetch(there, half=half)
+    assert [finite for _, finite in found] == [True, False, True, not half]
+    for (one, _), (expected, _) in zip(found, fetch(on_cpu, half=half), strict=True):
+        assert torch.equal(one.values.nan_to_num(), expected.values.nan_to_num())
+        assert one.clip_global.tolist() == [1] * 5
+    assert fetch(there, stay=True)[0][0].values.device.type == gpu.type
+
+
+def test_features_go_into_pinned_pages(tiny_arch, gpu):
+    model = load_model(ModelConfig(arch=tiny_arch, pretrained=None, head=HeadConfig("proj128")), gpu, 0)
+    sampled, buffer = torch.randn(3000, 256, generator=torch.Generator().manual_seed(0)).to(gpu), PageBuffer()
+    expected = model.point_features(sampled)
+    for dtype, rows in ((np.float32, 1000), (np.float16, 2000), (np.float32, 3000)):  # it grows
+        memory = partial(buffer.floats, dtype=dtype, pinned=gpu.type == "cuda")
+        found = model.point_features(sampled[:rows], memory)
+        np.testing.assert_allclose(found, expected[:rows], atol=1e-2 if dtype == np.float16 else 1e-5)
+        if gpu.type == "cuda":
+            assert found.dtype == dtype
+            assert found.ctypes.data % BLOCK == 0
+            assert torch.from_numpy(found).is_pinned()
 
 
 def test_windows_over_pictures_of_several_sizes(tiny_arch, gpu):

@@ -87,6 +87,19 @@ def test_every_format_in_several_lanes(run, gpu, output):
     assert_same(run("fast", gpu, f"output={output}", "batch_size=1", "num_workers=8"), expected, 1e-2)
 
 
+def test_a_run_is_the_same_wherever_pictures_are_resized(run, gpu):
+    some = ["output.dtype=float16", "frames_per_scene=2"]
+    by_the_host = run("host", gpu, "model.resize_on=cpu", *some)
+    assert_same(run("there", gpu, "model.resize_on=device", *some), by_the_host, 1e-3)
+
+
+def test_jpegs_are_decoded_there(run, gpu):
+    """A frame's features are others by that; how far with a real model, ``scripts/gpu_check.sh`` tells."""
+    expected = run("host", gpu, "frames_per_scene=2")
+    who = "gpu" if gpu.type == "cuda" else "cpu"
+    assert_same(run("there", gpu, f"model.jpeg={who}", "frames_per_scene=2"), expected, 0.2)
+
+
 def test_maps_on_the_host_give_the_same(run, gpu):
     expected = run("cpu", "cpu", "model/head=proj128")
     assert_same(run("offload", gpu, "model/head=proj128", "model.offload=cpu"), expected, 1e-2)

@@ -1,5 +1,6 @@
 """A cache and a model in one: what is found again is what would have been made, and nothing else."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -74,6 +75,19 @@ def test_a_map_found_again_is_the_one_that_was_made(config, cache_path, demo_fra
     np.testing.assert_array_equal(second.point_features(rows), plain.point_features(rows))
     assert second.describe() == first.describe() == plain.describe() | {"map_dtype": "float16"}
     assert second.preprocess == plain.preprocess
+    second.close()
+
+
+def test_a_map_is_found_wherever_its_picture_is_resized(config, cache_path, demo_frames, forbid_loading):
+    first = cached(dataclasses.replace(config, resize_on="device"), cache_path)
+    assert first.network_input(demo_frames[0]).pixels.shape == (162, 216, 3)
+    made = maps_of(first, demo_frames[:2])
+    first.close()
+    forbid_loading()
+    second = cached(config, cache_path)
+    assert second.fingerprint == first.fingerprint
+    for found, expected in zip(maps_of(second, demo_frames[:2]), made, strict=True):
+        assert torch.equal(found.values, expected.values)
     second.close()
 
 

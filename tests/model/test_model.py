@@ -13,7 +13,7 @@ from clipfeat.model.build import build_model
 from clipfeat.model.cache import MapCache
 from clipfeat.model.clip_model import ClipModel, most_lanes, own_stream
 from clipfeat.model.config import HeadConfig, ModelConfig
-from clipfeat.model.load import load_model, resolve_device, resolve_offload, resolve_precision
+from clipfeat.model.load import build_preprocess, load_model, resolve_device, resolve_offload, resolve_precision
 from clipfeat.types import FeatureMap
 
 CPU = torch.device("cpu")
@@ -40,6 +40,41 @@ def test_a_batch_gives_what_single_pictures_give(model):
         assert found.clip_global.shape == (64,)
         torch.testing.assert_close(found.clip_global, alone.clip_global, atol=1e-5, rtol=1e-5)
     assert model.feature_maps([], []) == []
+
+
+def test_original_pictures_of_several_sizes_give_what_their_inputs_give(model):
+    """Bit for bit: those of a size are resized at once, and then all go on together, in order."""
+    sizes = [(640, 480), (224, 224), (300, 500), (640, 480)]
+    originals = [np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8) for size in sizes]
+    inputs = [model.preprocess.pixels(picture) for picture in originals]
+    expected = model.feature_maps(inputs, sizes)
+    for found, wanted in zip(model.feature_maps(originals, sizes), expected, strict=True):
+        assert torch.equal(found.values, wanted.values)
+        np.testing.assert_array_equal(found.image_to_map, wanted.image_to_map)
+    mixed = model.feature_maps([originals[0], inputs[1], inputs[2], originals[3]], sizes)
+    assert all(torch.equal(found.values, wanted.values) for found, wanted in zip(mixed, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("more", "size", "expected"),
+    [({}, (640, 480), (14, 14)), ({"head": HeadConfig("pixelshuffle")}, (480, 640), (28, 28)),
+     ({"window": 112, "stride": 48, "head": HeadConfig("proj128")}, (640, 480), (56, 76))],
+)  # fmt: skip
+def test_the_size_of_a_map_is_known_before_it_is_made(tiny_arch, more, size, expected):
+    model = load_model(ModelConfig(arch=tiny_arch, pretrained=None, **more), CPU, 0)
+    assert model.map_size(size) == expected
+    [found] = model.feature_maps([np.zeros((*size[::-1], 3), np.uint8)], [size])
+    assert found.values.shape[1:] == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "device", "there"),
+    [({}, "cpu", False), ({}, "cuda", True), ({"resize_on": "cpu"}, "cuda", False),
+     ({"resize": "torch"}, "cuda", False), ({"resize_on": "device"}, "cpu", True)],
+)  # fmt: skip
+def test_pictures_are_resized_where_the_model_runs_if_that_is_a_gpu(model, keys, device, there):
+    cfg = ModelConfig(input_size=224, **keys)
+    assert build_preprocess(cfg, model.encoder.card, torch.device(device)).there is there
 
 
 def test_a_gpu_that_is_too_small_gets_halves_and_says_so_once(model, monkeypatch, caplog):

@@ -1,8 +1,11 @@
 """OpenVINO in the place of torch; what needs no package is tested without it."""
 
 import logging
+import os
 import re
+import subprocess
 import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -144,3 +147,19 @@ def test_a_precision_that_the_processor_lacks_is_warned_of(monkeypatch, caplog, 
     assert [
         f"model.precision={precision}: " in text and "takes many times as long" in text for text in caplog.messages
     ] == [True] * warns
+
+
+def test_nothing_is_told_over_the_network_nor_kept_at_home(ov, tmp_path):
+    program = """
+        import sys
+        from clipfeat.model.openvino_blocks import import_openvino
+        import_openvino()
+        assert not any(name.startswith("openvino_telemetry") for name in sys.modules)
+    """
+    environment = {
+        name: value for name, value in os.environ.items() if name != "CI"
+    }  # where it would not be told either
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], check=True, env=environment | {"HOME": str(tmp_path)}
+    )
+    assert not list(tmp_path.iterdir())

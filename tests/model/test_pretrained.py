@@ -38,6 +38,31 @@ def test_a_checkpoint_file_is_loaded(tiny_arch, tmp_path, kind):
     assert encoder.weights == f"clip.{kind}"
     loaded = encoder.visual.state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in model.visual.state_dict().items())
+    path.write_bytes(bytes(path.stat().st_size))  # a trainer's next epoch, or a file system that went away
+    assert all(torch.equal(value, loaded[name]) for name, value in model.visual.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_in_any_form_are_the_models_own(tiny_arch, tmp_path, precision):
+    """Half precision, columns first, views of one tensor: as many programs leave them."""
+    state = open_clip.create_model(tiny_arch).state_dict()
+    together = torch.cat([v.flatten() for v in state.values() if v.dtype == torch.float32])
+    torch.save({k: v.half().T.contiguous().T if v.ndim == 2 else v for k, v in state.items()}, tmp_path / "half.pt")
+    begins, views = 0, {}
+    for name, values in state.items():
+        views[name] = (
+            together[begins : begins + values.numel()].view(values.shape) if values.is_floating_point() else values
+        )
+        begins += values.numel() if values.is_floating_point() else 0
+    torch.save(views, tmp_path / "views.pt")
+    for name in ("half", "views"):
+        encoder = load_encoder(tiny_arch, str(tmp_path / f"{name}.pt"), precision=precision)
+        own = encoder.visual.state_dict()
+        assert {value.dtype for key, value in own.items() if key.endswith("proj")} == {pretrained.DTYPES[precision]}
+        for key, value in own.items():
+            assert value.is_contiguous()
+            assert value.untyped_storage().nbytes() == value.nbytes
+            torch.testing.assert_close(value.float(), state[f"visual.{key}"], rtol=0.01, atol=1e-3)
 
 
 def test_a_file_s_normalisation_is_that_of_its_model_s_published_weights(tmp_path, caplog):

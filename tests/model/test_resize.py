@@ -30,15 +30,15 @@ def test_a_picture_that_is_not_contiguous_will_do():
 
 def test_the_usual_sizes_are_resized_by_the_compiled_loops():
     for interpolation in ("bicubic", "bilinear"):
-        assert resize._pillow_s_order((1296, 968), (224, 224), interpolation) is True
-        assert resize._pillow_s_order((480, 640), (336, 336), interpolation) is not None
-    assert resize._pillow_s_order((9, 1), (224, 224), "bicubic") is None
+        assert resize.pillow_s_order((1296, 968), (224, 224), interpolation) is True
+        assert resize.pillow_s_order((480, 640), (336, 336), interpolation) is not None
+    assert resize.pillow_s_order((9, 1), (224, 224), "bicubic") is None
 
 
 def test_a_pillow_that_resizes_in_another_way_is_left_to_do_it(monkeypatch):
     """Such as a version of it that is not known yet."""
-    resize._pillow_s_order.cache_clear()
+    resize.pillow_s_order.cache_clear()
     monkeypatch.setattr(resize, "_by_pillow", lambda _image, size, _way: np.full((size[1], size[0], 3), 7, np.uint8))
     image = np.zeros((48, 64, 3), np.uint8)
     assert (resize.resize_pillow(image, (20, 15)) == 7).all()
-    resize._pillow_s_order.cache_clear()
+    resize.pillow_s_order.cache_clear()

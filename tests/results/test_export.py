@@ -15,6 +15,7 @@ from clipfeat.errors import DataError, OutputError
 from clipfeat.output.folders import write_config
 from clipfeat.results.config import EXPORT_FORMATS, ExportConfig
 from clipfeat.results.export import EXPORTERS, export
+from clipfeat.results.export_scenes import ASKED_EXPORTERS, FUSED_EXPORTERS
 from clipfeat.sampling.bilinear import sample_img_feat
 from clipfeat.sampling.point_files import read_points
 from clipfeat.types import FeatureMap
@@ -62,7 +63,7 @@ def load(path):
 
 
 def test_every_format_is_in_the_table():
-    assert tuple(EXPORTERS) == EXPORT_FORMATS
+    assert {*EXPORTERS, *FUSED_EXPORTERS, *ASKED_EXPORTERS} == set(EXPORT_FORMATS)
 
 
 def test_openscene_gets_the_weighted_mean_of_each_vertex_that_is_seen(run, tmp_path):
@@ -93,7 +94,7 @@ def test_esam_gets_the_map_and_the_global_feature_of_each_frame(grids, tmp_path)
         assert torch.equal(found["global"], expected.clip_global)
 
 
-@pytest.mark.parametrize("name", EXPORT_FORMATS)
+@pytest.mark.parametrize("name", EXPORTERS)
 def test_what_is_there_is_left_unless_it_is_to_be_overwritten(run, grids, tmp_path, name, caplog):
     caplog.set_level(logging.INFO)
     cfg = config(grids if name == "esam" else run, name, tmp_path)
@@ -331,7 +332,7 @@ def test_a_run_is_exported_from_the_command_line(run_cli, run_main, demo_root, t
     ("arguments", "message"),
     [
         ([], "clipfeat: store is not set: give the output_dir of clipfeat-extract, as store=…"),
-        (["store=x"], "clipfeat: format is not set: give openscene or esam or scene_npz or scene_pt, as format=…"),
+        (["store=x"], "clipfeat: format is not set: give openscene or esam or scene_npz or scene_pt or openlex3d or"),
         (["store=x", "format=npz"], "clipfeat: format=npz: expected one of openscene, esam, scene_npz, scene_pt"),
         (
             ["store=x", "format=esam", "dtype=float16"],

@@ -11,6 +11,7 @@ import torch
 from runs_to_fuse import SCENES, mesh_path, run_of
 
 from clipfeat.cli.commands import fuse_main
+from clipfeat.errors import ConfigError, OutputError
 from clipfeat.mapping.scene_colors import pca_rgb
 from clipfeat.output.fused import read_fused
 from clipfeat.output.ply import UNSEEN
@@ -243,10 +244,10 @@ def test_ctrl_c_keeps_the_scenes_that_are_done(store_of, tmp_path, monkeypatch):
 
     write = module.write_fused
 
-    def stop_at_the_second(path, fused):
+    def stop_at_the_second(path, *what):
         if "demo0001" in path.name:
             raise KeyboardInterrupt
-        return write(path, fused)
+        return write(path, *what)
 
     monkeypatch.setattr(module, "write_fused", stop_at_the_second)
     cfg = FuseConfig(str(store_of("grid")), str(tmp_path))
@@ -256,3 +257,34 @@ def test_ctrl_c_keeps_the_scenes_that_are_done(store_of, tmp_path, monkeypatch):
     assert list(fuse(cfg)["scenes"]) == SCENES
     assert json.loads(json.dumps(fuse(cfg)))["fused"] == 0
     assert fuse(dataclasses.replace(cfg, resume="overwrite"))["fused"] == 2
+
+
+def test_a_scene_is_packed_and_what_it_kept_is_told(store_of, tmp_path, caplog):
+    caplog.set_level("INFO")
+    plain = fuse(FuseConfig(str(store_of("grid")), str(tmp_path / "plain")), SCENES[:1])["scenes"][SCENES[0]]
+    cfg = FuseConfig(str(store_of("grid")), str(tmp_path / "packed"), packing="pca", packing_dims=24, formats=[])
+    packed = fuse(cfg, SCENES[:1])["scenes"][SCENES[0]]
+    cosine = packed["packed"]["cosine"]
+    assert f"packed at a cosine of {cosine['median']:.4f}" in caplog.text
+    assert "packed" not in plain
+    one, other = (read_fused(tmp_path / name / f"{SCENES[0]}.npz") for name in ("plain", "packed"))
+    np.testing.assert_array_equal(one.views, other.views)
+    before, after = one.pts_feat[one.seen], other.pts_feat[one.seen]
+    found = (before * after).sum(1) / np.linalg.norm(before, axis=1) / np.linalg.norm(after, axis=1)
+    assert np.median(found) == pytest.approx(cosine["median"], abs=1e-3)
+    assert fuse(cfg, SCENES[:1])["fused"] == 0
+    with pytest.raises(OutputError, match="packing_dims: 24 there, 12 now"):
+        fuse(dataclasses.replace(cfg, packing_dims=12))
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"packing_dims": 8}, "packing_dims=8: has no meaning with packing=none"),
+        ({"packing": "pca", "dtype": "float16"}, "dtype=float16: has no meaning with packing=pca"),
+        ({"packing": "zip"}, "packing=zip: expected one of none, pca, int8, pq"),
+    ],
+)
+def test_keys_of_packing_that_have_no_meaning_are_refused(keys, said):
+    with pytest.raises(ConfigError, match=said):
+        FuseConfig("out", **keys)

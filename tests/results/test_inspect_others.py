@@ -48,6 +48,54 @@ def test_an_evaluation(tmp_path):
     assert found.broken == []
 
 
+PROTOCOL = {
+    "protocol": "scannet20", "title": "ScanNet", "changed": ["unseen"], "weights": "openai", "store": "out/fused",
+    "scenes": {"found": ["a", "b"], "wanted": 312}, "points": {"judged": 900}, "classes": [],
+    "numbers": {"miou": 0.123, "accuracy": None, "groups": {"head": {"miou": 0.5}}},
+}  # fmt: skip
+
+
+def test_the_numbers_of_a_protocol(tmp_path):
+    (tmp_path / "protocol.json").write_text(json.dumps(PROTOCOL))
+    for name in ("protocol.md", "protocol.csv", "protocol_confusion.csv"):
+        (tmp_path / name).touch()
+    found = inspect_folder(tmp_path)
+    assert found.title == f"{tmp_path}: the numbers of a protocol, by clipfeat-evaluate"
+    assert (found.facts["scenes"], found.facts["numbers"]) == ("2 of 312", "miou 12.3 %, accuracy –")
+    assert found.broken == [f"{tmp_path}/protocol.png: no such file; run the command again"]
+    numbers = {"top1": {"synonyms": 0.25, "missing": 0.5}}
+    told = {key: value for key, value in PROTOCOL.items() if key != "classes"} | {"numbers": numbers}
+    (tmp_path / "protocol.json").write_text(json.dumps(told))
+    found = inspect_folder(tmp_path)
+    assert (found.facts["numbers"], found.broken) == ("top1 synonyms 25.0 %", [])
+
+
+def test_heads(tmp_path):
+    (tmp_path / "head.safetensors").write_bytes(b"x")
+    told = {"head": "proj128", "fitted": "pca", "frames": 12, "weights": "openai"}
+    (tmp_path / "head.json").write_text(json.dumps(told))
+    found = inspect_folder(tmp_path)
+    assert found.title == f"{tmp_path}: heads fitted by clipfeat-fit-head"
+    assert found.facts == {"head.safetensors": "proj128, method=pca of 12 frames, weights=openai"}
+
+
+def test_a_check_and_pictures_that_lie_in_folders_of_their_own(tmp_path):
+    (tmp_path / "check").mkdir()
+    told = {"scenes_in_run": 1, "checks": [{"scene_id": "s1", "verdict": "warning"}]}
+    (tmp_path / "check" / "check.json").write_text(json.dumps(told))
+    found = inspect_folder(tmp_path / "check")
+    assert found.title.endswith("a check of the calibration, by clipfeat-extract check=only")
+    assert found.facts == {"s1": "warning"}
+    for scene_id, frame in (("s1", 0), ("s1", 5), ("s2", 0)):
+        (tmp_path / "vis" / scene_id).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "vis" / scene_id / f"vis_{frame}.png").touch()
+    found = inspect_folder(tmp_path / "vis")
+    assert found.title.endswith("pictures of clipfeat-vis")
+    assert found.facts == {"scenes": "2 (s1, s2)", "pictures": "3"}
+    (tmp_path / "vis" / "s1" / "frame_0.npz").touch()
+    assert not inspect_folder(tmp_path / "vis").title.endswith("pictures of clipfeat-vis")
+
+
 def test_a_training(tmp_path):
     (tmp_path / "checkpoint.safetensors").write_bytes(b"x")
     assert "has not ended" in inspect_folder(tmp_path).title
@@ -67,9 +115,14 @@ def test_an_export_is_not_taken_for_fused_scenes(tmp_path):
     found = inspect_folder(tmp_path)
     assert found.title == f"{tmp_path}: files for other projects, written by clipfeat-export"
     assert (found.facts["format"], found.facts["files"], found.facts["made of"]) == ("scene_npz", "1", "out")
+    write_config(tmp_path, {"format": "openlex3d", "output_dir": "out/fused"})
+    (tmp_path / "s1").mkdir()
+    for name in ("embeddings.npy", "index.npy", "point_cloud.pcd"):
+        (tmp_path / "s1" / name).write_bytes(b"x")
+    assert inspect_folder(tmp_path).facts["files"] == "4"
 
 
-@pytest.mark.parametrize("name", ["query.json", "evaluation.json", "metrics.json"])
+@pytest.mark.parametrize("name", ["query.json", "evaluation.json", "protocol.json", "metrics.json"])
 def test_what_is_damaged_is_said(tmp_path, name):
     (tmp_path / name).write_text('{"prompts": 3')
     assert f"{tmp_path / name}: damaged (" in inspect_folder(tmp_path).broken[0]
