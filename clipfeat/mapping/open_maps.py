@@ -16,7 +16,7 @@ from clipfeat.errors import DataError, OutputError
 from clipfeat.mapping.config import MapConfig
 from clipfeat.mapping.map3d import FeatureMap3D
 from clipfeat.mapping.pipeline import Seen
-from clipfeat.mapping.scene_colors import pca_rgb, scores_rgb
+from clipfeat.mapping.scene_colors import FEWER, pca_rgb, scores_rgb
 from clipfeat.model.base import Model
 from clipfeat.output.files import read_meta
 from clipfeat.output.folders import check_config, make_writable, remove_files, write_config
@@ -38,13 +38,21 @@ def claim(cfg: MapConfig, scenes: Iterable[str]) -> None:
     folder, how = Path(cfg.output_dir), asdict(cfg)
     make_writable(folder, "output_dir")
     remove_leftovers([folder])
-    there = [path.stem for path in folder.glob("*.npz")]
+    there = list(folder.glob("*.npz"))
     if cfg.resume == "overwrite":
-        own = set(scenes) or set(there)
-        remove_files(folder / f"{name}{ending}" for name in there if name in own for ending in (".npz", ".png"))
+        own = set(scenes) or {path.stem for path in there if _is_map(path)}
+        remove_files(path.with_suffix(ending) for path in there if path.stem in own for ending in (".npz", ".png"))
     elif there:
         check_config(folder, how)
     write_config(folder, how)
+
+
+def _is_map(path: Path) -> bool:
+    """Whether a file is a map of ours: others may lie there, too."""
+    try:
+        return "weights_from" in read_meta(path)
+    except DataError:
+        return False
 
 
 class OpenMaps:
@@ -212,5 +220,5 @@ class OpenMaps:
         if self._cfg.text is not None:
             rgb = scores_rgb(drawn.query(self._cfg.text), seen)
         else:
-            rgb = pca_rgb(drawn.features(copy=False), seen)
+            rgb = pca_rgb(drawn.features(copy=False), seen, FEWER)
         save_png(scene_picture(xyz, rgb, up_of(drawn.down)), self._path(drawn.scene_id).with_suffix(".png"))

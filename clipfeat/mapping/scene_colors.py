@@ -14,12 +14,18 @@ _COLORED = 10_000
 """Points that colours are fitted to, and that are coloured at a time: of all points at once, the float64 copies would
 take more memory than the features."""
 
+FEWER = 2_000
+"""Points that suffice for colours which are fitted again and again."""
 
-def pca_rgb(features: FloatArray, seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Colours (N, 3) of points: the principal components of their features (N, C); grey where nothing is seen."""
+
+def pca_rgb(features: FloatArray, seen: NDArray[np.bool_], most: int = _COLORED) -> NDArray[np.uint8]:
+    """Colours (N, 3) of points: the principal components of their features (N, C); grey where nothing is seen.
+
+    They are fitted to ``most`` of the points.
+    """
     rgb = np.full((len(seen), 3), UNSEEN, np.uint8)
     rows = np.flatnonzero(seen)
-    fitted = np.random.default_rng(0).permutation(rows)[:_COLORED]
+    fitted = np.random.default_rng(0).permutation(rows)[:most]
     colors = fit_pca_colors(features[fitted])
     for begin in range(0, len(rows), _COLORED):
         some = rows[begin : begin + _COLORED]

@@ -93,7 +93,7 @@ class WatchedFrames:
 
 
 class Patience:
-    """Gives frames in portions as they come; those that could not be read come again, for some seconds.
+    """Gives frames in portions as they come, empty ones too; those that could not be read come again for some seconds.
 
     Args:
         frames: where they come from.
@@ -127,8 +127,7 @@ class Patience:
                 came = self._clock()
             again, self._again = self._again, []
             portion = again + portion
-            if portion:
-                yield portion
+            yield portion
             if not portion or self._again:
                 over = self._idle_s is not None and self._clock() - came >= self._idle_s
                 if not (self._again or self._frames.waiting) and (self._frames.ended or over):

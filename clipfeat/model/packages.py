@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -47,11 +48,12 @@ def without_dynamo() -> Iterator[None]:
         stand_in.leave()
 
 
-def _marked(fn: Any = None, _recursive: bool = True, *, reason: str | None = None) -> Any:
+def _marked(fn: Any = None, recursive: bool = True, *, reason: str | None = None) -> Any:
     """``torch.compiler.disable``, as far as the compiler looks at it where it traces a caller."""
     if fn is None:
-        return _marked
+        return partial(_marked, recursive=recursive, reason=reason)
     fn._torchdynamo_disable, fn._torchdynamo_disable_msg = True, reason
+    fn._torchdynamo_disable_recursive = recursive
     return fn
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clipfeat.errors import ConfigError, DataError
 from clipfeat.types import FloatArray
 
-PACKINGS: dict[str, int | None] = {"none": None, "pca": 64, "int8": 128, "pq": 128}
+PACKINGS: dict[str, int | None] = {"none": None, "pca": 64, "int8": 128, "pq": 256}
 """How the features of a scene can be stored, and how many coordinates are kept of each where nothing is said."""
 
 _FITTED = 50_000

@@ -91,7 +91,7 @@ class FuseConfig:
         packing: how small they are stored: none, pca (their principal components as float16), int8 (more of these, in a
             byte each) or pq (product quantisation, two of these in a byte; needs clipfeat[pq]). What cosine is kept is
             told.
-        packing_dims: components that are kept; null is 64 for pca, 128 for int8 and pq.
+        packing_dims: components that are kept; null is 64 for pca, 128 for int8, 256 for pq.
         formats: what is written beside the npz of each scene: openscene (.pt), ply (PCA colours), png (the
             same as a picture, from above).
         data_root: where the scans are now, if they moved since the run; null is where they were.

@@ -157,26 +157,40 @@ def _in_pca_colors(path: Path) -> Shown:
     return Shown(fused, pca_rgb(fused.pts_feat, fused.seen), None, about)
 
 
-class OpenLex3DExporter:
-    """``<scene>/embeddings.npy`` (M, C) float32, ``index.npy`` (M,) int64 and ``point_cloud.pcd``, as OpenLex3D reads.
-
-    They hold the M points that a frame sees; each is an object of its own, as of a dense method.
+class _FusedExporter:
+    """Files of each fused scene; see ``export.Exporter``.
 
     Args:
         store: of fused scenes.
         cfg: where the files go.
+
+    Attributes:
+        name: of a scene's file, or of the one that is written last.
     """
 
     unit = "scene"
+    name = ""
 
     def __init__(self, store: FusedStore, cfg: ExportConfig):
         self.folder = Path(cfg.output_dir)
         self._store = store
 
     def files(self) -> list[File]:
-        """See ``export.Exporter``; the last file that is written stands for the three."""
-        paths = {scene_id: self.folder / scene_id / "index.npy" for scene_id in self._store.files}
+        """See ``export.Exporter``."""
+        paths = {scene_id: self.folder / self.name.format(scene=scene_id) for scene_id in self._store.files}
         return [(path, partial(self._write, path, self._store.files[scene_id])) for scene_id, path in paths.items()]
+
+    def _write(self, path: Path, source: Path) -> int:
+        raise NotImplementedError
+
+
+class OpenLex3DExporter(_FusedExporter):
+    """``<scene>/embeddings.npy`` (M, C) float32, ``index.npy`` (M,) int64 and ``point_cloud.pcd``, as OpenLex3D reads.
+
+    They hold the M points that a frame sees; each is an object of its own, as of a dense method.
+    """
+
+    name = "{scene}/index.npy"
 
     def _write(self, path: Path, source: Path) -> int:
         fused = read_fused(source)
@@ -188,7 +202,7 @@ class OpenLex3DExporter:
         return size + _write_npy(path, np.arange(len(xyz)))
 
 
-class ConceptGraphsExporter:
+class ConceptGraphsExporter(_FusedExporter):
     """``<scene>.pkl.gz``, a map of objects as ConceptGraphs' ``MapObjectList.load_serializable`` reads it.
 
     A dictionary ``objects``, ``bg_objects`` (None), ``cfg`` (empty), ``class_names``, ``class_colors``. An object has
@@ -196,22 +210,10 @@ class ConceptGraphsExporter:
     (n, 3) metres; ``pcd_color_np`` (n, 3) from 0 to 1; ``bbox_np`` (8, 3), the corners of its box along the axes;
     ``num_detections``, the most frames that see one of its points; ``class_id`` and ``class_name``, all "item", as of
     ConceptGraphs' class-agnostic maps; and ``inst_color`` (3,). The pickle holds NumPy's arrays and Python's own types.
-
-    Args:
-        store: of fused scenes whose points bear ``instance`` (or ``object_id``).
-        cfg: where the files go.
+    The points of the fused scenes must bear ``instance`` (or ``object_id``).
     """
 
-    unit = "scene"
-
-    def __init__(self, store: FusedStore, cfg: ExportConfig):
-        self.folder = Path(cfg.output_dir)
-        self._store = store
-
-    def files(self) -> list[File]:
-        """See ``export.Exporter``."""
-        paths = {scene_id: self.folder / f"{scene_id}.pkl.gz" for scene_id in self._store.files}
-        return [(path, partial(self._write, path, self._store.files[scene_id])) for scene_id, path in paths.items()]
+    name = "{scene}.pkl.gz"
 
     def _write(self, path: Path, source: Path) -> int:
         fused = read_fused(source)
@@ -280,24 +282,10 @@ def _write_npy(path: Path, array: NDArray[Any]) -> int:
     return path.stat().st_size
 
 
-class OpenSceneFusedExporter:
-    """``<scene>_0.pt``, as OpenScene reads fused features: ``{"feat": half (M, C), "mask_full": bool (N,)}``.
+class OpenSceneFusedExporter(_FusedExporter):
+    """``<scene>_0.pt``, as OpenScene reads fused features: ``{"feat": half (M, C), "mask_full": bool (N,)}``."""
 
-    Args:
-        store: of fused scenes.
-        cfg: where the files go.
-    """
-
-    unit = "scene"
-
-    def __init__(self, store: FusedStore, cfg: ExportConfig):
-        self.folder = Path(cfg.output_dir)
-        self._store = store
-
-    def files(self) -> list[File]:
-        """See ``export.Exporter``."""
-        paths = {scene_id: self.folder / f"{scene_id}_0.pt" for scene_id in self._store.files}
-        return [(path, partial(self._write, path, self._store.files[scene_id])) for scene_id, path in paths.items()]
+    name = "{scene}_0.pt"
 
     def _write(self, path: Path, source: Path) -> int:
         fused = read_fused(source)

@@ -67,7 +67,7 @@ class Viewer:
         self._prompts: Any = None
         self._scores: NDArray[np.float32] | None = None
         self._lock = threading.RLock()  # of browsers that ask for things at once
-        self.scene = load_scene(self._paths[scene_ids[0]], MAX_POINTS)
+        self._read(self._paths[scene_ids[0]])
         self.frusta: list[Any] = []
         self.cloud: Any = None
         self._server = open_server(host, port)
@@ -138,17 +138,20 @@ class Viewer:
     def _load(self, scene_id: str) -> None:
         with self._lock:
             if scene_id != self.scene.scene_id:
-                self.scene = load_scene(self._paths[scene_id], MAX_POINTS)
+                self._read(self._paths[scene_id])
                 self._show_scene()
+
+    def _read(self, path: Path) -> None:
+        self._file, self._stamp = path, _stamp(path)  # before it is read: another may take its place meanwhile
+        self.scene = load_scene(path, MAX_POINTS)
 
     def refresh(self) -> bool:
         """Shows the scene anew if its file has changed, as that of a map that grows; whether it has."""
         with self._lock:
-            path = self._paths[self.scene.scene_id]
-            if _stamp(path) == self._shown_at:
+            if _stamp(self._file) == self._stamp:
                 return False
             try:
-                self.scene = load_scene(path, MAX_POINTS)
+                self._read(self._file)
             except ClipfeatError:
                 return False  # it has gone; what is shown stays
             self._show_scene(moves=False)
@@ -156,7 +159,6 @@ class Viewer:
 
     def _show_scene(self, *, moves: bool = True) -> None:
         """Shows the scene as it was loaded, in the colours that the last one had; from elsewhere, if the view moves."""
-        self._shown_at = _stamp(self._paths[self.scene.scene_id])
         server, scene = self._server, self.scene
         self._scores = None if self._prompts is None else self._prompts.scores(scene.pts_feat)[:, 0]
         self._spacing = spacing(scene.xyz)

@@ -153,7 +153,8 @@ def markdown(result: dict[str, Any]) -> str:
     what = result["machine"]["gpu"] or f"{result['machine']['cpu']}, {default_lanes()} cores"
     model = result["model"]
     lines = [
-        f"{model['arch']} ({model['weights']} weights), {model['precision']}, head {model['head']}, on {what}; "
+        f"{model['arch']} ({model['weights']} weights), {model['precision']} by {model['backend']}, "
+        f"head {model['head']}, on {what}; "
         f"{result['frames']} frames of {result['picture']}, {result['points']} points, output={result['output']}, "
         f"batches of {result['batch']}, {result['lanes']} lanes; median of {result['rounds']} rounds.",
         "",

@@ -17,6 +17,7 @@ from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.errors import ConfigError
 from clipfeat.mapping import open_maps
 from clipfeat.mapping.config import MapConfig
+from clipfeat.mapping.open_maps import claim
 from clipfeat.mapping.run import make_maps
 from clipfeat.output.fused import read_fused, write_fused
 from clipfeat.output.store import FeatureStore
@@ -245,6 +246,14 @@ def test_a_damaged_map_is_named_and_what_to_do(run_map, demo_root, tmp_path, dam
     assert "Traceback" not in err
     path.unlink()
     assert run_map(*base)[0] == 0
+
+
+def test_only_maps_go_where_nobody_knows_which_scenes_will_come(run_map, configured, demo_root, tmp_path):
+    assert run_map(f"data.root={demo_root}", "output_dir=out", "frames_per_scene=1", "picture=pca")[0] == 0
+    out = tmp_path / "out"
+    np.savez(out / "mine.npz", xyz=np.zeros((2, 3)))
+    claim(configured(f"data.root={demo_root}", f"output_dir={out}", "source=watch", "resume=overwrite"), [])
+    assert {path.name for path in out.iterdir()} == {"config.yaml", "mine.npz"}
 
 
 def test_results_stay_out_of_the_recordings(run_map, scans):
