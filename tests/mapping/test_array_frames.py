@@ -29,7 +29,7 @@ def test_arrays_become_a_frame():
         ({"k": K[:2]}, r"K: intrinsics must be \(3, 3\), got \(2, 3\)"),
         ({"k": "K"}, "K is K, expected numbers"),
         ({"k": K / [[16], [12], [1]]}, "K: K.s principal point .* is far from the middle of 16×12 pixels"),
-        ({"depth_k": K + [[0, 0, 90], [0, 0, 0], [0, 0, 0]]}, "depth_K: principal point"),
+        ({"depth_k": np.array([[15, 0, 90], [0, 15, 5.5], [0, 0, 1]])}, "depth_K: principal point"),
         ({"depth": DEPTH[0]}, r"depth must be \(h, w\) metres as floats, got \(8,\) float64"),
         ({"depth": DEPTH[:0]}, r"depth must be \(h, w\) metres as floats, got \(0, 8\)"),
         (
