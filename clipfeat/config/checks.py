@@ -1,6 +1,7 @@
 """Checks that the configurations of several rooms share; each says the key, the value and what was expected."""
 
 from collections.abc import Collection
+from numbers import Real
 from typing import Any
 
 from clipfeat.errors import ConfigError
@@ -20,9 +21,9 @@ def at_least(key: str, value: float | None, lowest: float, *, above: bool = Fals
     """A number that is not too small. Accepts None (the key is optional and unset).
 
     Raises:
-        ConfigError: If it is below ``lowest``, or with ``above`` not above it, or NaN.
+        ConfigError: If it is below ``lowest``, or with ``above`` not above it, NaN or no number.
     """
-    if value is None or (value > lowest if above else value >= lowest):
+    if value is None or (isinstance(value, Real) and (value > lowest if above else value >= lowest)):
         return
     raise ConfigError(f"{key}={value}: expected a number {'above' if above else 'of at least'} {lowest:g}")
 

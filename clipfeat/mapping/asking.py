@@ -54,6 +54,8 @@ class Asker:
         if isinstance(asked, np.ndarray):
             if score != "cosine":
                 raise ConfigError(f"score={score}: of vectors there is the cosine alone; give Prompts")
+            if asked.ndim not in (1, 2) or not asked.size or not np.isfinite(asked).all():
+                raise ConfigError(f"{what}: vectors must be (C,) or (P, C), finite, got {asked.shape} {asked.dtype}")
             vectors = unit_directions(np.atleast_2d(asked).astype(np.float32))
             names = tuple(f"vector {i}" for i in range(len(vectors)))
             return Prompts(names, vectors, np.empty((0, vectors.shape[1]), np.float32))

@@ -131,7 +131,10 @@ class JsonFrames:
         scale = told.get("depth_scale", 1000.0)
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < 1e9:
             raise DataError(f"{where}: depth_scale is {str(scale)[:60]}, expected a number above 0")
-        scene_id = check_scene_name(str(told.get("scene", "stream")), where)
+        scene = told.get("scene", "stream")
+        if not isinstance(scene, str):
+            raise DataError(f"{where}: scene is {str(scene)[:60]}, expected a name in quotes")
+        scene_id = check_scene_name(scene, where)
         if scene_id not in self._last:
             self._last[scene_id] = max(self._known(scene_id), default=-1)
         number = told.get("frame", self._last[scene_id] + 1)

@@ -13,19 +13,21 @@ from numpy.typing import ArrayLike, NDArray
 from clipfeat.camera.masks import MaskRule
 from clipfeat.camera.visibility import VisibilityRule
 from clipfeat.errors import ConfigError, DataError, FrameError
+from clipfeat.mapping.array_frames import arrays_frame
 from clipfeat.mapping.asking import Asker, Question
 from clipfeat.mapping.frame_view import View, view_of
 from clipfeat.mapping.map_points import GivenPoints, MapPoints, VoxelPoints
 from clipfeat.mapping.saved import fused_map, read_map
 from clipfeat.model.base import Model
 from clipfeat.model.kept_texts import WeightsFrom
+from clipfeat.model.load import resolve_device
 from clipfeat.model.text import Texts
 from clipfeat.output.folders import different_keys
 from clipfeat.output.fused import write_fused
 from clipfeat.sampling.colors import with_picture_colors
 from clipfeat.sampling.locate import FrameLocator, Located
 from clipfeat.sampling.voxels import frame_voxels
-from clipfeat.types import Camera, Distortion, FeatureMap, FloatArray, Frame, Picture, Points
+from clipfeat.types import Distortion, FeatureMap, FloatArray, Frame, Points
 
 
 class FeatureMap3D:
@@ -50,7 +52,7 @@ class FeatureMap3D:
         max_weight: greatest sum of weights of a point: with it, later views count for more than earlier ones; see
             ``ViewMerger``. None lets all count alike.
         max_points: most voxels; where a frame brings more, those go that were seen longest ago. None for any number.
-        device: where the features are kept: cpu, cuda or cuda:<n>.
+        device: where the features are kept: auto, cpu, cuda or cuda:<n>.
         dtype: of the features in memory: float32 or float16.
         scene_id: the scene's name, for files and messages.
         texts: the model's text tower, if it is loaded already; else it is loaded when a text is asked for.
@@ -82,7 +84,7 @@ class FeatureMap3D:
         self.scene_id = scene_id
         self.voxel_size = voxel_size if points is None else None
         self._frames: dict[int, None] = {}  # in order, and soon found
-        self._device = torch.device(device)
+        self._device = device if isinstance(device, torch.device) else resolve_device(device)
         self._points: MapPoints = (
             VoxelPoints(voxel_size, max_weight, max_points, self._device, dtype)
             if points is None
@@ -164,7 +166,8 @@ class FeatureMap3D:
 
         Args:
             rgb: (H, W, 3) the colour picture.
-            depth: (h, w) z-depth in metres, 0 where nothing was measured; None for none, for a map of given points.
+            depth: (h, w) z-depth in metres, of floats, 0 where nothing was measured; None for none, for a map of given
+                points.
             K: (3, 3) intrinsics of the colour picture, in its pixels.
             pose: (4, 4) cam_to_world.
             depth_K: (3, 3) of the depth; None for K, brought to the size of the depth.
@@ -179,25 +182,10 @@ class FeatureMap3D:
             ConfigError: If the map has no model, or ``max_points`` is less than what one frame sees.
         """
         frame_id = max(self._frames, default=-1) + 1 if frame_id is None else frame_id
-        where = f"{self.scene_id} frame {frame_id}"
-        image = np.asarray(rgb)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise FrameError(f"{where}: rgb must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
-        try:
-            color = Camera(np.asarray(K, np.float64), image.shape[1], image.shape[0], distortion)
-            lens, depth_m = None, None
-            if depth is not None:
-                depth_m = np.ascontiguousarray(depth, np.float32)
-                height, width = depth_m.shape
-                lens = color.resized(width, height)
-                if depth_K is not None:
-                    lens = Camera(np.asarray(depth_K, np.float64), width, height, distortion)
-        except (TypeError, ValueError) as error:
-            raise FrameError(f"{where}: {error}") from error
-        cam_to_world = np.asarray(pose, np.float64)
-        if cam_to_world.shape != (4, 4) or not np.isfinite(cam_to_world).all():
-            raise FrameError(f"{where}: pose must be (4, 4) cam_to_world, finite, got {cam_to_world.tolist()}")
-        return self.add_frame(Frame(self.scene_id, frame_id, Picture.of(image), depth_m, color, lens, cam_to_world))
+        if isinstance(frame_id, bool) or not isinstance(frame_id, int | np.integer):  # other keys would spoil the file
+            raise FrameError(f"{self.scene_id}: frame_id={frame_id!r}: expected a whole number")
+        frame = arrays_frame(rgb, depth, K, pose, depth_K, distortion, self.scene_id, int(frame_id))
+        return self.add_frame(frame)
 
     def add_frame(self, frame: Frame) -> int:
         """Adds a frame as data sets read it; see ``add``."""

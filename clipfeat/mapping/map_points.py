@@ -96,10 +96,18 @@ class MapPoints:
         return view.rows
 
     def scores(self, prompts: Prompts) -> NDArray[np.float32]:
-        """(N, P), see ``Prompts.scores``."""
+        """(N, P), see ``Prompts.scores``.
+
+        Raises:
+            ConfigError: If they have another number of channels.
+        """
         if self._merger is None:
             return np.zeros((len(self), len(prompts.names)), np.float32)
-        count = len(self)
+        count, channels = len(self), self._merger.mean.shape[1]
+        if prompts.vectors.shape[1] != channels:
+            raise ConfigError(
+                f"vectors of {prompts.vectors.shape[1]} channels: the features of the map have {channels}"
+            )
         with torch.inference_mode():
             mean = torch.as_tensor(self._merger.mean)[:count]
             changed = np.flatnonzero(self._changed[:count])

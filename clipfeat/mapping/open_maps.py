@@ -20,6 +20,7 @@ from clipfeat.mapping.scene_colors import FEWER, pca_rgb, scores_rgb
 from clipfeat.model.base import Model
 from clipfeat.output.files import read_meta
 from clipfeat.output.folders import check_config, make_writable, remove_files, write_config
+from clipfeat.queries.ask import check_text_space
 from clipfeat.system.atomic import remove_leftovers
 from clipfeat.vis.pictures import save_png
 from clipfeat.vis.scene_picture import scene_picture, up_of
@@ -89,11 +90,17 @@ class OpenMaps:
 
     @property
     def model(self) -> Model | None:
-        """What makes feature maps."""
+        """What makes feature maps.
+
+        Raises:
+            ConfigError: If pictures are to show a text, and its features can't be compared to texts.
+        """
         return self.look.model
 
     @model.setter
     def model(self, model: Model) -> None:
+        if self._cfg.text is not None:
+            check_text_space(model.describe(), self._cfg.output_dir, f"picture=text text={self._cfg.text}")
         self.look.model = model
 
     def known(self, scene_id: str) -> set[int]:

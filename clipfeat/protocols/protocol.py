@@ -116,6 +116,9 @@ def read_protocol(name: str, rules: RulesConfig | None = None) -> Protocol:
     if kind not in _KINDS:
         raise DataError(f"{path}: kind={kind}, expected one of {', '.join(_KINDS)}")
     classes, texts = _classes(path, said.get("classes")) if kind == "classes" else (None, ())
+    for key in ("templates", "sources"):
+        if not isinstance(said.get(key, []), list):
+            raise DataError(f"{path}: {key}={said[key]}, expected a list of texts")
     templates = tuple(map(str, said.get("templates", ["{}"])))
     if not templates or any(template.count("{}") != 1 for template in templates):
         raise DataError(f"{path}: templates={list(templates)}, expected texts with one {{}} each")

@@ -200,6 +200,10 @@ def classes_of(labelled: Labelled, protocol: Protocol, classes: LabelSet, stated
     own = SAME_IDS.get(protocol.labels_ids, protocol.labels_ids)
     if own not in LABEL_IDS and stated in (None, own) and labelled.ids is None:
         return classes.classes_of(labelled.labels)
+    if stated == "replica" and own != stated:
+        raise DataError(
+            f"labels_ids=replica: those are ids of the tables of Replica, but these are {own}'s; leave it out"
+        )
     stated = None if stated == own and own not in LABEL_IDS else stated
     known = choose_ids(stated, labelled.ids, labelled.path)
     check_ids(labelled.labels, known, labelled.path)

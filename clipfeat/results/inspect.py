@@ -45,7 +45,7 @@ def inspect_folder(folder: Path, *, verify: bool = False) -> Inspection:
         return _inspect_cache(folder, verify=verify)
     if other := find_others(folder):
         what, facts, broken = other
-        return Inspection(f"{folder}: {what}", facts, broken)
+        return Inspection(f"{folder}: {what}", facts, broken, verified=None)  # nothing here is read whole
     if next(folder.glob("*/uv_*.npz"), None) is not None:
         return _inspect_uv_index(folder, verify=verify)
     if next(folder.glob("*.npz"), None) is not None:  # a run has them in the folders of its scenes
@@ -76,6 +76,7 @@ def _inspect_fused(folder: Path, *, verify: bool) -> Inspection:
         "model": model_line(model) if model else "",
         "head": f"{model.get('head')}{f' ({digest})' if digest else ''}",
         "points": f"points={points}, {spread([meta['num_points'] for meta in found])}",
+        "packed": _packed([meta["packed"] for meta in found if meta.get("packed")]),
         "seen": _seen_points(metas),
         "size": megabytes(sum(path.stat().st_size for path in paths)),
         "failed": named(failed),
@@ -95,6 +96,14 @@ def _fused_meta(path: Path) -> dict[str, Any]:
     if missing:
         raise DataError(f"{path}: no fused scene (its meta has no {', '.join(missing)}); it is not of clipfeat-fuse")
     return meta
+
+
+def _packed(told: list[dict[str, Any]]) -> str:
+    """How the features of scenes are packed, and what the worst of them lost."""
+    if not told:
+        return ""
+    ways = sorted({f"packing={one['name']} packing_dims={one['dims']}" for one in told})
+    return f"{', '.join(ways)}, at a cosine of {min(one['cosine']['median'] for one in told):.4f} or more in the median"
 
 
 def _seen_points(metas: Mapping[str, Mapping[str, Any]]) -> str:

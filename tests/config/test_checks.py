@@ -26,6 +26,7 @@ def test_what_is_right_passes():
         (lambda: must_say("key", "c", ("a", "b")), "key=c: expected one of a, b"),
         (lambda: at_least("key", 0, 1), "key=0: expected a number of at least 1"),
         (lambda: at_least("key", 0, 0, above=True), "key=0: expected a number above 0"),
+        (lambda: at_least("key", "5cm", 0), "key=5cm: expected a number of at least 0"),
         (lambda: at_least("key", math.nan, 0), "key=nan: expected a number of at least 0"),
         (lambda: check_size("key", [640]), "key=[640]: expected [width,height] in pixels, such as [1296,968]"),
         (lambda: check_size("key", [640, 0]), "key=[640, 0]: expected [width,height] in pixels, such as [1296,968]"),

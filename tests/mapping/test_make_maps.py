@@ -88,6 +88,15 @@ def test_each_scene_becomes_a_map_and_a_stop_changes_nothing(run_map, demo_root,
     np.testing.assert_array_equal(own.features(), read_fused(whole / f"{SCENES[1]}.npz").pts_feat)
 
 
+def test_a_picture_of_a_text_needs_features_in_the_space_of_texts(run_map, demo_root, tmp_path):
+    code, err = run_map(f"data.root={demo_root}", "output_dir=out", "picture=text", "text=a chair")
+    assert code == 1
+    assert (
+        "clipfeat: picture=text text=a chair: the features of out are of model/head=none, which texts can't be" in err
+    )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.yaml"]
+
+
 def test_other_maps_are_refused_unless_they_are_to_go(run_map, demo_root, tmp_path, text_arch):
     base = [f"data.root={demo_root}", "output_dir=out", "frames_per_scene=1"]
     assert run_map(*base)[0] == 0

@@ -203,12 +203,8 @@ def test_arrays_are_added_as_frames_are(model, demo_frames):
 def test_what_can_not_be_added_is_said_and_changes_nothing(model, demo_frames):
     frame, found = demo_frames[0], FeatureMap3D(model, voxel_size=SIZE)
     rgb, depth, k, pose = frame.image, frame.depth_m, frame.color_camera.intrinsics, frame.cam_to_world
-    lost = np.full((4, 4), -np.inf)
     for arguments, message in [
         ((rgb[..., 0], depth, k, pose), r"map frame 0: rgb must be \(H, W, 3\) uint8, got \(162, 216\) uint8"),
-        ((rgb, depth, k[:2], pose), r"map frame 0: intrinsics must be \(3, 3\), got \(2, 3\)"),
-        ((rgb, depth[0], k, pose), "map frame 0: not enough values to unpack"),
-        ((rgb, depth, k, lost), r"map frame 0: pose must be \(4, 4\) cam_to_world, finite"),
         ((rgb, None, k, pose), "map frame 0: no depth, and the voxels of a map are what the depth measures"),
         ((rgb, 0 * depth, k, pose), "map frame 0: no depth pixel holds a measurement from 0.1 to 20 m"),
         ((rgb, 100 + 0 * depth, k, pose), "no depth pixel holds a measurement"),
@@ -236,6 +232,7 @@ def test_what_can_not_be_added_is_said_and_changes_nothing(model, demo_frames):
         ({"voxel_size": 0}, "voxel_size=0: expected a number above 0"),
         ({"max_weight": 0}, "max_weight=0: expected a number above 0"),
         ({"max_points": 0}, "max_points=0: expected a number of at least 1"),
+        ({"device": "gpu"}, "device=gpu: expected auto, cpu, cuda or cuda:<n>"),
         ({"dtype": "int8"}, "dtype=int8: expected one of float32, float16"),
         ({"points": Points(np.zeros((1, 3)), np.zeros(1, int)), "max_points": 5}, "max_points=5: given points stay"),
     ],
@@ -379,6 +376,10 @@ def test_what_can_not_be_asked_is_said(model, text_model, demo_frames):
         found.query("a chair")
     with pytest.raises(ConfigError, match="score=softmax: of vectors there is the cosine alone; give Prompts"):
         found.query(np.ones(64), score="softmax")
+    with pytest.raises(ConfigError, match="vectors of 5 channels: the features of the map have 64"):
+        found.query(np.ones(5))
+    with pytest.raises(ConfigError, match=r"demo0000_00: vectors must be \(C,\) or \(P, C\), finite, got"):
+        found.query(np.full(64, np.nan))
     with pytest.raises(ConfigError, match="map: nobody said which model made its features; ask by vectors"):
         FeatureMap3D().query("a chair")
     assert FeatureMap3D(text_model).query(np.ones((3, 32))).shape == (0, 3)

@@ -253,6 +253,7 @@ def test_lines_are_taken_as_they_come(pipe, scans):
         ({"depth_scale": 10**400}, "depth_scale is 1000"),
         ({"frame": -1}, "frame is -1, expected a whole number of 0 or more"),
         ({"frame": True}, "frame is True, expected a whole number"),
+        ({"scene": None}, "scene is None, expected a name in quotes"),
         ({"scene": "../x"}, "scene name '../x' is not allowed"),
     ],
 )

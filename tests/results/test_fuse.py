@@ -18,6 +18,7 @@ from clipfeat.output.ply import UNSEEN
 from clipfeat.results.config import FUSED_FORMATS, FuseConfig
 from clipfeat.results.fuse import fuse
 from clipfeat.results.fused_formats import FORMATS
+from clipfeat.results.inspect import inspect_folder
 from clipfeat.sampling.point_files import read_faces, read_points
 
 
@@ -267,6 +268,8 @@ def test_a_scene_is_packed_and_what_it_kept_is_told(store_of, tmp_path, caplog):
     cosine = packed["packed"]["cosine"]
     assert f"packed at a cosine of {cosine['median']:.4f}" in caplog.text
     assert "packed" not in plain
+    told = f"packing=pca packing_dims=24, at a cosine of {cosine['median']:.4f} or more in the median"
+    assert inspect_folder(tmp_path / "packed").facts["packed"] == told
     one, other = (read_fused(tmp_path / name / f"{SCENES[0]}.npz") for name in ("plain", "packed"))
     np.testing.assert_array_equal(one.views, other.views)
     before, after = one.pts_feat[one.seen], other.pts_feat[one.seen]

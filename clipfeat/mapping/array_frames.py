@@ -1,0 +1,71 @@
+"""A frame of arrays that a program has in its memory."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clipfeat.data.matrices import camera_for, check_pose
+from clipfeat.errors import DataError, FrameError
+from clipfeat.types import Distortion, FloatArray, Frame, Picture
+
+
+def arrays_frame(
+    rgb: NDArray[np.uint8],
+    depth: FloatArray | None,
+    k: ArrayLike,
+    pose: ArrayLike,
+    depth_k: ArrayLike | None,
+    distortion: Distortion | None,
+    scene_id: str,
+    frame_id: int,
+) -> Frame:
+    """A frame of arrays, which are checked as those of files are.
+
+    Args:
+        rgb: (H, W, 3) the colour picture.
+        depth: (h, w) z-depth in metres, of floats; None for none.
+        k: (3, 3) intrinsics of the colour picture.
+        pose: (4, 4) cam_to_world.
+        depth_k: (3, 3) intrinsics of the depth; None for those of the picture, brought to its size.
+        distortion: of the lens of both; None for a pinhole.
+        scene_id: of the frame.
+        frame_id: of the frame.
+
+    Raises:
+        FrameError: If one of them can't be.
+    """
+    where = f"{scene_id} frame {frame_id}"
+    image = np.asarray(rgb)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise FrameError(f"{where}: rgb must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    height, width = image.shape[:2]
+    try:
+        color = camera_for(_numbers(k, f"{where}: K"), None, (width, height), f"{where}: K", None, distortion)
+        depth_m, lens = None, None
+        if depth is not None:
+            depth_m = _metres(depth, where)
+            size = (depth_m.shape[1], depth_m.shape[0])
+            lens = color.resized(*size)
+            if depth_k is not None:
+                name = f"{where}: depth_K"
+                lens = camera_for(_numbers(depth_k, name), None, size, name, None, distortion)
+    except DataError as error:  # each frame has a K of its own: a bad one is that frame's trouble
+        raise FrameError(str(error)) from error
+    cam_to_world = check_pose(_numbers(pose, f"{where}: pose"), f"{where}: pose")
+    return Frame(scene_id, frame_id, Picture.of(image), depth_m, color, lens, cam_to_world)
+
+
+def _metres(depth: FloatArray, where: str) -> NDArray[np.float32]:
+    values = np.asarray(depth)
+    if values.ndim != 2 or not values.size or not np.issubdtype(values.dtype, np.floating):
+        raise FrameError(
+            f"{where}: depth must be (h, w) metres as floats, got {values.shape} {values.dtype}; of whole millimetres "
+            "give depth / 1000"
+        )
+    return np.ascontiguousarray(values, np.float32)
+
+
+def _numbers(told: ArrayLike, where: str) -> NDArray[np.float64]:
+    try:
+        return np.asarray(told, np.float64)
+    except (TypeError, ValueError) as error:
+        raise FrameError(f"{where} is {str(told)[:60]}, expected numbers") from error
