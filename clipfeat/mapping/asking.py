@@ -59,6 +59,8 @@ class Asker:
             vectors = unit_directions(np.atleast_2d(asked).astype(np.float32))
             names = tuple(f"vector {i}" for i in range(len(vectors)))
             return Prompts(names, vectors, np.empty((0, vectors.shape[1]), np.float32))
+        if not isinstance(asked, str) and not all(isinstance(one, str) for one in asked):
+            raise ConfigError(f"{what}: asked by a {type(asked).__name__}; expected texts, or an array of vectors")
         if not about:
             raise ConfigError(f"{what}: nobody said which model made its features; ask by vectors")
         return text_prompts(

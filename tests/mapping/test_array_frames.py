@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clipfeat.errors import FrameError
+from clipfeat.errors import ConfigError, FrameError
 from clipfeat.mapping import FeatureMap3D
 from clipfeat.mapping.array_frames import arrays_frame
 
@@ -47,6 +47,8 @@ def test_arrays_that_are_none_of_a_frame_are_named(array, message):
         arrays_frame(**ARRAYS | array, scene_id="map", frame_id=0)
 
 
-def test_a_number_that_is_none_is_named():
+def test_what_is_no_frame_number_or_no_question_is_named():
+    with pytest.raises(ConfigError, match="map: asked by a list; expected texts, or an array of vectors"):
+        FeatureMap3D().query([0.5, 1.0])
     with pytest.raises(FrameError, match="map: frame_id='a': expected a whole number"):
         FeatureMap3D().add(RGB, DEPTH, K, np.eye(4), frame_id="a")

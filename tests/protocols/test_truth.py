@@ -123,7 +123,7 @@ def test_ids_that_are_not_said_and_not_told_are_refused():
         classes_of(labelled([2], "scannet"), protocol, protocol.classes, "nyu40")
     with pytest.raises(DataError, match="holds the label 1188, but NYU40's ids end at 40"):
         classes_of(labelled([1188]), protocol, protocol.classes, "nyu40")
-    with pytest.raises(DataError, match="labels_ids=replica: those are ids of Replica.s tables, but"):
+    with pytest.raises(DataError, match="labels_ids=replica: those are ids of the tables of Replica"):
         classes_of(labelled([2]), protocol, protocol.classes, "replica")
 
 
