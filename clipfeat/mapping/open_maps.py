@@ -22,6 +22,7 @@ from clipfeat.output.files import read_meta
 from clipfeat.output.folders import check_config, make_writable, remove_files, write_config
 from clipfeat.queries.ask import check_text_space
 from clipfeat.system.atomic import remove_leftovers
+from clipfeat.vis.build import model_note
 from clipfeat.vis.pictures import save_png
 from clipfeat.vis.scene_picture import scene_picture, up_of
 
@@ -228,4 +229,5 @@ class OpenMaps:
             rgb = scores_rgb(drawn.query(self._cfg.text), seen)
         else:
             rgb = pca_rgb(drawn.features(copy=False), seen, FEWER)
-        save_png(scene_picture(xyz, rgb, up_of(drawn.down)), self._path(drawn.scene_id).with_suffix(".png"))
+        picture = scene_picture(xyz, rgb, up_of(drawn.down), note=model_note(drawn.about))
+        save_png(picture, self._path(drawn.scene_id).with_suffix(".png"))

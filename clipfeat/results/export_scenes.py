@@ -31,6 +31,7 @@ from clipfeat.queries.config import QueryConfig
 from clipfeat.results.config import ExportConfig
 from clipfeat.system.atomic import atomic_file
 from clipfeat.system.pcd import write_pcd
+from clipfeat.vis.build import model_note
 from clipfeat.vis.directions import unit_directions
 from clipfeat.vis.pictures import save_png
 from clipfeat.vis.scene_picture import scene_picture, up_axis
@@ -344,7 +345,8 @@ def _write_turntable(path: Path, read: Callable[[], Shown]) -> int:
 
 def _picture(shown: Shown, **view: Any) -> NDArray[np.uint8]:
     xyz, seen = shown.fused.points.xyz, shown.fused.seen
-    return scene_picture(xyz, shown.rgb, shown.up, xyz[seen], **view)
+    note = model_note(shown.fused.meta["model"])
+    return scene_picture(xyz, shown.rgb, shown.up, xyz[seen], note=note, **view)
 
 
 SHOWN: dict[str, tuple[str, Callable[[Path, Callable[[], Shown]], int]]] = {

@@ -8,6 +8,7 @@ from clipfeat.output.folders import remove_files
 from clipfeat.output.fused import FusedScene, read_fused, write_fused, write_openscene
 from clipfeat.output.packing import Packing
 from clipfeat.output.ply import write_ply
+from clipfeat.vis.build import model_note
 from clipfeat.vis.pictures import save_png
 from clipfeat.vis.scene_picture import scene_picture, up_axis
 
@@ -23,8 +24,8 @@ def _write_pca_ply(path: Path, fused: FusedScene) -> int:
 
 def _write_png(path: Path, fused: FusedScene) -> int:
     up = fused.meta.get("up") or up_axis([])
-    picture = scene_picture(fused.points.xyz, pca_rgb(fused.pts_feat, fused.seen), up, fused.points.xyz[fused.seen])
-    save_png(picture, path)
+    xyz, rgb = fused.points.xyz, pca_rgb(fused.pts_feat, fused.seen)
+    save_png(scene_picture(xyz, rgb, up, xyz[fused.seen], note=model_note(fused.meta["model"])), path)
     return path.stat().st_size
 
 

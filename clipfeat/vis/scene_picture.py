@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from clipfeat.types import FloatArray
 
 WIDTH, HEIGHT = 1280, 960
 _FOCAL_PX = 1100.0
 _BACKGROUND = 255
+_NOTE = (110, 110, 110)
 _LARGEST_PX = 9
 """Side of the largest square that a point is drawn as."""
 
@@ -44,6 +46,7 @@ def scene_picture(
     *,
     turn: float = 0.0,
     width: int = WIDTH,
+    note: str = "",
 ) -> NDArray[np.uint8]:
     """Draws points by a z-buffer: each as a square as large as the points lie apart, the nearest last.
 
@@ -56,14 +59,27 @@ def scene_picture(
         center: (M, 3) points that the picture is to show; None for all.
         turn: by how much the camera has gone around the scene, in radians, seen from above against the clock.
         width: of the picture in pixels; it is three quarters as high.
+        note: what stands in the corner, such as which features these are.
 
     Returns:
         (height, width, 3) RGB.
     """
     height = width * HEIGHT // WIDTH
     picture = np.full((height, width, 3), _BACKGROUND, np.uint8)
-    if len(xyz) == 0:
-        return picture
+    if len(xyz):
+        _draw(picture, xyz, rgb, up, center, turn)
+    return _noted(picture, note) if note else picture
+
+
+def _draw(
+    picture: NDArray[np.uint8],
+    xyz: FloatArray,
+    rgb: NDArray[np.uint8],
+    up: Sequence[float],
+    center: FloatArray | None,
+    turn: float,
+) -> None:
+    height, width = picture.shape[:2]
     points, direction = xyz.astype(np.float64), np.asarray(up, np.float64)
     shown = points if center is None or len(center) == 0 else center.astype(np.float64)
     low, high = np.percentile(shown, (2, 98), axis=0)
@@ -101,7 +117,14 @@ def scene_picture(
             np.maximum.at(drawn, (y[inside], x[inside]), np.flatnonzero(inside))
     hit = drawn >= 0
     picture[hit] = rgb[drawn[hit]]
-    return picture
+
+
+def _noted(picture: NDArray[np.uint8], note: str) -> NDArray[np.uint8]:
+    height, width = picture.shape[:2]
+    image = Image.fromarray(picture)
+    place, font = (width // 100, height - width // 100), ImageFont.load_default(max(10, width // 80))
+    ImageDraw.Draw(image).text(place, note, fill=_NOTE, font=font, anchor="ls")
+    return np.asarray(image)
 
 
 def _spacing(points: FloatArray) -> float:

@@ -42,3 +42,17 @@ def test_a_scene_is_shown_from_above_without_its_ceiling_and_the_nearest_in_fron
 
 def test_nothing_is_a_white_picture():
     assert (scene_picture(np.empty((0, 3)), np.empty((0, 3), np.uint8), [0, 0, 1]) == 255).all()
+
+
+def test_a_note_stands_in_the_corner_and_changes_nothing_else():
+    rng = np.random.default_rng(0)
+    xyz, rgb = rng.uniform(0, 3, (500, 3)), rng.integers(0, 255, (500, 3), dtype=np.uint8)
+    plain, noted = (
+        scene_picture(xyz, rgb, [0, 0, 1], width=640, note=note) for note in ("", "ViT-B-16 · none · weights=random")
+    )
+    changed = np.argwhere((plain != noted).any(-1))
+    assert len(changed) > 100
+    assert changed[:, 0].min() > 0.95 * len(plain)
+    assert changed[:, 1].max() < 0.5 * plain.shape[1]
+    nothing = scene_picture(np.zeros((0, 3)), np.zeros((0, 3), np.uint8), [0, 0, 1], note="weights=random")
+    assert (nothing != 255).any()
