@@ -29,6 +29,9 @@ _PIECE = 2
 
 _WORDS = 256
 
+_EXAMPLES = 80
+"""Points that a word is fitted to, on average: twice what faiss asks for."""
+
 _PREFIX = "packed_"
 
 Arrays = dict[str, NDArray[Any]]
@@ -158,7 +161,7 @@ def _as_words(coordinates: NDArray[np.float32]) -> Arrays:
         return {"codes": np.repeat(np.arange(points, dtype=np.uint8)[:, None], pieces, 1), "words": words}
     quantizer = faiss.ProductQuantizer(padded.shape[1], pieces, 8)
     quantizer.cp.min_points_per_centroid = 1  # or it says on the terminal that more would be better
-    quantizer.train(padded)
+    quantizer.train(padded[np.random.default_rng(0).permutation(points)[: _WORDS * _EXAMPLES]])
     words = faiss.vector_to_array(quantizer.centroids).reshape(pieces, _WORDS, -1)
     return {"codes": quantizer.compute_codes(padded), "words": words}
 
