@@ -96,6 +96,7 @@ def reuse_memory() -> None:
     then clear up to 20,000 fresh pages a picture, 20 ms, and without that none. The process keeps its peak of memory.
     """
     with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)  # what loading a model has left over goes back first
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_TRIM_THRESHOLD, -1)
