@@ -19,6 +19,7 @@ from clipfeat.mapping.frame_view import View, view_of
 from clipfeat.mapping.map_points import GivenPoints, MapPoints, VoxelPoints
 from clipfeat.mapping.saved import fused_map, read_map
 from clipfeat.model.base import Model
+from clipfeat.model.batches import is_finite
 from clipfeat.model.kept_texts import WeightsFrom
 from clipfeat.model.load import resolve_device
 from clipfeat.model.text import Texts
@@ -230,8 +231,7 @@ class FeatureMap3D:
         Raises:
             FrameError: If the map holds inf or NaN.
         """
-        # The least and the largest value tell it in one pass: NaN is both of them.
-        if not torch.isfinite(torch.stack(feature_map.values.aminmax())).all():
+        if not is_finite(feature_map.values):
             raise FrameError("the features hold inf or NaN; try model.precision=fp32")
         if self._device.type != feature_map.values.device.type:
             feature_map = replace(feature_map, values=feature_map.values.to(self._device))

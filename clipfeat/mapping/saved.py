@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from clipfeat.errors import DataError
 from clipfeat.mapping.map_points import Arrays, MapPoints
 from clipfeat.output.files import wrong_rows
-from clipfeat.output.fused import FusedScene, read_fused
+from clipfeat.output.fused import FusedScene, read_fused, seen_counts
 from clipfeat.sampling.voxels import VOXEL
 from clipfeat.types import Points
 from clipfeat.vis.scene_picture import up_of
@@ -49,15 +49,12 @@ def fused_map(points: MapPoints, about: dict[str, Any]) -> FusedScene:
     Raises:
         DataError: If nothing was added yet.
     """
-    seen = points.views > 0
-    if not seen.any():
+    if not points.views.any():
         raise DataError(f"{about['scene_id']}: nothing is in the map yet")
     known = points.points()
     attributes = known.attributes | points.state()
     counts = {
-        "num_points": len(seen),
-        "num_seen": int(seen.sum()),
-        "mean_views": round(float(points.views[seen].mean()), 3),
+        **seen_counts(points.views),
         "dropped": points.dropped,
         "up": up_of(np.array(about["down"])),
     }

@@ -72,8 +72,13 @@ def fetch(maps: Sequence[FeatureMap], *, half: bool = False, stay: bool = False)
 
 def _at_hand(one: FeatureMap, half: bool) -> tuple[FeatureMap, bool]:
     values = one.values.half() if half else one.values
+    return replace(one, values=values), is_finite(values)
+
+
+def is_finite(values: torch.Tensor) -> bool:
+    """Whether a tensor holds neither inf nor NaN; a GPU is waited for."""
     # The least and the largest value tell it in one pass: NaN is both of them.
-    return replace(one, values=values), bool(torch.isfinite(torch.stack(values.aminmax())).all())
+    return bool(torch.isfinite(torch.stack(values.aminmax())).all())
 
 
 @torch.inference_mode()
@@ -90,6 +95,6 @@ def fetch_together(maps: Sequence[FeatureMap], *, half: bool, stay: bool) -> lis
     wholes = by_place(Batch(batch.places, to_host(batch.values)) for batch in stacked(known))
     wait(maps[0].values.device)
     return [
-        (FeatureMap(rows.permute(2, 0, 1), one.image_to_map, wholes.get(place)), bool(is_finite))
-        for place, (rows, is_finite, one) in enumerate(zip(in_order(values), in_order(finite), maps, strict=True))
+        (FeatureMap(rows.permute(2, 0, 1), one.image_to_map, wholes.get(place)), bool(good))
+        for place, (rows, good, one) in enumerate(zip(in_order(values), in_order(finite), maps, strict=True))
     ]

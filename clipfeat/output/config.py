@@ -8,6 +8,9 @@ DTYPES = ("float32", "float16")
 
 SEGMENTS = ("masks", "slic")
 
+PACKINGS: dict[str, int | None] = {"none": None, "pca": 64, "int8": 128, "pq": 256}
+"""How the features of a scene can be stored, and how many coordinates are kept of each where nothing is said."""
+
 
 @dataclass
 class OutputConfig:

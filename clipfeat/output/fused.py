@@ -43,6 +43,16 @@ class FusedScene:
         return self.views > 0
 
 
+def seen_counts(views: NDArray[np.int32]) -> dict[str, Any]:
+    """What ``meta`` say of how often the points (N,) are seen; some are."""
+    seen = views > 0
+    return {
+        "num_points": len(seen),
+        "num_seen": int(seen.sum()),
+        "mean_views": round(float(views[seen].mean()), 3),
+    }
+
+
 def write_fused(path: Path, fused: FusedScene, packing: Packing | None = None) -> int:
     """Writes ``xyz`` (N, 3) float32 and the other arrays of a ``FusedScene`` as npz, and returns the bytes.
 

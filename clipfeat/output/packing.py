@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 
 from clipfeat.errors import ConfigError, DataError
 from clipfeat.types import FloatArray
-
-PACKINGS: dict[str, int | None] = {"none": None, "pca": 64, "int8": 128, "pq": 256}
-"""How the features of a scene can be stored, and how many coordinates are kept of each where nothing is said."""
+from clipfeat.vis.directions import unit_directions
 
 _FITTED = 50_000
 """Directions that a basis is fitted to."""
@@ -42,7 +40,7 @@ class Packing:
     """How features are packed.
 
     Attributes:
-        name: one of ``PACKINGS``, but none.
+        name: one of ``output.config.PACKINGS``, but none.
         dims: coordinates that are kept of each direction; of fewer channels or points all.
     """
 
@@ -66,10 +64,10 @@ class Packing:
         """
         rows = np.flatnonzero(seen)
         length = np.linalg.norm(features[rows].astype(np.float32), axis=1).astype(np.float32)
-        mean, basis = _fit(features, rows, length, self.dims)
+        mean, basis = _fit(features, rows, self.dims)
         coordinates = np.empty((len(rows), len(basis)), np.float32)
         for part in _parts(len(rows)):
-            coordinates[part] = (_directions(features[rows[part]], length[part]) - mean) @ basis.T
+            coordinates[part] = (unit_directions(features[rows[part]]) - mean) @ basis.T
         arrays: Arrays = {"length": length, "mean": mean, "basis": basis} | _ROUND[self.name](coordinates)
         del coordinates
         arrays = {_PREFIX + key: values for key, values in arrays.items()}
@@ -120,12 +118,10 @@ def import_faiss() -> Any:
     return faiss
 
 
-def _fit(
-    features: FloatArray, rows: NDArray[np.int64], length: NDArray[np.float32], dims: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _fit(features: FloatArray, rows: NDArray[np.int64], dims: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The mean (C,) of the directions and their ``dims`` principal axes (k, C); of few points, as many as they span."""
     chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:_FITTED])
-    directions = _directions(features[rows[chosen]], length[chosen])
+    directions = unit_directions(features[rows[chosen]])
     if len(directions) < 2:
         return directions.sum(0, dtype=np.float32), np.zeros((0, features.shape[1]), np.float32)
     from sklearn.decomposition import PCA  # a second, which reading does without
@@ -133,10 +129,6 @@ def _fit(
     count = min(dims, *directions.shape)
     found = PCA(count, svd_solver="covariance_eigh").fit(directions)
     return found.mean_.astype(np.float32), np.ascontiguousarray(found.components_, np.float32)
-
-
-def _directions(features: FloatArray, length: NDArray[np.float32]) -> FloatArray:
-    return features.astype(np.float32) / np.maximum(length, np.float32(1e-12))[:, None]
 
 
 def _as_float16(coordinates: NDArray[np.float32]) -> Arrays:

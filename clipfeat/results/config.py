@@ -8,7 +8,7 @@ from omegaconf import MISSING
 from clipfeat.config.checks import at_least, check_points_file, listed, one_of, resume_word
 from clipfeat.config.paths import path_key
 from clipfeat.errors import ConfigError
-from clipfeat.output.config import DTYPES
+from clipfeat.output.config import DTYPES, PACKINGS
 from clipfeat.vis.config import VisConfig
 
 EXPORT_FORMATS = (
@@ -67,9 +67,6 @@ FUSED_POINTS = ("auto", "mesh", "voxel", "measured")
 FUSED_FORMATS = ("openscene", "ply", "png")
 
 
-FUSED_PACKINGS = ("none", "pca", "int8", "pq")
-
-
 @dataclass
 class FuseConfig:
     """All of ``clipfeat-fuse``.
@@ -126,7 +123,7 @@ class FuseConfig:
         at_least("best_views", self.best_views, 1)
         at_least("num_workers", self.num_workers, 1)
         one_of("dtype", self.dtype, DTYPES)
-        one_of("packing", self.packing, FUSED_PACKINGS)
+        one_of("packing", self.packing, tuple(PACKINGS))
         at_least("packing_dims", self.packing_dims, 2)
         if self.packing == "none" and self.packing_dims is not None:
             raise ConfigError(f"packing_dims={self.packing_dims}: has no meaning with packing=none, leave it out")

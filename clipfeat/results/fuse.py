@@ -10,9 +10,10 @@ from typing import Any
 from clipfeat.data.base import read_scenes_file
 from clipfeat.errors import DataError, tell_how_far
 from clipfeat.extraction.scans import read_run_config
+from clipfeat.output.config import PACKINGS
 from clipfeat.output.files import read_meta
 from clipfeat.output.folders import check_config, different_keys, make_writable, read_config, remove_files, write_config
-from clipfeat.output.packing import PACKINGS, Packing, import_faiss
+from clipfeat.output.packing import Packing, import_faiss
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FuseConfig
 from clipfeat.results.fused_formats import FORMATS, scene_path, write_formats, write_scene

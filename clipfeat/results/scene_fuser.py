@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError, FrameError
 from clipfeat.mapping.map3d import FeatureMap3D
-from clipfeat.output.fused import FusedScene
+from clipfeat.output.fused import FusedScene, seen_counts
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FuseConfig
 from clipfeat.results.fused_points import mesh_pattern
@@ -104,10 +104,8 @@ class SceneFuser:
                 "scene_id": scene_id,
                 "frames": [frame_id for frame_id in frames if frame_id not in good.failed],
                 "failed": [{"frame_id": frame_id, "why": why} for frame_id, why in good.failed.items()],
-                "num_points": len(seen),
-                "num_seen": int(seen.sum()),
+                **seen_counts(merged.views),
                 "up": self._up(scene_id, [frame_id for frame_id in frames if frame_id not in good.failed]),
-                "mean_views": round(float(merged.views[seen].mean()), 3),
                 "seconds": round(time.perf_counter() - begin, 3),
             },
         )

@@ -18,7 +18,8 @@ from clipfeat.output.packing import Packing
 from clipfeat.queries.answers import FusedScenes, open_source
 from clipfeat.queries.ask import check_text_space, load_texts
 from clipfeat.queries.config import QueryConfig
-from clipfeat.types import FloatArray, Points
+from clipfeat.types import Points
+from clipfeat.vis.directions import unit_directions
 
 PLANTED = "planted"
 
@@ -108,7 +109,7 @@ def _measured(
                 return None
             size += path.stat().st_size
             found = read_fused(path).pts_feat[scene.seen]
-        before, after = _unit(scene.pts_feat[scene.seen]), _unit(found)
+        before, after = unit_directions(scene.pts_feat[scene.seen]), unit_directions(found)
         cosines.append((before * after).sum(1))
         own, theirs = before @ texts.T, after @ texts.T
         points, agreed = points + len(own), agreed + int((own.argmax(1) == theirs.argmax(1)).sum())
@@ -122,11 +123,6 @@ def _measured(
         "rank_correlation_least": round(float(min(ranks)), 5),
         "top1_agreement": round(agreed / points, 5),
     }
-
-
-def _unit(features: FloatArray) -> NDArray[np.float32]:
-    values = features.astype(np.float32)
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.float32(1e-12))
 
 
 def _spearman(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

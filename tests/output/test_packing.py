@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from clipfeat.errors import ConfigError, DataError
+from clipfeat.output.config import PACKINGS
 from clipfeat.output.fused import FusedScene, read_fused, write_fused
-from clipfeat.output.packing import PACKINGS, Packing, is_packed, unpacked
+from clipfeat.output.packing import Packing, is_packed, unpacked
 from clipfeat.types import Points
 
 NAMES = [name for name in PACKINGS if name != "none"]
