@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.common import measure
+from benchmarks.common import Costs, measure, median_of
 from benchmarks.plain_loop import plain_loop
 from clipfeat.data.base import Dataset
 from clipfeat.data.layouts import build_dataset
@@ -79,6 +79,7 @@ def benchmark(cfg: ExtractConfig, limit: int, rounds: int) -> dict[str, Any]:
         os.sync()  # or the next would wait for the disk to take what the last one wrote
 
     logging.getLogger("clipfeat.extraction.extract").setLevel(logging.ERROR)
+    costs = Costs()
     try:
         rates = measure(
             {
@@ -92,6 +93,7 @@ def benchmark(cfg: ExtractConfig, limit: int, rounds: int) -> dict[str, Any]:
             clean,
             len(frames),
             rounds,
+            costs,
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -108,6 +110,8 @@ def benchmark(cfg: ExtractConfig, limit: int, rounds: int) -> dict[str, Any]:
         "lanes": lanes,
         "frames_per_second": {name: round(value, 3) for name, value in rate.items()},
         "all_rounds": {name: [round(v, 3) for v in values] for name, values in rates.items()},
+        "core_milliseconds_a_frame": {name: round(median_of(values), 1) for name, values in costs.own.items()},
+        "core_milliseconds_of_the_host": {name: round(median_of(values), 1) for name, values in costs.host.items()},
         "ratio": {name: round(value / rate["model only"], 3) for name, value in rate.items()},
         "milliseconds_a_frame": {
             name: round(1000 * seconds / len(frames), 2) for name, seconds in last["run"]["seconds_a_stage"].items()
@@ -158,11 +162,12 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['frames']} frames of {result['picture']}, {result['points']} points, output={result['output']}, "
         f"batches of {result['batch']}, {result['lanes']} lanes; median of {result['rounds']} rounds.",
         "",
-        "| | frames/s | of the model only |",
-        "|---|---|---|",
+        "| | frames/s | of the model only | ms of a core a frame | that a host took besides |",
+        "|---|---|---|---|---|",
     ]
-    lines += [f"| {name} | {rate:.2f} | {result['ratio'][name]:.2f} × |" for name, rate in
-              result["frames_per_second"].items()]  # fmt: skip
+    own, host = result["core_milliseconds_a_frame"], result["core_milliseconds_of_the_host"]
+    lines += [f"| {name} | {rate:.2f} | {result['ratio'][name]:.2f} × | {own[name]:.0f} | {host[name]:.0f} |"
+              for name, rate in result["frames_per_second"].items()]  # fmt: skip
     stages = " · ".join(f"{name} {ms:.1f}" for name, ms in result["milliseconds_a_frame"].items())
     lines += ["", f"Milliseconds a frame of one lane: {stages}. {result['megabytes_a_frame']} MB a frame, "
               f"{result['peak_memory_bytes'] / 2**30:.2f} GiB at most in memory."]  # fmt: skip

@@ -5,14 +5,12 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections import defaultdict
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import measure
+from benchmarks.common import Costs, measure, median_of
 from clipfeat.data.layouts import build_dataset
 from clipfeat.data.selection import list_frames
 from clipfeat.extraction.config import ExtractConfig
@@ -44,24 +42,18 @@ def benchmark_map(cfg: ExtractConfig, frames: int, rounds: int) -> str:
     count = len(list_frames(extraction, build_dataset(cfg.data)))
     for name in ("extraction", "mapping", "output"):
         logging.getLogger(f"clipfeat.{name}").setLevel(logging.ERROR)
-    spent: dict[str, list[float]] = defaultdict(list)
     works = {"extract": lambda: extract(extraction, model), "map": lambda: make_maps(mapped, model)}
-
-    def timed(name: str) -> None:
-        begin = time.process_time()
-        works[name]()
-        spent[name].append((time.process_time() - begin) / count)
-
+    costs = Costs()
     try:
-        rates = measure({name: partial(timed, name) for name in works}, lambda: None, count, rounds)
+        rates = measure(works, lambda: None, count, rounds, costs)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     ours, theirs = (statistics.median(rates[name]) for name in ("map", "extract"))
-    cpu, cpu_theirs = (statistics.median(spent[name][1:]) for name in ("map", "extract"))
+    cpu, cpu_theirs = (median_of(costs.own[name]) for name in ("map", "extract"))
     first, others = query_seconds()
     return (
         f"{count} frames: {ours:.2f} frames/s into maps, which are written and drawn, {theirs:.2f} by an extraction "
-        f"with output=grid, so {ours / theirs:.2f} ×; {1e3 * cpu:.0f} and {1e3 * cpu_theirs:.0f} ms of a core a frame\n"
+        f"with output=grid, so {ours / theirs:.2f} ×; {cpu:.0f} and {cpu_theirs:.0f} ms of a core a frame\n"
         f"a query over {POINTS} points of {CHANNELS} channels: {1e3 * first:.0f} ms where all have changed since the "
         f"last, else {1e3 * statistics.median(others):.0f} ms"
     )
