@@ -1,5 +1,6 @@
 """What is in a folder of clipfeat-query, -evaluate, -train, -fit-head or -export, told by the file that each leaves."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,22 @@ from clipfeat.results.config import EXPORT_FORMATS
 
 _SHOWN = 5
 
-Found = tuple[str, dict[str, str], list[str]]
-"""What the folder is, what is known of it, and what is not as it should be."""
+
+@dataclass(frozen=True)
+class Found:
+    """What the folder of one of these commands holds.
+
+    Attributes:
+        what: it is.
+        facts: what is known of it.
+        broken: what is not as it should be.
+        files: those that can be read whole; None where nobody asks for it.
+    """
+
+    what: str
+    facts: dict[str, str]
+    broken: list[str] = field(default_factory=list)
+    files: list[Path] | None = None
 
 
 def find_others(folder: Path) -> Found | None:
@@ -23,16 +38,16 @@ def find_others(folder: Path) -> Found | None:
                 return look(folder, content)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 what = f"what a {name} belongs to"
-                return what, {}, [f"{path}: damaged ({type(error).__name__}: {error}); run the command again"]
+                return Found(what, {}, [f"{path}: damaged ({type(error).__name__}: {error}); run the command again"])
     if (folder / "checkpoint.safetensors").is_file():
-        return "a training of clipfeat-train that has not ended; the same command goes on", {}, []
+        return Found("a training of clipfeat-train that has not ended; the same command goes on", {})
     return _export(folder) or _heads(folder) or _beside_a_run(folder)
 
 
 def _query(folder: Path, content: dict[str, Any]) -> Found:
     prompts, earlier = content["prompts"], content.get("earlier", [])
     files = [*content["scores"], *(name for prompt in [*prompts, *earlier] for name in prompt["files"])]
-    missing = [name for name in files if not (folder / name).is_file()]
+    there, missing = _there(folder, files)
     best = [f"{p['prompt']}: {_key(p['ranked'][0])} {p['ranked'][0]['best']:.3f}" for p in prompts[:_SHOWN]]
     noun = "frames" if "frames" in content else "scenes"
     facts = {
@@ -41,14 +56,17 @@ def _query(folder: Path, content: dict[str, Any]) -> Found:
         "best": "\n".join(best),
         noun: str(content[noun]),
         "weights": str(content["weights"]),
-        "files": str(len(files) - len(missing)),
+        "files": str(len(there)),
         "made of": str(content["store"]),
     }
-    return (
-        "answers of clipfeat-query",
-        facts,
-        [f"{folder / name}: no such file, query.json names it" for name in missing],
-    )
+    broken = [f"{path}: no such file, query.json names it" for path in missing]
+    return Found("answers of clipfeat-query", facts, broken, [folder / "query.json", *there])
+
+
+def _there(folder: Path, names: list[str]) -> tuple[list[Path], list[Path]]:
+    """The files of a folder that are there, and those that are not."""
+    paths = [folder / name for name in names]
+    return [path for path in paths if path.is_file()], [path for path in paths if not path.is_file()]
 
 
 def _key(answer: dict[str, Any]) -> str:
@@ -64,7 +82,7 @@ def _evaluation(_folder: Path, content: dict[str, Any]) -> Found:
         "failed": str(len(content["failed"])) if content["failed"] else "",
         "advice": str(content["advice"]),
     }
-    return "an evaluation by clipfeat-evaluate", facts, []
+    return Found("an evaluation by clipfeat-evaluate", facts)
 
 
 def _protocol(folder: Path, content: dict[str, Any]) -> Found:
@@ -84,10 +102,9 @@ def _protocol(folder: Path, content: dict[str, Any]) -> Found:
         "weights": str(content["weights"]),
         "made of": str(content["store"]),
     }
-    broken = [
-        f"{folder / name}: no such file; run the command again" for name in files if not (folder / name).is_file()
-    ]
-    return "the numbers of a protocol, by clipfeat-evaluate", facts, broken
+    there, missing = _there(folder, files)
+    broken = [f"{path}: no such file; run the command again" for path in missing]
+    return Found("the numbers of a protocol, by clipfeat-evaluate", facts, broken, [folder / "protocol.json", *there])
 
 
 def _training(folder: Path, content: dict[str, Any]) -> Found:
@@ -100,7 +117,7 @@ def _training(folder: Path, content: dict[str, Any]) -> Found:
     }
     network = folder / "checkpoint.safetensors"
     broken = [] if network.is_file() else [f"{network}: no such file, the network that was trained was expected"]
-    return "a training by clipfeat-train", facts, broken
+    return Found("a training by clipfeat-train", facts, broken)
 
 
 _TELLING = {
@@ -122,7 +139,7 @@ def _heads(folder: Path) -> Found | None:
         path.name: f"{told['head']}, method={told['fitted']} of {told['frames']} frames, weights={told.get('weights')}"
         for path, told in found.items()
     }
-    return "heads fitted by clipfeat-fit-head", facts, []
+    return Found("heads fitted by clipfeat-fit-head", facts)
 
 
 def _beside_a_run(folder: Path) -> Found | None:
@@ -132,12 +149,12 @@ def _beside_a_run(folder: Path) -> Found | None:
     checks = read_json(folder / "check.json").get("checks")
     if isinstance(checks, list):
         facts = {str(one.get("scene_id")): str(one.get("verdict")) for one in checks if isinstance(one, dict)}
-        return "a check of the calibration, by clipfeat-extract check=only", facts, []
+        return Found("a check of the calibration, by clipfeat-extract check=only", facts)
     pictures = sorted(folder.glob("*/vis_*.png"))
     if not pictures or next(folder.glob("*/frame_*"), None) is not None:
         return None
     scenes = list(dict.fromkeys(path.parent.name for path in pictures))
-    return "pictures of clipfeat-vis", {"scenes": _named(scenes), "pictures": str(len(pictures))}, []
+    return Found("pictures of clipfeat-vis", {"scenes": _named(scenes), "pictures": str(len(pictures))})
 
 
 def _export(folder: Path) -> Found | None:
@@ -148,14 +165,15 @@ def _export(folder: Path) -> Found | None:
     if config.get("format") not in EXPORT_FORMATS:
         return None
     names = [path for path in folder.rglob("*") if path.name != "config.yaml" and not path.name.startswith(".")]
-    files = [path for path in names if path.is_file()]
+    files = sorted(path for path in names if path.is_file())
     facts = {
         "format": str(config["format"]),
         "files": str(len(files)),
         "size": f"{sum(path.stat().st_size for path in files) / 1e6:.1f} MB",
         "made of": str(config.get("output_dir") or config.get("store", "")),
     }
-    return "files for other projects, written by clipfeat-export", facts, [] if files else [f"{folder}: holds no file"]
+    broken = [] if files else [f"{folder}: holds no file"]
+    return Found("files for other projects, written by clipfeat-export", facts, broken, files)
 
 
 def _named(names: list[str]) -> str:

@@ -101,6 +101,9 @@ def test_a_training(tmp_path):
     assert "has not ended" in inspect_folder(tmp_path).title
     (tmp_path / "metrics.json").write_text(json.dumps(TRAINING))
     found = inspect_folder(tmp_path)
+    assert "not read" not in found.facts
+    told = "any file: --verify knows none of this command"
+    assert inspect_folder(tmp_path, verify=True).facts == found.facts | {"not read": told}
     assert found.title == f"{tmp_path}: a training by clipfeat-train"
     assert found.facts["held out"] == "mIoU 21.0 %, accuracy 60.0 %"
     assert found.facts["features"] == "ViT-B-16, head none, weights=openai"
