@@ -11,6 +11,7 @@ from clipfeat.output.files import read_arrays, read_meta
 from clipfeat.output.folders import different_keys
 from clipfeat.output.frame_files import natural_key
 from clipfeat.output.fused import read_fused
+from clipfeat.results.fused_formats import FORMATS
 from clipfeat.results.inspect_others import Found, find_others
 from clipfeat.results.inspect_run import inspect_run
 from clipfeat.results.inspection import (
@@ -55,16 +56,13 @@ def inspect_folder(folder: Path, *, verify: bool = False) -> Inspection:
 
 def _inspect_other(folder: Path, other: Found, *, verify: bool) -> Inspection:
     title = f"{folder}: {other.what}"
-    if other.files is None:
-        told = {"not read": "any file: --verify knows none of this command"} if verify else {}
-        return Inspection(title, other.facts | told, other.broken, verified=None)
     if not verify:
         return Inspection(title, other.facts, other.broken)
     read = [path for path in other.files if path.suffix in READERS]
     kinds = Counter(path.suffix for path in read)
-    unread = [str(path.relative_to(folder)) for path in other.files if path.suffix not in READERS]
+    unread = [str(path) for path in other.files if path.suffix not in READERS]
     told = {
-        "read": f"{len(read)} files: {', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))}",
+        "read": ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
         "not read": f"{named(unread)}: --verify does not know how" if unread else "",
     }
     broken = other.broken + broken_among(read, read_whole)
@@ -102,7 +100,8 @@ def _inspect_fused(folder: Path, *, verify: bool) -> Inspection:
         "unfinished": temporaries(folder),
     }
     if verify:
-        broken += broken_among(paths, read_fused)
+        made = [path for ending, _ in FORMATS.values() for path in sorted(folder.glob(f"[!.]*{ending}"))]
+        broken += broken_among(paths, read_fused) + broken_among(made, read_whole)
     maps = found and all("weights_from" in meta for meta in found)
     title = f"{folder}: {'maps of clipfeat-map' if maps else 'scenes fused by clipfeat-fuse'}"
     return Inspection(title, facts, list(dict.fromkeys(broken)), verify)

@@ -1,7 +1,8 @@
-"""Whether files that are not features are whole: those of clipfeat-export, clipfeat-query and clipfeat-evaluate.
+"""Whether files are whole that hold no features of frames: those of all commands that come after an extraction.
 
 What a format has of checksums is computed (npz, pt, png, gz); of others it is held against the file's length what the
-file claims of itself (ply, pcd, npy, glb), and pictures are decoded. Of texts only the end and the columns can tell.
+file claims of itself (ply, pcd, npy, glb, safetensors), and pictures are decoded. Of texts only the end and the columns
+can tell.
 """
 
 import csv
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageSequence
+from safetensors.torch import load_file
 
 from clipfeat.data.png import png_damage
 from clipfeat.output.files import damage_named
@@ -105,7 +107,7 @@ def _csv(path: Path) -> None:
 
 
 READERS: dict[str, Callable[[Path], object]] = {
-    ".ply": _ply, ".pcd": read_pcd, ".npy": read_npy, ".npz": _npz, ".pt": _pt, ".gz": _gz, ".glb": read_glb,
-    ".png": _png, ".gif": _gif, ".json": _json, ".md": _text, ".csv": _csv,
+    ".ply": _ply, ".pcd": read_pcd, ".glb": read_glb, ".npy": read_npy, ".npz": _npz, ".pt": _pt, ".gz": _gz,
+    ".safetensors": load_file, ".png": _png, ".gif": _gif, ".json": _json, ".md": _text, ".csv": _csv,
 }  # fmt: skip
 """What reads a file whose name ends so; whatever it raises means that the file is damaged."""

@@ -108,7 +108,7 @@ def test_shares_are_those_of_a_slow_count(tmp_path):
     assert report["scenes"]["found"] == ["office0", "room_2"]
     assert "synonyms" in (tmp_path / "out" / "protocol.md").read_text()
     found = inspect_folder(tmp_path / "out", verify=True)
-    assert (found.facts["read"], found.broken) == ("2 files: 1 .json, 1 .md", [])
+    assert (found.facts["read"], found.broken) == ("1 .json, 1 .md", [])
 
 
 def test_the_visible_cloud_is_what_is_judged(tmp_path):

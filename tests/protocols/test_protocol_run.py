@@ -220,7 +220,7 @@ def test_everything_is_written_and_said(demo_root, tmp_path, caplog):
     assert float(rows[0]["iou"]) == report["classes"][0]["iou"]
     assert (out / "protocol.png").read_bytes().startswith(b"\x89PNG")
     found = inspect_folder(out, verify=True)
-    assert (found.facts["read"], found.broken) == ("5 files: 2 .csv, 1 .json, 1 .md, 1 .png", [])
+    assert (found.facts["read"], found.broken) == ("2 .csv, 1 .json, 1 .md, 1 .png", [])
     said = numbers_table(report)
     assert "weights=random: the arithmetic is right, the numbers mean nothing" in said
     assert "head mIoU" in said

@@ -140,7 +140,7 @@ def test_of_a_planted_text_space_the_right_class_is_found_in_frames(planted, dem
         assert len(prompt["files"]) == 9
         assert all((tmp_path / file).is_file() for file in prompt["files"])
     found = inspect_folder(tmp_path, verify=True)
-    assert (found.facts["read"], found.broken) == ("19 files: 1 .json, 18 .png", [])
+    assert (found.facts["read"], found.broken) == ("1 .json, 18 .png", [])
 
 
 def test_a_fused_scene_is_colored_by_its_scores(planted, tmp_path):

@@ -119,7 +119,7 @@ def test_what_is_there_is_left_unless_it_is_to_be_overwritten(run, grids, tmp_pa
     export(dataclasses.replace(cfg, resume="overwrite"))
     assert [path.read_bytes() for path in files] == content
     found = inspect_folder(folder, verify=True)
-    assert (found.facts["read"], found.broken) == (f"{len(files)} files: {len(files)} {files[0].suffix}", [])
+    assert (found.facts["read"], found.broken) == (f"{len(files)} {files[0].suffix}", [])
 
 
 def test_files_of_other_features_are_not_mixed_with_these(run, tmp_path):

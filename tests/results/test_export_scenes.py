@@ -188,7 +188,7 @@ def test_the_plys_of_answers_have_their_scores(asked):
     found = mesh.metadata["_ply_raw"]["vertex"]["data"]["score"].reshape(-1)
     np.testing.assert_allclose(found, scores[:, 0], atol=1e-6)
     found = inspect_folder(folder, verify=True)
-    assert (found.facts["read"], found.broken) == ("7 files: 1 .json, 2 .npz, 4 .ply", [])
+    assert (found.facts["read"], found.broken) == ("1 .json, 2 .npz, 4 .ply", [])
     path = folder / "a-table" / "room1.ply"
     path.write_bytes(path.read_bytes()[:-1])
     (line,) = inspect_folder(folder, verify=True).broken

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from clipfeat.errors import DataError
 from clipfeat.output.files import write_arrays
@@ -27,6 +28,7 @@ MADE = {
     ".npy": lambda path: np.save(path, XYZ),
     ".npz": lambda path: write_arrays(path, "npz", {"scores": XYZ}, {"scene_id": "s"}),
     ".pt": lambda path: torch.save({"pts_feat": torch.from_numpy(XYZ), "meta": "{}"}, path),
+    ".safetensors": lambda path: save_file({"weight": torch.from_numpy(XYZ)}, path),
     ".gz": lambda path: path.write_bytes(gzip.compress(XYZ.tobytes())),
     ".glb": lambda path: write_glb(path, XYZ, RGB, FACES),
     ".png": lambda path: PICTURES[0].save(path),
@@ -90,13 +92,13 @@ def test_all_files_of_a_folder_are_read_and_counted_and_those_of_other_kinds_are
     assert "read" not in found.facts
     assert found.text().endswith("broken      nothing seen; --verify reads all files")
     found = inspect_folder(tmp_path, verify=True)
-    assert (found.facts["read"], found.broken) == ("4 files: 2 .npy, 2 .pcd", [])
+    assert (found.facts["read"], found.broken) == ("2 .npy, 2 .pcd", [])
     assert found.text().endswith("broken      nothing: all files were read")
     (tmp_path / "s1" / "notes.txt").write_text("mine")
     path = tmp_path / "s2" / "index.npy"
     path.write_bytes(path.read_bytes()[:-1])
     found = inspect_folder(tmp_path, verify=True)
-    assert found.facts["not read"] == "1 (s1/notes.txt): --verify does not know how"
+    assert found.facts["not read"] == f"1 ({tmp_path}/s1/notes.txt): --verify does not know how"
     claim = "it claims to be float64 of shape (30, 3), but 719 bytes of it are there"
     assert found.broken == [f"{path}: not a whole npy file ({claim}); delete it and run the same command again"]
     path.unlink()
