@@ -1,4 +1,4 @@
-"""A frame put together of its parts, where depth is of colour's own camera."""
+"""The cameras of a frame that has its own K, and a frame put together of its parts where depth has colour's camera."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,27 @@ def camera_of(calibration: Calibration, picture: Picture, where: str) -> Camera:
     Raises:
         FrameError: If K can't be that of this picture.
     """
+    return _camera_of(calibration, (picture.width, picture.height), where)
+
+
+def depth_camera_of(own: Calibration | None, color_camera: Camera, depth_m: NDArray[np.float32], where: str) -> Camera:
+    """The camera of depth, whose K each frame may have as well.
+
+    Args:
+        own: of the depth; None for colour's, brought to its size.
+        color_camera: of colour.
+        depth_m: (h, w) metres.
+        where: source of K, for messages.
+
+    Raises:
+        FrameError: If K can't be that of this depth.
+    """
+    height, width = depth_m.shape
+    return color_camera.resized(width, height) if own is None else _camera_of(own, (width, height), where)
+
+
+def _camera_of(calibration: Calibration, size: tuple[int, int], where: str) -> Camera:
     try:
-        size = (picture.width, picture.height)
         return camera_for(calibration.intrinsics, calibration.size, size, where, None, calibration.distortion)
     except DataError as error:
         raise FrameError(str(error)) from error

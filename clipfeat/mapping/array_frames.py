@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipfeat.data.matrices import camera_for, check_pose
-from clipfeat.errors import DataError, FrameError
+from clipfeat.data.matrices import Calibration, check_pose
+from clipfeat.data.registered import camera_of, depth_camera_of
+from clipfeat.errors import FrameError
 from clipfeat.types import Distortion, FloatArray, Frame, Picture
 
 
@@ -37,21 +38,16 @@ def arrays_frame(
     image = np.asarray(rgb)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise FrameError(f"{where}: rgb must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
-    height, width = image.shape[:2]
-    try:
-        color = camera_for(_numbers(k, f"{where}: K"), None, (width, height), f"{where}: K", None, distortion)
-        depth_m, lens = None, None
-        if depth is not None:
-            depth_m = _metres(depth, where)
-            size = (depth_m.shape[1], depth_m.shape[0])
-            lens = color.resized(*size)
-            if depth_k is not None:
-                name = f"{where}: depth_K"
-                lens = camera_for(_numbers(depth_k, name), None, size, name, None, distortion)
-    except DataError as error:  # each frame has a K of its own: a bad one is that frame's trouble
-        raise FrameError(str(error)) from error
+    picture = Picture.of(image)
+    name = f"{where}: K"
+    color_camera = camera_of(Calibration(_numbers(k, name), distortion=distortion), picture, name)
+    depth_m, depth_camera = None, None
+    if depth is not None:
+        depth_m, name = _metres(depth, where), f"{where}: depth_K"
+        own = None if depth_k is None else Calibration(_numbers(depth_k, name), distortion=distortion)
+        depth_camera = depth_camera_of(own, color_camera, depth_m, name)
     cam_to_world = check_pose(_numbers(pose, f"{where}: pose"), f"{where}: pose")
-    return Frame(scene_id, frame_id, Picture.of(image), depth_m, color, lens, cam_to_world)
+    return Frame(scene_id, frame_id, picture, depth_m, color_camera, depth_camera, cam_to_world)
 
 
 def _metres(depth: FloatArray, where: str) -> NDArray[np.float32]:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from clipfeat.data.base import check_scene_name
 from clipfeat.data.images import read_picture
-from clipfeat.data.matrices import camera_for, check_pose, pinhole
+from clipfeat.data.matrices import Calibration, check_pose, pinhole
 from clipfeat.data.rasters import read_depth
+from clipfeat.data.registered import camera_of, depth_camera_of
 from clipfeat.data.selection import FrameKey
 from clipfeat.errors import DataError, FrameError
-from clipfeat.types import Camera, Frame
+from clipfeat.types import Frame
 
 _LARGEST = (1 << 63) - 1
 _BLOCK = 1 << 16
@@ -75,19 +76,13 @@ class JsonFrames:
         """See ``Dataset``."""
         told, where = self._told[scene_id, frame_id], f"{scene_id} frame {frame_id}"
         picture = read_picture(self._path(told["color"]))
-        size = (picture.width, picture.height)
-        try:
-            color = _camera(told["intrinsics"], size, f"{where}: intrinsics")
-            depth_m = read_depth(self._path(told["depth"]), told.get("depth_scale", 1000.0))
-            depth_size = (depth_m.shape[1], depth_m.shape[0])
-            own = told.get("depth_intrinsics")
-            depth = (
-                color.resized(*depth_size) if own is None else _camera(own, depth_size, f"{where}: depth_intrinsics")
-            )
-        except DataError as error:  # each frame has a K of its own: a bad one is that frame's trouble
-            raise FrameError(str(error)) from error
+        name = f"{where}: intrinsics"
+        color_camera = camera_of(_calibration(told["intrinsics"], name), picture, name)
+        depth_m = read_depth(self._path(told["depth"]), told.get("depth_scale", 1000.0))
+        own, name = told.get("depth_intrinsics"), f"{where}: depth_intrinsics"
+        depth_camera = depth_camera_of(None if own is None else _calibration(own, name), color_camera, depth_m, name)
         pose = check_pose(_matrix(told["pose"], (4, 4), f"{where}: pose"), f"{where}: pose")
-        return Frame(scene_id, frame_id, picture, depth_m, color, depth, pose)
+        return Frame(scene_id, frame_id, picture, depth_m, color_camera, depth_camera, pose)
 
     def forget(self, key: FrameKey) -> None:
         """See ``LiveFrames``."""
@@ -155,16 +150,14 @@ def _is_path(text: str) -> bool:
         return False
 
 
-def _camera(told: Any, size: tuple[int, int], where: str) -> Camera:
-    """The camera of pictures of this size.
+def _calibration(told: Any, where: str) -> Calibration:
+    """K of the numbers that a line has for it.
 
     Raises:
         FrameError: If these are no numbers of one.
-        DataError: If they are those of another picture.
     """
     four = isinstance(told, list) and len(told) == 4 and not any(isinstance(value, list) for value in told)
-    k = pinhole(*_matrix(told, (4,), where).tolist()) if four else _matrix(told, (3, 3), where)
-    return camera_for(k, None, size, where, None)
+    return Calibration(pinhole(*_matrix(told, (4,), where).tolist()) if four else _matrix(told, (3, 3), where))
 
 
 def _matrix(told: Any, shape: tuple[int, ...], where: str) -> NDArray[np.float64]:

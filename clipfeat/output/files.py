@@ -250,8 +250,8 @@ def read_checked(
 
 
 @contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """Turns what is raised over a missing or damaged file into one line that names it.
+def damage_named(path: Path, what: str = "feature file") -> Iterator[None]:
+    """Turns what is raised over a missing or damaged file into one line that names it, and what it should be.
 
     Raises:
         DamagedFileError: That line.
@@ -264,5 +264,5 @@ def damage_named(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # readers raise whatever their parsing meets; all of it means the file
         raise DamagedFileError(
-            f"{path}: not a whole feature file ({error}); delete it and run the same command again"
+            f"{path}: not a whole {what} ({error}); delete it and run the same command again"
         ) from error

@@ -19,6 +19,7 @@ _POINTS, _TRIANGLES = 0, 4
 _TYPES = {"f4": 5126, "u2": 5123, "u4": 5125}
 _VERTICES, _INDICES = 34962, 34963
 _SHAPES = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
+_HEAD, _CHUNK = struct.Struct("<4sII"), struct.Struct("<I4s")
 
 
 def write_glb(
@@ -72,12 +73,42 @@ def write_glb(
     }
     text = json.dumps(told, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
-    chunks = b"".join(
-        [struct.pack("<II", len(text), 0x4E4F534A), text, struct.pack("<II", len(body.bytes), 0x004E4942), body.bytes]
-    )
+    chunks = b"".join([_CHUNK.pack(len(text), b"JSON"), text, _CHUNK.pack(len(body.bytes), b"BIN\0"), body.bytes])
     with atomic_file(path) as file:
-        file.write(struct.pack("<III", 0x46546C67, 2, 12 + len(chunks)) + chunks)
+        file.write(_HEAD.pack(b"glTF", 2, _HEAD.size + len(chunks)) + chunks)
     return path.stat().st_size
+
+
+def read_glb(path: Path) -> tuple[dict[str, Any], bytes]:
+    """What a binary glTF of one buffer says of itself, and the buffer.
+
+    Raises:
+        OSError: If the file can't be read.
+        ValueError: If it is no such file, or cut off.
+    """
+    content = path.read_bytes()
+    if len(content) < _HEAD.size or _HEAD.unpack_from(content)[:2] != (b"glTF", 2):
+        raise ValueError("no binary glTF 2.0")
+    if (claimed := _HEAD.unpack_from(content)[2]) != len(content):
+        raise ValueError(f"it claims {claimed} bytes, {len(content)} are there")
+    text, begin = _chunk(content, _HEAD.size, b"JSON")
+    buffer, _ = _chunk(content, begin, b"BIN\0")
+    told = json.loads(text)
+    views = told["bufferViews"]
+    if max((view.get("byteOffset", 0) + view["byteLength"] for view in views), default=0) > len(buffer):
+        raise ValueError(f"it names more than the {len(buffer)} bytes of its buffer")
+    return told, buffer
+
+
+def _chunk(content: bytes, begin: int, kind: bytes) -> tuple[bytes, int]:
+    """A chunk of this kind that begins there, and where the next one does."""
+    if len(content) < begin + _CHUNK.size:
+        raise ValueError(f"it has no chunk {kind!r}")
+    length, found = _CHUNK.unpack_from(content, begin)
+    begin += _CHUNK.size
+    if found != kind or begin + length > len(content):
+        raise ValueError(f"{length} bytes of {found!r} where a chunk {kind!r} was expected")
+    return content[begin : begin + length], begin + length
 
 
 class _Body:

@@ -11,7 +11,8 @@ from clipfeat.output.files import read_arrays, read_meta
 from clipfeat.output.folders import different_keys
 from clipfeat.output.frame_files import natural_key
 from clipfeat.output.fused import read_fused
-from clipfeat.results.inspect_others import find_others
+from clipfeat.results.fused_formats import FORMATS
+from clipfeat.results.inspect_others import Found, find_others
 from clipfeat.results.inspect_run import inspect_run
 from clipfeat.results.inspection import (
     SHOWN,
@@ -25,6 +26,7 @@ from clipfeat.results.inspection import (
     spread,
     temporaries,
 )
+from clipfeat.results.whole_files import READERS, read_whole
 
 
 def inspect_folder(folder: Path, *, verify: bool = False) -> Inspection:
@@ -44,13 +46,27 @@ def inspect_folder(folder: Path, *, verify: bool = False) -> Inspection:
     if (folder / "data.mdb").is_file():
         return _inspect_cache(folder, verify=verify)
     if other := find_others(folder):
-        what, facts, broken = other
-        return Inspection(f"{folder}: {what}", facts, broken, verified=None)  # nothing here is read whole
+        return _inspect_other(folder, other, verify=verify)
     if next(folder.glob("*/uv_*.npz"), None) is not None:
         return _inspect_uv_index(folder, verify=verify)
     if next(folder.glob("*.npz"), None) is not None:  # a run has them in the folders of its scenes
         return _inspect_fused(folder, verify=verify)
     return inspect_run(folder, verify=verify)
+
+
+def _inspect_other(folder: Path, other: Found, *, verify: bool) -> Inspection:
+    title = f"{folder}: {other.what}"
+    if not verify:
+        return Inspection(title, other.facts, other.broken)
+    read = [path for path in other.files if path.suffix in READERS]
+    kinds = Counter(path.suffix for path in read)
+    unread = [str(path) for path in other.files if path.suffix not in READERS]
+    told = {
+        "read": ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
+        "not read": f"{named(unread)}: --verify does not know how" if unread else "",
+    }
+    broken = other.broken + broken_among(read, read_whole)
+    return Inspection(title, other.facts | told, broken, None if unread else True)
 
 
 def _inspect_fused(folder: Path, *, verify: bool) -> Inspection:
@@ -84,7 +100,8 @@ def _inspect_fused(folder: Path, *, verify: bool) -> Inspection:
         "unfinished": temporaries(folder),
     }
     if verify:
-        broken += broken_among(paths, read_fused)
+        made = [path for ending, _ in FORMATS.values() for path in sorted(folder.glob(f"[!.]*{ending}"))]
+        broken += broken_among(paths, read_fused) + broken_among(made, read_whole)
     maps = found and all("weights_from" in meta for meta in found)
     title = f"{folder}: {'maps of clipfeat-map' if maps else 'scenes fused by clipfeat-fuse'}"
     return Inspection(title, facts, list(dict.fromkeys(broken)), verify)

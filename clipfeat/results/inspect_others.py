@@ -1,5 +1,6 @@
 """What is in a folder of clipfeat-query, -evaluate, -train, -fit-head or -export, told by the file that each leaves."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,22 @@ from clipfeat.results.config import EXPORT_FORMATS
 
 _SHOWN = 5
 
-Found = tuple[str, dict[str, str], list[str]]
-"""What the folder is, what is known of it, and what is not as it should be."""
+
+@dataclass(frozen=True)
+class Found:
+    """What the folder of one of these commands holds.
+
+    Attributes:
+        what: it is.
+        facts: what is known of it.
+        files: that the command has written.
+        broken: what is not as it should be.
+    """
+
+    what: str
+    facts: dict[str, str]
+    files: list[Path]
+    broken: list[str] = field(default_factory=list)
 
 
 def find_others(folder: Path) -> Found | None:
@@ -23,16 +38,17 @@ def find_others(folder: Path) -> Found | None:
                 return look(folder, content)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 what = f"what a {name} belongs to"
-                return what, {}, [f"{path}: damaged ({type(error).__name__}: {error}); run the command again"]
-    if (folder / "checkpoint.safetensors").is_file():
-        return "a training of clipfeat-train that has not ended; the same command goes on", {}, []
+                why = f"{path}: damaged ({type(error).__name__}: {error}); run the command again"
+                return Found(what, {}, [], [why])
+    if (checkpoint := folder / "checkpoint.safetensors").is_file():
+        return Found("a training of clipfeat-train that has not ended; the same command goes on", {}, [checkpoint])
     return _export(folder) or _heads(folder) or _beside_a_run(folder)
 
 
 def _query(folder: Path, content: dict[str, Any]) -> Found:
     prompts, earlier = content["prompts"], content.get("earlier", [])
     files = [*content["scores"], *(name for prompt in [*prompts, *earlier] for name in prompt["files"])]
-    missing = [name for name in files if not (folder / name).is_file()]
+    there, missing = _there(folder, ["query.json", *files])
     best = [f"{p['prompt']}: {_key(p['ranked'][0])} {p['ranked'][0]['best']:.3f}" for p in prompts[:_SHOWN]]
     noun = "frames" if "frames" in content else "scenes"
     facts = {
@@ -41,21 +57,24 @@ def _query(folder: Path, content: dict[str, Any]) -> Found:
         "best": "\n".join(best),
         noun: str(content[noun]),
         "weights": str(content["weights"]),
-        "files": str(len(files) - len(missing)),
+        "files": str(len(there) - 1),
         "made of": str(content["store"]),
     }
-    return (
-        "answers of clipfeat-query",
-        facts,
-        [f"{folder / name}: no such file, query.json names it" for name in missing],
-    )
+    broken = [f"{path}: no such file, query.json names it" for path in missing]
+    return Found("answers of clipfeat-query", facts, there, broken)
+
+
+def _there(folder: Path, names: list[str]) -> tuple[list[Path], list[Path]]:
+    """The files of a folder that are there, and those that are not."""
+    paths = [folder / name for name in names]
+    return [path for path in paths if path.is_file()], [path for path in paths if not path.is_file()]
 
 
 def _key(answer: dict[str, Any]) -> str:
     return str(answer["scene_id"]) + (f" frame {answer['frame_id']}" if "frame_id" in answer else "")
 
 
-def _evaluation(_folder: Path, content: dict[str, Any]) -> Found:
+def _evaluation(folder: Path, content: dict[str, Any]) -> Found:
     facts = {
         "candidates": _named([row["candidate"] for row in content["rows"]]),
         "scenes": f"{content['scenes']}, {content['scenes_held_out']} held out",
@@ -64,7 +83,8 @@ def _evaluation(_folder: Path, content: dict[str, Any]) -> Found:
         "failed": str(len(content["failed"])) if content["failed"] else "",
         "advice": str(content["advice"]),
     }
-    return "an evaluation by clipfeat-evaluate", facts, []
+    there, _ = _there(folder, [f"evaluation{ending}" for ending in (".json", ".md", ".csv", ".png")])
+    return Found("an evaluation by clipfeat-evaluate", facts, there)
 
 
 def _protocol(folder: Path, content: dict[str, Any]) -> Found:
@@ -72,6 +92,7 @@ def _protocol(folder: Path, content: dict[str, Any]) -> Found:
     shown = {key: value for key, value in numbers.items() if not isinstance(value, dict)}
     shown |= {f"{top} synonyms": shares["synonyms"] for top, shares in numbers.items() if top.startswith("top")}
     files = [
+        "protocol.json",
         "protocol.md",
         *(["protocol.csv", "protocol_confusion.csv", "protocol.png"] if "classes" in content else []),
     ]
@@ -84,10 +105,9 @@ def _protocol(folder: Path, content: dict[str, Any]) -> Found:
         "weights": str(content["weights"]),
         "made of": str(content["store"]),
     }
-    broken = [
-        f"{folder / name}: no such file; run the command again" for name in files if not (folder / name).is_file()
-    ]
-    return "the numbers of a protocol, by clipfeat-evaluate", facts, broken
+    there, missing = _there(folder, files)
+    broken = [f"{path}: no such file; run the command again" for path in missing]
+    return Found("the numbers of a protocol, by clipfeat-evaluate", facts, there, broken)
 
 
 def _training(folder: Path, content: dict[str, Any]) -> Found:
@@ -100,7 +120,8 @@ def _training(folder: Path, content: dict[str, Any]) -> Found:
     }
     network = folder / "checkpoint.safetensors"
     broken = [] if network.is_file() else [f"{network}: no such file, the network that was trained was expected"]
-    return "a training by clipfeat-train", facts, broken
+    there, _ = _there(folder, [network.name, "metrics.json", "curve.png"])
+    return Found("a training by clipfeat-train", facts, there, broken)
 
 
 _TELLING = {
@@ -122,22 +143,24 @@ def _heads(folder: Path) -> Found | None:
         path.name: f"{told['head']}, method={told['fitted']} of {told['frames']} frames, weights={told.get('weights')}"
         for path, told in found.items()
     }
-    return "heads fitted by clipfeat-fit-head", facts, []
+    files = [path.with_suffix(suffix) for path in found for suffix in (".safetensors", ".json")]
+    return Found("heads fitted by clipfeat-fit-head", facts, files)
 
 
 def _beside_a_run(folder: Path) -> Found | None:
     """What commands write into a run's folder, where it is not one: a check of the calibration, or pictures."""
     if (folder / "config.yaml").is_file() or (folder / "frames.jsonl").is_file():
         return None
-    checks = read_json(folder / "check.json").get("checks")
+    path = folder / "check.json"
+    checks = read_json(path).get("checks")
     if isinstance(checks, list):
         facts = {str(one.get("scene_id")): str(one.get("verdict")) for one in checks if isinstance(one, dict)}
-        return "a check of the calibration, by clipfeat-extract check=only", facts, []
+        return Found("a check of the calibration, by clipfeat-extract check=only", facts, [path])
     pictures = sorted(folder.glob("*/vis_*.png"))
     if not pictures or next(folder.glob("*/frame_*"), None) is not None:
         return None
     scenes = list(dict.fromkeys(path.parent.name for path in pictures))
-    return "pictures of clipfeat-vis", {"scenes": _named(scenes), "pictures": str(len(pictures))}, []
+    return Found("pictures of clipfeat-vis", {"scenes": _named(scenes), "pictures": str(len(pictures))}, pictures)
 
 
 def _export(folder: Path) -> Found | None:
@@ -148,14 +171,15 @@ def _export(folder: Path) -> Found | None:
     if config.get("format") not in EXPORT_FORMATS:
         return None
     names = [path for path in folder.rglob("*") if path.name != "config.yaml" and not path.name.startswith(".")]
-    files = [path for path in names if path.is_file()]
+    files = sorted(path for path in names if path.is_file())
     facts = {
         "format": str(config["format"]),
         "files": str(len(files)),
         "size": f"{sum(path.stat().st_size for path in files) / 1e6:.1f} MB",
         "made of": str(config.get("output_dir") or config.get("store", "")),
     }
-    return "files for other projects, written by clipfeat-export", facts, [] if files else [f"{folder}: holds no file"]
+    broken = [] if files else [f"{folder}: holds no file"]
+    return Found("files for other projects, written by clipfeat-export", facts, files, broken)
 
 
 def _named(names: list[str]) -> str:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from clipfeat.output.glb import write_glb
+from clipfeat.output.glb import read_glb, write_glb
 
 XYZ = np.random.default_rng(0).normal(size=(9, 3))
 RGB = np.random.default_rng(1).integers(0, 256, (9, 3)).astype(np.uint8)
@@ -40,6 +40,7 @@ def test_a_cloud_has_its_colours_and_values(tmp_path, up):
     assert isinstance(cloud, trimesh.PointCloud)
     np.testing.assert_allclose(cloud.vertices, XYZ, atol=1e-6)
     header, body = told(tmp_path / "a.glb")
+    assert read_glb(tmp_path / "a.glb") == (header, body)
     assert header["asset"]["extras"] == {"prompt": "a chair"}
     [primitive] = header["meshes"][0]["primitives"]
 

@@ -12,6 +12,7 @@ from clipfeat.output.fused import FusedScene, write_fused
 from clipfeat.protocols.config import ProtocolConfig
 from clipfeat.protocols.openlex3d import CATEGORIES
 from clipfeat.protocols.run import evaluate_protocol
+from clipfeat.results.inspect import inspect_folder
 from clipfeat.system.pcd import write_pcd
 from clipfeat.types import Points
 
@@ -106,6 +107,8 @@ def test_shares_are_those_of_a_slow_count(tmp_path):
     assert report["numbers"]["top1"]["missing"] > 0.1
     assert report["scenes"]["found"] == ["office0", "room_2"]
     assert "synonyms" in (tmp_path / "out" / "protocol.md").read_text()
+    found = inspect_folder(tmp_path / "out", verify=True)
+    assert (found.facts["read"], found.broken) == ("1 .json, 1 .md", [])
 
 
 def test_the_visible_cloud_is_what_is_judged(tmp_path):

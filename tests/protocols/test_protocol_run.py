@@ -20,6 +20,7 @@ from clipfeat.protocols.run import evaluate_protocol
 from clipfeat.protocols.tell import numbers_table
 from clipfeat.results.config import FuseConfig
 from clipfeat.results.fuse import fuse
+from clipfeat.results.inspect import inspect_folder
 from clipfeat.sampling.point_files import read_points
 
 NYU40 = {int(row["id"]): int(row["nyu40"]) for row in csv.DictReader((TABLES / "scannet_nyu40.csv").open())}
@@ -218,6 +219,8 @@ def test_everything_is_written_and_said(demo_root, tmp_path, caplog):
     assert len(rows) == 200
     assert float(rows[0]["iou"]) == report["classes"][0]["iou"]
     assert (out / "protocol.png").read_bytes().startswith(b"\x89PNG")
+    found = inspect_folder(out, verify=True)
+    assert (found.facts["read"], found.broken) == ("2 .csv, 1 .json, 1 .md, 1 .png", [])
     said = numbers_table(report)
     assert "weights=random: the arithmetic is right, the numbers mean nothing" in said
     assert "head mIoU" in said

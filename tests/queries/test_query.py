@@ -24,6 +24,7 @@ from clipfeat.queries.ask import query
 from clipfeat.queries.config import ExampleConfig, QueryConfig
 from clipfeat.results.config import FuseConfig
 from clipfeat.results.fuse import fuse
+from clipfeat.results.inspect import inspect_folder
 from clipfeat.sampling.point_files import read_points
 from clipfeat.vis.scores import ScorePainter, score_rgb
 
@@ -138,6 +139,8 @@ def test_of_a_planted_text_space_the_right_class_is_found_in_frames(planted, dem
         assert prompt["files"][0] == f"{prompt['files'][0].split('/')[0]}/best.png"
         assert len(prompt["files"]) == 9
         assert all((tmp_path / file).is_file() for file in prompt["files"])
+    found = inspect_folder(tmp_path, verify=True)
+    assert (found.facts["read"], found.broken) == ("1 .json, 18 .png", [])
 
 
 def test_a_fused_scene_is_colored_by_its_scores(planted, tmp_path):

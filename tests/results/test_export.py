@@ -16,6 +16,7 @@ from clipfeat.output.folders import write_config
 from clipfeat.results.config import EXPORT_FORMATS, ExportConfig
 from clipfeat.results.export import EXPORTERS, export
 from clipfeat.results.export_scenes import ASKED_EXPORTERS, FUSED_EXPORTERS
+from clipfeat.results.inspect import inspect_folder
 from clipfeat.sampling.bilinear import sample_img_feat
 from clipfeat.sampling.point_files import read_points
 from clipfeat.types import FeatureMap
@@ -111,10 +112,14 @@ def test_what_is_there_is_left_unless_it_is_to_be_overwritten(run, grids, tmp_pa
     assert files[0].read_bytes() == content[0]
     assert not left.exists()
     assert all(path.read_bytes() == b"kept" for path in files[1:])
+    folder = tmp_path / "out" / ("clip_feat" if name == "esam" else "")
+    assert len(inspect_folder(folder, verify=True).broken) == len(files) - 1
     unit = "frames" if name == "esam" else "scenes"
     assert f"1 {unit} written, 0.0 MB; {len(files) - 1} were there already; in {tmp_path}/out" in caplog.text
     export(dataclasses.replace(cfg, resume="overwrite"))
     assert [path.read_bytes() for path in files] == content
+    found = inspect_folder(folder, verify=True)
+    assert (found.facts["read"], found.broken) == (f"{len(files)} {files[0].suffix}", [])
 
 
 def test_files_of_other_features_are_not_mixed_with_these(run, tmp_path):

@@ -20,6 +20,7 @@ from clipfeat.queries.config import QueryConfig
 from clipfeat.results.config import ExportConfig
 from clipfeat.results.export import export
 from clipfeat.results.export_scenes import FUSED_EXPORTERS, SHOWN
+from clipfeat.results.inspect import inspect_folder
 from clipfeat.system.pcd import read_pcd
 from clipfeat.types import Points
 from clipfeat.vis.scores import score_rgb
@@ -186,6 +187,12 @@ def test_the_plys_of_answers_have_their_scores(asked):
     scores = np.load(folder / "scores" / "office0.npz")["scores"]
     found = mesh.metadata["_ply_raw"]["vertex"]["data"]["score"].reshape(-1)
     np.testing.assert_allclose(found, scores[:, 0], atol=1e-6)
+    found = inspect_folder(folder, verify=True)
+    assert (found.facts["read"], found.broken) == ("1 .json, 2 .npz, 4 .ply", [])
+    path = folder / "a-table" / "room1.ply"
+    path.write_bytes(path.read_bytes()[:-1])
+    (line,) = inspect_folder(folder, verify=True).broken
+    assert line.startswith(f"{path}: not a whole ply file (it is cut off: it declares 200 rows of face")
 
 
 def test_what_can_be_made_of_what_is_told(fused, asked, tmp_path):
@@ -207,6 +214,11 @@ def test_what_is_there_is_left(fused, tmp_path, name):
     (fused / "room1.npz").unlink()
     assert run(fused, tmp_path, name)["written"] == 1
     assert run(fused, tmp_path, name) == {"written": 0, "there": 1, "bytes": 0}
+    assert inspect_folder(tmp_path / "out", verify=True).text().endswith("nothing: all files were read")
+    path = next(path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.name != "config.yaml")
+    path.write_bytes(path.read_bytes()[:-1])
+    (line,) = inspect_folder(tmp_path / "out", verify=True).broken
+    assert line.startswith(f"{path}: not a whole {path.suffix[1:]} file (")
 
 
 def test_every_format_of_a_shown_scene_is_in_the_table():

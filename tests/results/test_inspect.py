@@ -253,6 +253,7 @@ def test_a_folder_of_fused_scenes(tmp_path):
 
 def test_damaged_and_foreign_files_among_fused_scenes_are_broken(tmp_path):
     write_fused_scenes(tmp_path)
+    (tmp_path / "s1.ply").write_bytes(b"ply")
     path = tmp_path / "s2.npz"
     path.write_bytes(path.read_bytes()[:-9])
     write_features(tmp_path / "frame_0.npz", "npz", some_features(0), {"model": MODEL})
@@ -260,6 +261,8 @@ def test_damaged_and_foreign_files_among_fused_scenes_are_broken(tmp_path):
     assert len(broken) == 2
     assert "frame_0.npz: no fused scene (its meta has no frames, failed, num_points, num_seen)" in broken[0]
     assert "s2.npz: not a whole feature file" in broken[1]
+    verified = inspect_folder(tmp_path, verify=True).broken
+    assert verified[-1].startswith(f"{tmp_path}/s1.ply: not a whole ply file (not a PLY file)")
 
 
 def test_any_other_folder_is_none_of_clipfeats(tmp_path):

@@ -46,6 +46,10 @@ def test_an_evaluation(tmp_path):
     assert found.facts["candidates"] == "2 (none, text)"
     assert found.facts["advice"] == "Use none (mIoU 0.300)."
     assert found.broken == []
+    (tmp_path / "evaluation.png").touch()
+    found = inspect_folder(tmp_path, verify=True)
+    assert found.facts["read"] == "1 .json, 1 .png"
+    assert found.broken[0].startswith(f"{tmp_path}/evaluation.png: not a whole png file (")
 
 
 PROTOCOL = {
@@ -77,6 +81,7 @@ def test_heads(tmp_path):
     found = inspect_folder(tmp_path)
     assert found.title == f"{tmp_path}: heads fitted by clipfeat-fit-head"
     assert found.facts == {"head.safetensors": "proj128, method=pca of 12 frames, weights=openai"}
+    assert len(inspect_folder(tmp_path, verify=True).broken) == 1
 
 
 def test_a_check_and_pictures_that_lie_in_folders_of_their_own(tmp_path):
@@ -92,6 +97,7 @@ def test_a_check_and_pictures_that_lie_in_folders_of_their_own(tmp_path):
     found = inspect_folder(tmp_path / "vis")
     assert found.title.endswith("pictures of clipfeat-vis")
     assert found.facts == {"scenes": "2 (s1, s2)", "pictures": "3"}
+    assert len(inspect_folder(tmp_path / "vis", verify=True).broken) == 3
     (tmp_path / "vis" / "s1" / "frame_0.npz").touch()
     assert not inspect_folder(tmp_path / "vis").title.endswith("pictures of clipfeat-vis")
 
@@ -104,6 +110,9 @@ def test_a_training(tmp_path):
     assert found.title == f"{tmp_path}: a training by clipfeat-train"
     assert found.facts["held out"] == "mIoU 21.0 %, accuracy 60.0 %"
     assert found.facts["features"] == "ViT-B-16, head none, weights=openai"
+    found = inspect_folder(tmp_path, verify=True)
+    assert found.facts["read"] == "1 .json, 1 .safetensors"
+    assert found.broken[0].startswith(f"{tmp_path}/checkpoint.safetensors: not a whole safetensors file (")
     (tmp_path / "checkpoint.safetensors").unlink()
     assert "the network that was trained was expected" in inspect_folder(tmp_path).broken[0]
 

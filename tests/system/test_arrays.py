@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from clipfeat.system.arrays import read_npz
+from clipfeat.system.arrays import read_npy, read_npz
 
 ARRAYS = {
     "pts_feat": np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32),
@@ -37,6 +37,14 @@ def test_what_numpy_saves_comes_back(path, save):
 def test_only_the_arrays_that_are_asked_for(path):
     np.savez(path, **ARRAYS)
     assert list(read_npz(path, ["meta", "turned", "none"])) == ["turned", "meta"]
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_an_array_that_numpy_saves_comes_back(tmp_path, name):
+    np.save(tmp_path / "a.npy", ARRAYS[name])
+    found = read_npy(tmp_path / "a.npy")
+    np.testing.assert_array_equal(found, ARRAYS[name])
+    assert found.dtype == ARRAYS[name].dtype
 
 
 def member(array, shape=None, descr=None, version=(1, 0)):
@@ -80,6 +88,9 @@ def test_a_header_that_lies_is_named_and_nothing_is_allocated(path, content, mes
         archive.writestr("x.npy", content)
     with pytest.raises(ValueError, match=message):
         read_npz(path)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message.replace("x.npy", "it")):
+        read_npy(path)
 
 
 @pytest.mark.parametrize(
