@@ -21,6 +21,7 @@ from clipfeat.model.base import Model
 from clipfeat.model.build import build_model
 from clipfeat.model.cache import build_cache
 from clipfeat.model.load import resolve_device
+from clipfeat.output.fused import seen_in_short
 from clipfeat.output.summary import Stopwatch
 from clipfeat.system.progress import progress_bar
 
@@ -181,12 +182,11 @@ def _tell_how_far(error: BaseException, done: int, total: int | None, folder: Pa
 def summary_table(summary: dict[str, Any]) -> str:
     """The few lines that end a run."""
     metas = list(summary["scenes"].values())
-    points, frames = sum(meta["num_points"] for meta in metas), sum(len(meta["frames"]) for meta in metas)
-    views = sum(meta["mean_views"] * meta["num_seen"] for meta in metas) / max(points, 1)
+    frames = sum(len(meta["frames"]) for meta in metas)
     rows = [
         ("maps", f"{len(metas)}"),
         ("frames", f"{frames} in them ({summary['added']} now), {len(summary['failed'])} could not be used"),
-        ("points", f"{points}, in {views:.1f} views on average"),
+        ("points", seen_in_short(metas)),
         ("speed", f"{summary['frames_per_second']:.2f} frames/s, {summary['seconds']:.1f} s"),
         ("seconds a stage", ", ".join(f"{name} {spent:.1f}" for name, spent in summary["stages"].items())),
     ]

@@ -13,6 +13,7 @@ from clipfeat.extraction.scans import read_run_config
 from clipfeat.output.config import PACKINGS
 from clipfeat.output.files import read_meta
 from clipfeat.output.folders import check_config, different_keys, make_writable, read_config, remove_files, write_config
+from clipfeat.output.fused import seen_in_short
 from clipfeat.output.packing import Packing, import_faiss
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FuseConfig
@@ -162,11 +163,8 @@ def _meta_if_done(folder: Path, scene_id: str, frames: Sequence[int], how: dict[
 
 
 def _in_short(*metas: dict[str, Any]) -> str:
-    points, seen = sum(meta["num_points"] for meta in metas), sum(meta["num_seen"] for meta in metas)
-    views = sum(meta["mean_views"] * meta["num_seen"] for meta in metas) / max(seen, 1)
-    found = f"{points} points, {100 * seen / max(points, 1):.1f} % seen, in {views:.1f} views on average"
     medians = [meta["packed"]["cosine"]["median"] for meta in metas if meta.get("packed")]
-    return found + (f", packed at a cosine of {min(medians):.4f}" if medians else "")
+    return seen_in_short(metas) + (f", packed at a cosine of {min(medians):.4f}" if medians else "")
 
 
 def summary_table(summary: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from clipfeat.mapping import open_maps
 from clipfeat.mapping.config import MapConfig
 from clipfeat.mapping.open_maps import claim
 from clipfeat.mapping.run import make_maps
-from clipfeat.output.fused import read_fused, write_fused
+from clipfeat.output.fused import read_fused, seen_in_short, write_fused
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.inspect import inspect_folder
 from clipfeat.results.view import Viewer
@@ -204,6 +204,7 @@ def test_memory_is_bounded_and_what_had_to_go_is_told(run_map, demo_root, tmp_pa
     assert code == 0, err
     metas = [read_fused(tmp_path / "out" / f"{scene_id}.npz").meta for scene_id in SCENES]
     assert max(meta["num_points"] for meta in metas) == 700
+    assert seen_in_short(metas) in err  # as clipfeat-fuse counts them
     for meta in metas:
         assert f"WARNING {meta['scene_id']}: {meta['dropped']} points had to go, for want of room; a larger" in err
         assert meta["dropped"] > 50
