@@ -12,13 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipfeat.camera.masks import MaskRule
 from clipfeat.camera.visibility import VisibilityRule
+from clipfeat.config.checks import right_type
 from clipfeat.errors import ConfigError, DataError, FrameError
 from clipfeat.mapping.array_frames import arrays_frame
 from clipfeat.mapping.asking import Asker, Question
 from clipfeat.mapping.frame_view import View, view_of
 from clipfeat.mapping.map_points import GivenPoints, MapPoints, VoxelPoints
 from clipfeat.mapping.saved import fused_map, read_map
-from clipfeat.model.base import Model
+from clipfeat.model.base import Model, check_loaded
 from clipfeat.model.batches import is_finite
 from clipfeat.model.kept_texts import WeightsFrom
 from clipfeat.model.load import resolve_device
@@ -29,6 +30,8 @@ from clipfeat.sampling.colors import with_picture_colors
 from clipfeat.sampling.locate import FrameLocator, Located
 from clipfeat.sampling.voxels import frame_voxels
 from clipfeat.types import Distortion, FeatureMap, FloatArray, Frame, Points
+
+_POINTS = "clipfeat.types.Points, such as Points(xyz, np.arange(len(xyz)))"
 
 
 class FeatureMap3D:
@@ -65,6 +68,7 @@ class FeatureMap3D:
 
     Raises:
         ConfigError: If an option can't be.
+        TypeError: If the model is only a name, or the points are only an array.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class FeatureMap3D:
         scene_id: str = "map",
         texts: Texts | None = None,
     ):
+        right_type("points", points, points is None or isinstance(points, Points), _POINTS)
         self.scene_id = scene_id
         self.voxel_size = voxel_size if points is None else None
         self._frames: dict[int, None] = {}  # in order, and soon found
@@ -107,12 +112,14 @@ class FeatureMap3D:
 
         Raises:
             ConfigError: If it is another than that of the features that are there.
+            TypeError: If it is no model.
         """
         return self._model
 
     @model.setter
     def model(self, model: Model | None) -> None:
         if model is not None:
+            check_loaded(model)
             about = model.describe()
             if self.about and (differing := different_keys(self.about, about)):
                 raise ConfigError(
@@ -376,7 +383,9 @@ class FeatureMap3D:
 
         Raises:
             DataError: If they can't be one: another scene, other voxels, points or models, or a frame is in both.
+            TypeError: If the other is no map, but a file of one.
         """
+        right_type("other", other, isinstance(other, FeatureMap3D), "another map, as FeatureMap3D.load(path) reads it")
         if self.scene_id != other.scene_id:
             raise DataError(f"maps of two scenes, {self.scene_id} and {other.scene_id}, whose worlds differ")
         if differing := different_keys(self.about, other.about):
