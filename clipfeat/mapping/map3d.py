@@ -1,7 +1,8 @@
 """A map of a scene that is there while it is recorded: frame after frame goes in, and it can be asked at any time."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -264,7 +265,8 @@ class FeatureMap3D:
         with self._lock:
             if frame is not None and frame.frame_id in self._frames:
                 raise FrameError(f"{self.scene_id} frame {frame.frame_id}: is in the map already")
-            self._points.add(view, chosen)
+            with _told_of(self.scene_id if frame is None else f"{self.scene_id} frame {frame.frame_id}"):
+                self._points.add(view, chosen)
             if frame is not None:
                 self._frames[frame.frame_id] = None
                 self._down += frame.cam_to_world[:3, 1]
@@ -364,7 +366,8 @@ class FeatureMap3D:
         else:
             options["voxel_size"] = saved.voxel_size
         found = cls(None, **{"scene_id": str(saved.meta["scene_id"])} | options)
-        found._points.restore(saved.features, saved.views, saved.state)
+        with _told_of(str(path)):
+            found._points.restore(saved.features, saved.views, saved.state)
         found._points.dropped = int(saved.meta["dropped"])
         found._frames = dict.fromkeys(saved.meta["frames"])
         found._down = np.array(saved.meta["down"], np.float64)
@@ -383,6 +386,7 @@ class FeatureMap3D:
 
         Raises:
             DataError: If they can't be one: another scene, other voxels, points or models, or a frame is in both.
+            ConfigError: If ``max_points`` is less than what the other has.
             TypeError: If the other is no map, but a file of one.
         """
         right_type("other", other, isinstance(other, FeatureMap3D), "another map, as FeatureMap3D.load(path) reads it")
@@ -398,6 +402,16 @@ class FeatureMap3D:
             )
         first, second = sorted((self, other), key=id)  # or two that merge each other would wait for ever
         with first._lock, second._lock:
-            self._points.merge(other._points)
+            with _told_of(f"{self.scene_id}, the other map"):
+                self._points.merge(other._points)
             self._frames |= other._frames
             self._down += other._down
+
+
+@contextmanager
+def _told_of(what: str) -> Iterator[None]:
+    """Lets an error of the points say what it happened at, which they don't know."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}") from error

@@ -208,6 +208,10 @@ def test_memory_is_bounded_and_what_had_to_go_is_told(run_map, demo_root, tmp_pa
     for meta in metas:
         assert f"WARNING {meta['scene_id']}: {meta['dropped']} points had to go, for want of room; a larger" in err
         assert meta["dropped"] > 50
+    code, err = run_map(f"data.root={demo_root}", "output_dir=small", "max_points=9", "frames_per_scene=1")
+    assert code == 1
+    assert f"clipfeat: {SCENES[0]} frame 0: max_points=9: " in err
+    assert "voxels come at once; give room for those of several frames, or take a larger voxel_size" in err
 
 
 @pytest.mark.parametrize(
