@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import import_module
 
+import numpy as np
 import pytest
 from conftest import CHECKOUT
 
@@ -64,3 +65,28 @@ def test_type_checkers_see_the_same_names_from_the_same_places():
     seen = {alias.name: node.module for node in block.body for alias in node.names}
     assert seen.keys() == FUNCTIONS | CLASSES
     assert {name: getattr(clipfeat, name).__module__ for name in seen} == seen
+
+
+MODEL = "model='vit_b16': expected a loaded one, such as clipfeat.load_model(\"vit_b16\")"
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda: clipfeat.extract("x", "out", model="vit_b16"), MODEL),
+        (lambda: clipfeat.FeatureMap3D("vit_b16"), MODEL),
+        (
+            lambda: clipfeat.FeatureMap3D(points=np.eye(3)),
+            "points of type ndarray: expected clipfeat.types.Points, such",
+        ),
+        (lambda: clipfeat.FeatureMap3D().merge("a.npz"), "other='a.npz': expected another map, as FeatureMap3D.load(p"),
+        (
+            lambda: clipfeat.sample_img_feat(np.zeros((2, 4, 4)), np.zeros((1, 2))),
+            "feature_map of type ndarray: expected a clipfeat.types.FeatureMap, such as FeatureMap(values, ",
+        ),
+    ],
+)
+def test_what_is_easily_taken_for_another_thing_is_told(use, message):
+    with pytest.raises(TypeError) as told:
+        use()
+    assert str(told.value).startswith(message)

@@ -67,6 +67,7 @@ def extract(
 
     Raises:
         ClipfeatError: On anything that the user can mend, in one line; what was written before stays.
+        TypeError: If the model is only a name.
     """
     chosen = [] if data == _DEFAULT_DATA else [f"data={data}"]
     folders = {"data.root": os.fsdecode(data_root), "output_dir": os.fsdecode(output_dir)}
@@ -227,7 +228,11 @@ def _check_model(cfg: ExtractConfig, model: "Model", overrides: Sequence[str]) -
 
     Raises:
         ConfigError: If the configuration says something else of it.
+        TypeError: If it is no model.
     """
+    from clipfeat.model.base import check_loaded
+
+    check_loaded(model)
     loaded: ModelConfig | None = getattr(model, "cfg", None)
     if loaded is None:
         return  # a model of the caller's own, who answers for it

@@ -28,6 +28,23 @@ def at_least(key: str, value: float | None, lowest: float, *, above: bool = Fals
     raise ConfigError(f"{key}={value}: expected a number {'above' if above else 'of at least'} {lowest:g}")
 
 
+def right_type(name: str, value: object, fits: bool, expected: str) -> None:
+    """An argument of a Python call that is easily confused with another, such as the name of a thing with the thing.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        fits: whether it can be used.
+        expected: what was meant, and how to get one.
+
+    Raises:
+        TypeError: If it can't.
+    """
+    if not fits:
+        given = f"={value!r}" if isinstance(value, str) else f" of type {type(value).__name__}"
+        raise TypeError(f"{name}{given}: expected {expected}")
+
+
 def must_say(key: str, value: str | None, choices: Collection[str]) -> None:
     """A word out of several that has no default.
 

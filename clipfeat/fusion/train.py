@@ -21,7 +21,7 @@ from clipfeat.fusion.checkpoint import NAME, read_about
 from clipfeat.fusion.config import TrainConfig
 from clipfeat.fusion.training import Training
 from clipfeat.model.load import resolve_device
-from clipfeat.output.folders import check_config, make_writable, remove_files, write_config
+from clipfeat.output.folders import check_config, claimed, make_writable, remove_files, still_claimed
 from clipfeat.output.store import FeatureStore
 from clipfeat.system.atomic import atomic_file, locked, remove_leftovers
 from clipfeat.system.direct import reuse_memory
@@ -48,23 +48,23 @@ def train(cfg: TrainConfig) -> dict[str, Any]:
     train_scenes, val_scenes = split_scenes(cfg, store.scenes)
     how = asdict(cfg) | {"model": store.model, "train_scenes": train_scenes, "val_scenes": val_scenes}
     training = Training(cfg, store, train_scenes, val_scenes, device)
-    _claim(folder, how, overwrite=cfg.resume == "overwrite")
     path = folder / NAME
-    if path.is_file():
-        training.resume(path)
-    if training.step < cfg.steps:
-        log.info(
-            "%d steps to do, %d done already, %d frames of %d scenes, %d held out, %d classes, into %s",
-            cfg.steps - training.step, training.step, len(training.train_frames.keys), len(train_scenes),
-            len(val_scenes), len(training.classes), folder,
-        )  # fmt: skip
-    try:
-        _go_on(training, path, how)
-    except BaseException as error:
-        # The step that was under way is not lost with Ctrl-C: signals wait for its end.
-        done = read_about(path)["step"] if path.is_file() else 0
-        tell_how_far(error, done, cfg.steps, folder, overwrite=cfg.resume == "overwrite", unit="steps")
-        raise
+    with _claimed(folder, how, overwrite=cfg.resume == "overwrite"):
+        if path.is_file():
+            training.resume(path)
+        if training.step < cfg.steps:
+            log.info(
+                "%d steps to do, %d done already, %d frames of %d scenes, %d held out, %d classes, into %s",
+                cfg.steps - training.step, training.step, len(training.train_frames.keys), len(train_scenes),
+                len(val_scenes), len(training.classes), folder,
+            )  # fmt: skip
+        try:
+            _go_on(training, path, how)
+        except BaseException as error:
+            # The step that was under way is not lost with Ctrl-C: signals wait for its end.
+            done = read_about(path)["step"] if path.is_file() else 0
+            tell_how_far(error, done, cfg.steps, folder, overwrite=cfg.resume == "overwrite", unit="steps")
+            raise
     metrics = training.metrics(store.model)
     with atomic_file(folder / "metrics.json") as file:
         file.write(json.dumps(metrics, indent=2, allow_nan=False).encode())
@@ -95,9 +95,7 @@ def _go_on(training: Training, path: Path, how: dict[str, Any]) -> None:
                     board.add_scalar(name, value, training.step)
             if last or asked_to_stop() or training.step % cfg.checkpoint_every == 0:
                 with locked(path.parent):
-                    check_config(
-                        path.parent, how
-                    )  # another training may have claimed the folder before anything was saved
+                    still_claimed(path.parent, how)
                     training.save(path)
             if asked_to_stop() and not last:
                 raise KeyboardInterrupt
@@ -168,14 +166,17 @@ def metrics_table(metrics: dict[str, Any]) -> str:
     return "\n".join([metrics["table"], *(f"  {name:<16} {value}" for name, value in rows)])
 
 
-def _claim(folder: Path, how: dict[str, Any], *, overwrite: bool) -> None:
+@contextmanager
+def _claimed(folder: Path, how: dict[str, Any], *, overwrite: bool) -> Iterator[None]:
+    """As ``claimed``, unless the folder holds a training of another configuration."""
     make_writable(folder, "output_dir")
     remove_leftovers([folder])
     if overwrite:
         remove_files(folder / name for name in (NAME, "metrics.json", "curve.png"))
     elif (folder / NAME).is_file():
         check_config(folder, how)
-    write_config(folder, how)
+    with claimed(folder, how, (folder / NAME).is_file):
+        yield
 
 
 def _open_board(folder: Path) -> Any:

@@ -1,7 +1,8 @@
 """A map of a scene that is there while it is recorded: frame after frame goes in, and it can be asked at any time."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipfeat.camera.masks import MaskRule
 from clipfeat.camera.visibility import VisibilityRule
+from clipfeat.config.checks import right_type
 from clipfeat.errors import ConfigError, DataError, FrameError
 from clipfeat.mapping.array_frames import arrays_frame
 from clipfeat.mapping.asking import Asker, Question
 from clipfeat.mapping.frame_view import View, view_of
 from clipfeat.mapping.map_points import GivenPoints, MapPoints, VoxelPoints
 from clipfeat.mapping.saved import fused_map, read_map
-from clipfeat.model.base import Model
+from clipfeat.model.base import Model, check_loaded
 from clipfeat.model.batches import is_finite
 from clipfeat.model.kept_texts import WeightsFrom
 from clipfeat.model.load import resolve_device
@@ -29,6 +31,8 @@ from clipfeat.sampling.colors import with_picture_colors
 from clipfeat.sampling.locate import FrameLocator, Located
 from clipfeat.sampling.voxels import frame_voxels
 from clipfeat.types import Distortion, FeatureMap, FloatArray, Frame, Points
+
+_POINTS = "clipfeat.types.Points, such as Points(xyz, np.arange(len(xyz)))"
 
 
 class FeatureMap3D:
@@ -65,6 +69,7 @@ class FeatureMap3D:
 
     Raises:
         ConfigError: If an option can't be.
+        TypeError: If the model is only a name, or the points are only an array.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class FeatureMap3D:
         scene_id: str = "map",
         texts: Texts | None = None,
     ):
+        right_type("points", points, points is None or isinstance(points, Points), _POINTS)
         self.scene_id = scene_id
         self.voxel_size = voxel_size if points is None else None
         self._frames: dict[int, None] = {}  # in order, and soon found
@@ -107,12 +113,14 @@ class FeatureMap3D:
 
         Raises:
             ConfigError: If it is another than that of the features that are there.
+            TypeError: If it is no model.
         """
         return self._model
 
     @model.setter
     def model(self, model: Model | None) -> None:
         if model is not None:
+            check_loaded(model)
             about = model.describe()
             if self.about and (differing := different_keys(self.about, about)):
                 raise ConfigError(
@@ -257,7 +265,8 @@ class FeatureMap3D:
         with self._lock:
             if frame is not None and frame.frame_id in self._frames:
                 raise FrameError(f"{self.scene_id} frame {frame.frame_id}: is in the map already")
-            self._points.add(view, chosen)
+            with _told_of(self.scene_id if frame is None else f"{self.scene_id} frame {frame.frame_id}"):
+                self._points.add(view, chosen)
             if frame is not None:
                 self._frames[frame.frame_id] = None
                 self._down += frame.cam_to_world[:3, 1]
@@ -357,7 +366,8 @@ class FeatureMap3D:
         else:
             options["voxel_size"] = saved.voxel_size
         found = cls(None, **{"scene_id": str(saved.meta["scene_id"])} | options)
-        found._points.restore(saved.features, saved.views, saved.state)
+        with _told_of(str(path)):
+            found._points.restore(saved.features, saved.views, saved.state)
         found._points.dropped = int(saved.meta["dropped"])
         found._frames = dict.fromkeys(saved.meta["frames"])
         found._down = np.array(saved.meta["down"], np.float64)
@@ -376,7 +386,10 @@ class FeatureMap3D:
 
         Raises:
             DataError: If they can't be one: another scene, other voxels, points or models, or a frame is in both.
+            ConfigError: If ``max_points`` is less than what the other has.
+            TypeError: If the other is no map, but a file of one.
         """
+        right_type("other", other, isinstance(other, FeatureMap3D), "another map, as FeatureMap3D.load(path) reads it")
         if self.scene_id != other.scene_id:
             raise DataError(f"maps of two scenes, {self.scene_id} and {other.scene_id}, whose worlds differ")
         if differing := different_keys(self.about, other.about):
@@ -389,6 +402,16 @@ class FeatureMap3D:
             )
         first, second = sorted((self, other), key=id)  # or two that merge each other would wait for ever
         with first._lock, second._lock:
-            self._points.merge(other._points)
+            with _told_of(f"{self.scene_id}, the other map"):
+                self._points.merge(other._points)
             self._frames |= other._frames
             self._down += other._down
+
+
+@contextmanager
+def _told_of(what: str) -> Iterator[None]:
+    """Lets an error of the points say what it happened at, which they don't know."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}") from error

@@ -279,7 +279,7 @@ class VoxelPoints(MapPoints):
     def restore(self, features: NDArray[np.floating], views: NDArray[np.int32], state: Arrays) -> None:
         """See ``MapPoints``."""
         if self._most is not None and len(views) > self._most:
-            raise ConfigError(f"max_points={self._most}: the map has {len(views)} already; give room for these")
+            raise ConfigError(f"max_points={self._most}: {len(views)} voxels are there already; give room for these")
         rows = self._table.add(state[VOXEL])
         self._make_room()
         super().restore(features, views, state)
@@ -319,7 +319,8 @@ class VoxelPoints(MapPoints):
         if excess:
             if self._most is not None and len(cells) > self._most:
                 raise ConfigError(
-                    f"max_points={self._most}: {len(cells)} voxels are seen at once; give room for some frames"
+                    f"max_points={self._most}: {len(cells)} voxels come at once; give room for those of several "
+                    f"frames, or take a larger voxel_size"
                 )
             seen = self._seen[: len(self)].copy()
             seen[rows[rows >= 0]] = self._clock

@@ -1,9 +1,9 @@
 """The maps of a run's folder: one is open at a time, and written again and again."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from clipfeat.mapping.pipeline import Seen
 from clipfeat.mapping.scene_colors import FEWER, pca_rgb, scores_rgb
 from clipfeat.model.base import Model
 from clipfeat.output.files import read_meta
-from clipfeat.output.folders import check_config, make_writable, remove_files, write_config
+from clipfeat.output.folders import check_config, claimed, make_writable, remove_files
 from clipfeat.queries.ask import check_text_space
 from clipfeat.system.atomic import remove_leftovers
 from clipfeat.vis.build import model_note
@@ -27,15 +27,16 @@ from clipfeat.vis.pictures import save_png
 from clipfeat.vis.scene_picture import scene_picture, up_of
 
 
-def claim(cfg: MapConfig, scenes: Iterable[str]) -> None:
-    """Makes the folder this run's: writes ``config.yaml``, unless the folder holds maps that were made in another way.
+@contextmanager
+def claimed_maps(cfg: MapConfig, scenes: Iterable[str]) -> Iterator[None]:
+    """As ``claimed``, unless the folder holds maps that were made in another way.
 
     Args:
         cfg: of the run.
         scenes: whose maps ``resume=overwrite`` removes; of none, as nobody knows yet which will come, all.
 
     Raises:
-        OutputError: If it holds such, or can't be written to.
+        OutputError: If it holds such, is another command's, or can't be written to.
     """
     folder, how = Path(cfg.output_dir), asdict(cfg)
     make_writable(folder, "output_dir")
@@ -46,7 +47,8 @@ def claim(cfg: MapConfig, scenes: Iterable[str]) -> None:
         remove_files(path.with_suffix(ending) for path in there if path.stem in own for ending in (".npz", ".png"))
     elif there:
         check_config(folder, how)
-    write_config(folder, how)
+    with claimed(folder, how, lambda: any(folder.glob("*.npz"))):
+        yield
 
 
 def _is_map(path: Path) -> bool:

@@ -14,13 +14,14 @@ from clipfeat.errors import ConfigError, DataError, OutputError, tell_how_far
 from clipfeat.extraction.prepare import Failed, FrameSource
 from clipfeat.mapping.config import MapConfig
 from clipfeat.mapping.json_frames import JsonFrames
-from clipfeat.mapping.open_maps import OpenMaps, claim
+from clipfeat.mapping.open_maps import OpenMaps, claimed_maps
 from clipfeat.mapping.pipeline import Pipeline
 from clipfeat.mapping.sources import LiveFrames, Patience, WatchedFrames
 from clipfeat.model.base import Model
 from clipfeat.model.build import build_model
 from clipfeat.model.cache import build_cache
 from clipfeat.model.load import resolve_device
+from clipfeat.output.fused import seen_in_short
 from clipfeat.output.summary import Stopwatch
 from clipfeat.system.progress import progress_bar
 
@@ -52,51 +53,51 @@ def make_maps(cfg: MapConfig, model: Model | None = None) -> dict[str, Any]:
     maps = OpenMaps(cfg, device)
     live = _live(cfg, maps)
     listed, frames = ({}, live) if live is not None else _listed(cfg)
-    claim(cfg, listed)
-    todo = [key for key in frame_keys(listed) if key[1] not in maps.known(key[0])]
-    failed: dict[str, str] = {}
-    if todo or live is not None:
-        model = model or build_model(cfg.model, device, cfg.seed, build_cache(cfg.cache))
-        maps.model = model
-        pipeline = Pipeline(cfg, model, frames, maps.look, stopwatch)
-        stopwatch.begin()
-        try:
-            with progress_bar(None if live else len(todo), "frame") as bar:
-                if live is None:
-                    _add(cfg, pipeline, maps, todo, failed, bar)
-                else:
-                    _follow(cfg, pipeline, maps, live, failed, bar)
-            with stopwatch.stage("save"):
-                maps.save()
-        except BaseException as error:
-            maps.save_if_possible()
-            total = None if live else sum(map(len, listed.values()))
-            _tell_how_far(error, maps.count(), total, folder, overwrite=cfg.resume == "overwrite")
-            raise
-        finally:
-            pipeline.close()
-            maps.close()
-    else:
-        log.info("all %d frames are in the maps already, in %s", sum(map(len, listed.values())), folder)
-    metas = maps.metas(listed)
-    with stopwatch.stage("save"):
-        maps.draw_missing(metas)
-    seconds = stopwatch.total() - stopwatch.before
-    summary = {
-        "scenes": metas,
-        "added": maps.added,
-        "failed": failed,
-        "seconds": round(seconds, 3),
-        "frames_per_second": round(maps.added / max(seconds, 1e-3), 3),
-        "stages": {name: round(spent, 3) for name, spent in stopwatch.seconds.items()},
-    }
-    log.info("%s", summary_table(summary))
-    for warning in warnings_of(summary):
-        log.warning("WARNING %s", warning)
-    if not summary["scenes"]:
-        why = next(iter(failed.values()), getattr(live, "why", "") or "there was none")
-        raise DataError(f"no frame could be added to a map; the first: {why}")
-    return summary
+    with claimed_maps(cfg, listed):
+        todo = [key for key in frame_keys(listed) if key[1] not in maps.known(key[0])]
+        failed: dict[str, str] = {}
+        if todo or live is not None:
+            model = model or build_model(cfg.model, device, cfg.seed, build_cache(cfg.cache))
+            maps.model = model
+            pipeline = Pipeline(cfg, model, frames, maps.look, stopwatch)
+            stopwatch.begin()
+            try:
+                with progress_bar(None if live else len(todo), "frame") as bar:
+                    if live is None:
+                        _add(cfg, pipeline, maps, todo, failed, bar)
+                    else:
+                        _follow(cfg, pipeline, maps, live, failed, bar)
+                with stopwatch.stage("save"):
+                    maps.save()
+            except BaseException as error:
+                maps.save_if_possible()
+                total = None if live else sum(map(len, listed.values()))
+                _tell_how_far(error, maps.count(), total, folder, overwrite=cfg.resume == "overwrite")
+                raise
+            finally:
+                pipeline.close()
+                maps.close()
+        else:
+            log.info("all %d frames are in the maps already, in %s", sum(map(len, listed.values())), folder)
+        metas = maps.metas(listed)
+        with stopwatch.stage("save"):
+            maps.draw_missing(metas)
+        seconds = stopwatch.total() - stopwatch.before
+        summary = {
+            "scenes": metas,
+            "added": maps.added,
+            "failed": failed,
+            "seconds": round(seconds, 3),
+            "frames_per_second": round(maps.added / max(seconds, 1e-3), 3),
+            "stages": {name: round(spent, 3) for name, spent in stopwatch.seconds.items()},
+        }
+        log.info("%s", summary_table(summary))
+        for warning in warnings_of(summary):
+            log.warning("WARNING %s", warning)
+        if not summary["scenes"]:
+            why = next(iter(failed.values()), getattr(live, "why", "") or "there was none")
+            raise DataError(f"no frame could be added to a map; the first: {why}")
+        return summary
 
 
 def _listed(cfg: MapConfig) -> tuple[dict[str, list[int]], FrameSource]:
@@ -181,12 +182,11 @@ def _tell_how_far(error: BaseException, done: int, total: int | None, folder: Pa
 def summary_table(summary: dict[str, Any]) -> str:
     """The few lines that end a run."""
     metas = list(summary["scenes"].values())
-    points, frames = sum(meta["num_points"] for meta in metas), sum(len(meta["frames"]) for meta in metas)
-    views = sum(meta["mean_views"] * meta["num_seen"] for meta in metas) / max(points, 1)
+    frames = sum(len(meta["frames"]) for meta in metas)
     rows = [
         ("maps", f"{len(metas)}"),
         ("frames", f"{frames} in them ({summary['added']} now), {len(summary['failed'])} could not be used"),
-        ("points", f"{points}, in {views:.1f} views on average"),
+        ("points", seen_in_short(metas)),
         ("speed", f"{summary['frames_per_second']:.2f} frames/s, {summary['seconds']:.1f} s"),
         ("seconds a stage", ", ".join(f"{name} {spent:.1f}" for name, spent in summary["stages"].items())),
     ]

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from clipfeat.config.checks import right_type
 from clipfeat.model.heads import Head, HostMemory
 from clipfeat.model.preprocess import Preprocess
 from clipfeat.types import FeatureMap, FloatArray, Frame
@@ -112,3 +113,12 @@ class ModelCard:
         weights = {name: value.detach().cpu() for name, value in model.head.state_dict().items()}
         projected = model.head.projected
         return cls(model.describe(), model.channels, model.map_values, projected, model.head_name, weights)
+
+
+def check_loaded(model: Model) -> None:
+    """Refuses what is no model, but the name of one.
+
+    Raises:
+        TypeError: If it is such.
+    """
+    right_type("model", model, hasattr(model, "feature_maps"), 'a loaded one, such as clipfeat.load_model("vit_b16")')

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,48 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     """
     with atomic_file(folder / "config.yaml") as file:
         file.write(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+
+
+@contextmanager
+def claimed(folder: Path, config: dict[str, Any], made: Callable[[], bool]) -> Iterator[None]:
+    """Makes a folder this run's by its ``config.yaml``; an error before anything was made leaves that as it was.
+
+    Args:
+        folder: where results go; whether those that are there may stay is asked before.
+        config: of the run.
+        made: whether results of its kind are there.
+
+    Raises:
+        OutputError: If the folder is that of an extraction, which needs its own; or ``config.yaml`` can't be written.
+    """
+    if (folder / "model.json").is_file():
+        raise OutputError(f"{folder}: is the folder of a run of clipfeat-extract; choose another output_dir")
+    path = folder / "config.yaml"
+    before = path.read_bytes() if path.is_file() else None
+    write_config(folder, config)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError, OutputError):  # the error on its way up matters more
+            if made():
+                pass
+            elif before is None:
+                path.unlink(missing_ok=True)
+            else:
+                with atomic_file(path) as file:
+                    file.write(before)
+        raise
+
+
+def still_claimed(folder: Path, config: dict[str, Any]) -> None:
+    """Looks right before the first result whether a folder is still this run's: somebody may have come between.
+
+    Raises:
+        OutputError: If it is another configuration's now.
+    """
+    check_config(folder, config)
+    if not (folder / "config.yaml").is_file():  # a run of the same configuration has taken it back
+        write_config(folder, config)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The features of a whole scene: the file of its points that ``clipfeat-fuse`` writes, and OpenScene's."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ def seen_counts(views: NDArray[np.int32]) -> dict[str, Any]:
         "num_seen": int(seen.sum()),
         "mean_views": round(float(views[seen].mean()), 3),
     }
+
+
+def seen_in_short(metas: Collection[dict[str, Any]]) -> str:
+    """What a run says of the ``seen_counts`` of its scenes together; views are those of a point that is seen."""
+    points, seen = sum(meta["num_points"] for meta in metas), sum(meta["num_seen"] for meta in metas)
+    views = sum(meta["mean_views"] * meta["num_seen"] for meta in metas) / max(seen, 1)
+    return f"{points} points, {100 * seen / max(points, 1):.1f} % seen, in {views:.1f} views on average"
 
 
 def write_fused(path: Path, fused: FusedScene, packing: Packing | None = None) -> int:

@@ -20,7 +20,7 @@ from clipfeat.camera.distortion import lens_array
 from clipfeat.errors import ConfigError, DataError, OutputError
 from clipfeat.output.columns import Columns
 from clipfeat.output.files import SCHEMA_VERSION
-from clipfeat.output.folders import different_keys, make_writable, read_config, write_config
+from clipfeat.output.folders import claimed, different_keys, make_writable, read_config
 from clipfeat.output.fused import write_openscene
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.store import FeatureStore
@@ -282,13 +282,14 @@ def export(cfg: ExportConfig) -> dict[str, int]:
     make_writable(exporter.folder, "output_dir")
     how = {"format": cfg.format, "features": store.model, "dtype": cfg.dtype}
     config = _run_config(store) if isinstance(store, FeatureStore) else store.config
-    _claim(exporter.folder, config | how, files, cfg.resume)
+    _check_folder(exporter.folder, config | how, files, cfg.resume)
     remove_leftovers({path.parent for path, _ in files})
     todo = [write for path, write in files if cfg.resume == "overwrite" or not path.is_file()]
     # Of whole scenes each would be in memory at once.
     workers = cfg.num_workers or (usable_cores() if isinstance(store, FeatureStore) else 1)
     written = 0
     with (
+        claimed(exporter.folder, config | how, lambda: any(path.is_file() for path, _ in files)),
         closing(prefetch(_call, todo, workers, ahead=2 * workers)) as sizes,  # an error ends the other files' work too
         logging_redirect_tqdm(),
         tqdm(total=len(todo), unit=exporter.unit, disable=None) as bar,
@@ -335,11 +336,11 @@ def _run_config(store: FeatureStore) -> dict[str, Any]:
     return read_config(store.folder) if (store.folder / "config.yaml").is_file() else {}
 
 
-def _claim(folder: Path, config: dict[str, Any], files: list[File], resume: str) -> None:
-    """Writes ``config.yaml``, unless the folder holds files of something else.
+def _check_folder(folder: Path, config: dict[str, Any], files: list[File], resume: str) -> None:
+    """Refuses a folder that holds files of something else.
 
     Raises:
-        OutputError: If it does.
+        OutputError: If it is such.
     """
     if (folder / "config.yaml").is_file():
         differing = different_keys(read_config(folder), config)
@@ -353,7 +354,6 @@ def _claim(folder: Path, config: dict[str, Any], files: list[File], resume: str)
             f"{foreign}: is there already, and clipfeat-export did not write it; choose another output_dir, or "
             f"resume=overwrite to replace such files"
         )
-    write_config(folder, config)
 
 
 def _is_exported(path: Path) -> bool:

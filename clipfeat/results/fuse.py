@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ from clipfeat.errors import DataError, tell_how_far
 from clipfeat.extraction.scans import read_run_config
 from clipfeat.output.config import PACKINGS
 from clipfeat.output.files import read_meta
-from clipfeat.output.folders import check_config, different_keys, make_writable, read_config, remove_files, write_config
+from clipfeat.output.folders import (
+    check_config,
+    claimed,
+    different_keys,
+    make_writable,
+    read_config,
+    remove_files,
+    still_claimed,
+)
+from clipfeat.output.fused import seen_in_short
 from clipfeat.output.packing import Packing, import_faiss
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.config import FuseConfig
@@ -59,28 +69,29 @@ def fuse(cfg: FuseConfig, scenes: Sequence[str] | None = None) -> dict[str, Any]
     frames = {scene_id: store.frames(scene_id) for scene_id in scenes}
     made_of = read_config(store.folder)  # where the scans were, and not where they are now
     how = asdict(cfg) | {"model": store.model, "camera": made_of["camera"], "sampling": made_of["sampling"]}
-    _claim(folder, replaced, how, overwrite=cfg.resume == "overwrite")
-    done = {s: meta for s in scenes if (meta := _meta_if_done(folder, s, frames[s], how)) is not None}
-    todo = [scene_id for scene_id in scenes if scene_id not in done]
-    log.info("%d scenes to fuse, %d done already, into %s", len(todo), len(done), folder)
-    failed: dict[str, str] = {}
-    written = 0
-    try:
-        written += sum(write_formats(folder, scene_id, cfg.formats) for scene_id in done)
-        if todo:  # or the scans need not be there
-            fuser = SceneFuser(cfg, store, run)
-            written += _fuse_scenes(fuser, {scene_id: frames[scene_id] for scene_id in todo}, folder, how, done, failed)
-    except BaseException as error:
-        tell_how_far(error, len(done), len(scenes), folder, overwrite=cfg.resume == "overwrite", unit="scenes")
-        raise
-    seconds = round(time.perf_counter() - begin, 3)
-    summary = {"scenes": done, "failed": failed, "fused": len(todo) - len(failed), "bytes": written, "seconds": seconds}
-    log.info("%s", summary_table(summary))
-    for warning in warnings_of(summary):
-        log.warning("WARNING %s", warning)
-    if not done:
-        raise DataError(f"all {len(failed)} scenes failed; the first: {next(iter(failed.values()))}")
-    return summary
+    with _claimed(folder, replaced, how, overwrite=cfg.resume == "overwrite"):
+        done = {s: meta for s in scenes if (meta := _meta_if_done(folder, s, frames[s], how)) is not None}
+        todo = [scene_id for scene_id in scenes if scene_id not in done]
+        log.info("%d scenes to fuse, %d done already, into %s", len(todo), len(done), folder)
+        failed: dict[str, str] = {}
+        written = 0
+        try:
+            written += sum(write_formats(folder, scene_id, cfg.formats) for scene_id in done)
+            if todo:  # or the scans need not be there
+                fuser = SceneFuser(cfg, store, run)
+                left = {scene_id: frames[scene_id] for scene_id in todo}
+                written += _fuse_scenes(fuser, left, folder, how, done, failed)
+        except BaseException as error:
+            tell_how_far(error, len(done), len(scenes), folder, overwrite=cfg.resume == "overwrite", unit="scenes")
+            raise
+        fused, seconds = len(todo) - len(failed), round(time.perf_counter() - begin, 3)
+        summary = {"scenes": done, "failed": failed, "fused": fused, "bytes": written, "seconds": seconds}
+        log.info("%s", summary_table(summary))
+        for warning in warnings_of(summary):
+            log.warning("WARNING %s", warning)
+        if not done:
+            raise DataError(f"all {len(failed)} scenes failed; the first: {next(iter(failed.values()))}")
+        return summary
 
 
 def _fuse_scenes(
@@ -108,7 +119,7 @@ def _fuse_scenes(
                 continue
             fused.meta.update(how)
             bar.set_description(f"{scene_id}, writing")
-            check_config(folder, how)  # another run may have claimed a folder in which nothing was finished yet
+            still_claimed(folder, how)
             written += write_scene(folder, fused, fuser.cfg.formats, packing)
             done[scene_id] = fused.meta
             del fused  # or two scenes would be in memory
@@ -123,15 +134,17 @@ def _packing(cfg: FuseConfig) -> Packing | None:
     return Packing(cfg.packing, dims)
 
 
-def _claim(folder: Path, scenes: Sequence[str], how: dict[str, Any], *, overwrite: bool) -> None:
-    """Writes ``config.yaml``, unless the folder holds scenes that were fused in another way."""
+@contextmanager
+def _claimed(folder: Path, scenes: Sequence[str], how: dict[str, Any], *, overwrite: bool) -> Iterator[None]:
+    """As ``claimed``, unless the folder holds scenes that were fused in another way."""
     make_writable(folder, "output_dir")
     remove_leftovers([folder])
     if overwrite:
         _remove_scenes(folder, scenes)
     elif any(folder.glob("*.npz")):  # else nothing was finished in the other way
         check_config(folder, how)
-    write_config(folder, how)
+    with claimed(folder, how, lambda: any(folder.glob("*.npz"))):
+        yield
 
 
 def remove_fused(cfg: FuseConfig, scenes: Sequence[str]) -> None:
@@ -162,11 +175,8 @@ def _meta_if_done(folder: Path, scene_id: str, frames: Sequence[int], how: dict[
 
 
 def _in_short(*metas: dict[str, Any]) -> str:
-    points, seen = sum(meta["num_points"] for meta in metas), sum(meta["num_seen"] for meta in metas)
-    views = sum(meta["mean_views"] * meta["num_seen"] for meta in metas) / max(seen, 1)
-    found = f"{points} points, {100 * seen / max(points, 1):.1f} % seen, in {views:.1f} views on average"
     medians = [meta["packed"]["cosine"]["median"] for meta in metas if meta.get("packed")]
-    return found + (f", packed at a cosine of {min(medians):.4f}" if medians else "")
+    return seen_in_short(metas) + (f", packed at a cosine of {min(medians):.4f}" if medians else "")
 
 
 def summary_table(summary: dict[str, Any]) -> str:

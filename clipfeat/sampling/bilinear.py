@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as nnf
 from numpy.typing import NDArray
 
+from clipfeat.config.checks import right_type
 from clipfeat.system.compiled import compiled
 from clipfeat.system.pinned import to_device
 from clipfeat.types import FeatureMap
@@ -38,7 +39,9 @@ def sample_img_feat(
 
     Raises:
         ValueError: If a shape does not fit or uv is not finite (points behind the camera have no pixel).
+        TypeError: If the map is only its values.
     """
+    right_type("feature_map", feature_map, isinstance(feature_map, FeatureMap), _MAP)
     values = feature_map.values
     if values.ndim != 3:
         raise ValueError(f"feature map must be (C, h, w), got {tuple(values.shape)}")
@@ -58,6 +61,7 @@ def sample_img_feat(
     return torch.from_numpy(out)
 
 
+_MAP = "a clipfeat.types.FeatureMap, such as FeatureMap(values, resize_affine(image_size, (w, h)))"
 _NO_PIXEL = "uv holds NaN or inf: points behind the camera have no pixel, leave them out"
 
 

@@ -17,9 +17,9 @@ from clipfeat.data.scannet import ScanNetDataset
 from clipfeat.errors import ConfigError
 from clipfeat.mapping import open_maps
 from clipfeat.mapping.config import MapConfig
-from clipfeat.mapping.open_maps import claim
+from clipfeat.mapping.open_maps import claimed_maps
 from clipfeat.mapping.run import make_maps
-from clipfeat.output.fused import read_fused, write_fused
+from clipfeat.output.fused import read_fused, seen_in_short, write_fused
 from clipfeat.output.store import FeatureStore
 from clipfeat.results.inspect import inspect_folder
 from clipfeat.results.view import Viewer
@@ -94,7 +94,7 @@ def test_a_picture_of_a_text_needs_features_in_the_space_of_texts(run_map, demo_
     assert (
         "clipfeat: picture=text text=a chair: the features of out are of model/head=none, which texts can't be" in err
     )
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.yaml"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == []
 
 
 def test_other_maps_are_refused_unless_they_are_to_go(run_map, demo_root, tmp_path, text_arch):
@@ -204,9 +204,15 @@ def test_memory_is_bounded_and_what_had_to_go_is_told(run_map, demo_root, tmp_pa
     assert code == 0, err
     metas = [read_fused(tmp_path / "out" / f"{scene_id}.npz").meta for scene_id in SCENES]
     assert max(meta["num_points"] for meta in metas) == 700
+    assert seen_in_short(metas) in err  # as clipfeat-fuse counts them
     for meta in metas:
         assert f"WARNING {meta['scene_id']}: {meta['dropped']} points had to go, for want of room; a larger" in err
         assert meta["dropped"] > 50
+    code, err = run_map(f"data.root={demo_root}", "output_dir=small", "max_points=9", "frames_per_scene=1")
+    assert code == 1
+    assert f"clipfeat: {SCENES[0]} frame 0: max_points=9: " in err
+    assert "voxels come at once; give room for those of several frames, or take a larger voxel_size" in err
+    assert list((tmp_path / "small").iterdir()) == []  # nothing that would claim the folder
 
 
 @pytest.mark.parametrize(
@@ -261,8 +267,9 @@ def test_only_maps_go_where_nobody_knows_which_scenes_will_come(run_map, configu
     assert run_map(f"data.root={demo_root}", "output_dir=out", "frames_per_scene=1", "picture=pca")[0] == 0
     out = tmp_path / "out"
     np.savez(out / "mine.npz", xyz=np.zeros((2, 3)))
-    claim(configured(f"data.root={demo_root}", f"output_dir={out}", "source=watch", "resume=overwrite"), [])
-    assert {path.name for path in out.iterdir()} == {"config.yaml", "mine.npz"}
+    cfg = configured(f"data.root={demo_root}", f"output_dir={out}", "source=watch", "resume=overwrite")
+    with claimed_maps(cfg, []):
+        assert {path.name for path in out.iterdir()} == {"config.yaml", "mine.npz"}
 
 
 def test_results_stay_out_of_the_recordings(run_map, scans):

@@ -268,7 +268,7 @@ def test_what_was_seen_longest_ago_goes_first(model, demo_frames):
     own = [(i, j) for i, j in some if new[i]]
     assert len(own) > 10
     np.testing.assert_allclose(found.features()[[i for i, _ in own]], alone.features()[[j for _, j in own]], atol=1e-6)
-    with pytest.raises(ConfigError, match=r"max_points=9: \d+ voxels are seen at once; give room for some frames"):
+    with pytest.raises(ConfigError, match=r"^demo0000_00 frame 0: max_points=9: \d+ voxels come at once; give "):
         filled(model, demo_frames, max_points=9)
 
 
@@ -305,7 +305,7 @@ def test_files_that_are_no_map_are_refused(model, text_model, store_of, demo_fra
     filled(model, demo_frames[:1]).save(tmp_path / "map.npz")
     with pytest.raises(ConfigError, match=r"its features are of another model, which differs in "):
         FeatureMap3D.load(tmp_path / "map.npz", text_model)
-    with pytest.raises(ConfigError, match=r"max_points=5: the map has \d+ already; give room for these"):
+    with pytest.raises(ConfigError, match=r"map.npz: max_points=5: \d+ voxels are there already; give room"):
         FeatureMap3D.load(tmp_path / "map.npz", max_points=5)
     fused = read_fused(tmp_path / "map.npz")
     del fused.points.attributes["seen_last"]

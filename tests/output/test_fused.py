@@ -4,7 +4,7 @@ import torch
 
 from clipfeat.errors import DataError
 from clipfeat.output.files import read_meta
-from clipfeat.output.fused import FusedScene, read_fused, write_fused, write_openscene
+from clipfeat.output.fused import FusedScene, read_fused, seen_counts, seen_in_short, write_fused, write_openscene
 from clipfeat.types import Points
 
 
@@ -72,3 +72,10 @@ def test_openscene_s_file_is_read_without_unpickling_and_holds_the_points_that_a
     assert found["mask_full"].tolist() == scene.seen.tolist()
     assert found["feat"].dtype == torch.half
     np.testing.assert_array_equal(found["feat"].numpy(), scene.pts_feat[scene.seen].astype(np.float16))
+
+
+def test_views_are_averaged_over_the_points_that_are_seen():
+    one, other = seen_counts(np.array([2, 0, 1, 0], np.int32)), seen_counts(np.array([6, 0], np.int32))
+    assert seen_in_short([one]) == "4 points, 50.0 % seen, in 1.5 views on average"
+    assert seen_in_short([one, other]) == "6 points, 50.0 % seen, in 3.0 views on average"
+    assert seen_in_short([]).startswith("0 points, 0.0 % seen")

@@ -97,7 +97,7 @@ def test_esam_gets_the_map_and_the_global_feature_of_each_frame(grids, tmp_path)
 
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_what_is_there_is_left_unless_it_is_to_be_overwritten(run, grids, tmp_path, name, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "clipfeat")
     cfg = config(grids if name == "esam" else run, name, tmp_path)
     export(cfg)
     files = sorted([*(tmp_path / "out").rglob("*.pt"), *(tmp_path / "out").glob("*.npz")])
@@ -276,8 +276,7 @@ def test_a_scene_of_unlike_frames_is_told(tmp_path):
     for name in ("scene_npz", "scene_pt"):
         with pytest.raises(DataError, match=message):
             export(config(store, name, tmp_path))
-        assert list((tmp_path / "out").glob("s*")) == []
-        (tmp_path / "out" / "config.yaml").unlink()
+        assert list((tmp_path / "out").iterdir()) == []  # nothing that would claim the folder
 
 
 def test_points_can_not_carry_what_is_a_frame_s_own(tmp_path):

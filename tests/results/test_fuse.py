@@ -197,6 +197,12 @@ def test_a_mesh_that_was_not_sampled_is_refused(store_of, run_fuse, tmp_path, sc
     assert code == 1
     assert re.search(rf"its points are not the vertices of the given mesh \({why}", err)
     assert "say where the run's own meshes are, as points_file=…" in err
+    assert list((store / "fused").iterdir()) == []  # nothing that would claim the folder
+    config = (store / "config.yaml").read_text()
+    code, err = run_fuse(f"store={store}", f"output_dir={store}", "points=voxel")
+    assert code == 1
+    assert f"clipfeat: {store}: is the folder of a run of clipfeat-extract; choose another output_dir" in err
+    assert (store / "config.yaml").read_text() == config
 
 
 def test_a_store_without_a_usable_configuration_is_named(store_of, run_fuse, tmp_path):
