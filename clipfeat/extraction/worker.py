@@ -64,6 +64,7 @@ def open_job(cfg: ExtractConfig, shard: Shard) -> Job:
     stopwatch = Stopwatch()
     locate = build_locator(cfg) if cfg.uv_index is None else open_uv_index(cfg, Path(cfg.uv_index))
     folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype, shard)
+    folder.refuse_another_command_s()
     return Job(cfg, locate, folder, build_dataset(cfg.data), stopwatch)
 
 
