@@ -263,7 +263,7 @@ def test_features_that_overflow_are_a_bad_frame(scans, run_cli, monkeypatch):
     assert "7 done (7 now), 1 failed" in err
 
 
-def test_a_map_that_float16_can_not_hold_is_a_bad_frame_of_a_grid(scans, run_cli, monkeypatch):
+def test_a_map_that_float16_can_not_hold_is_a_bad_frame_where_that_is_written(scans, run_cli, monkeypatch):
     from clipfeat.model.clip_model import ClipModel
 
     real = ClipModel.feature_maps
@@ -276,6 +276,9 @@ def test_a_map_that_float16_can_not_hold_is_a_bad_frame_of_a_grid(scans, run_cli
         code, err = run_cli(f"data.root={scans}", "output_dir=grid", "output=grid")
         assert code == 1
         assert "hold inf or NaN; try model.precision=fp32 or output=npz: a grid is float16" in err
+        code, err = run_cli(f"data.root={scans}", "output_dir=half", "output.dtype=float16")
+        assert code == 1
+        assert "hold inf or NaN; try model.precision=fp32 or output.dtype=float32" in err
         code, err = run_cli(f"data.root={scans}", "output_dir=npz")
         assert code == 0, err
 

@@ -25,7 +25,7 @@ from clipfeat.data.selection import FrameKey
 from clipfeat.errors import FrameError
 from clipfeat.extraction.prepare import Failed, Prepared
 from clipfeat.model.base import Model
-from clipfeat.model.batches import fetch
+from clipfeat.model.batches import fetch, is_finite
 from clipfeat.output.grid import GridFrame
 from clipfeat.output.records import done_record
 from clipfeat.output.run_folder import RunFolder
@@ -119,10 +119,12 @@ class Lane:
     def _finish(self, frame: Prepared, made: Made) -> "Failed | Future[Done]":
         if isinstance(made, FrameError):
             return self._fail(Failed(frame.key, made))
-        feature_map, is_finite = made
+        feature_map, finite = made
         # Of the map and not of the samples: it is 25 times smaller, and bilinear weights make nothing infinite.
-        if not is_finite:
-            other = " or output=npz: a grid is float16" if self.folder.holds == "map" else ""
+        narrow = self.folder.holds != "map" and self.folder.dtype == "float16"
+        if not finite or (narrow and not is_finite(feature_map.values.half())):
+            of_maps = " or output=npz: a grid is float16" if self.folder.holds == "map" else ""
+            other = " or output.dtype=float32" if narrow else of_maps
             why = f"{frame.key[0]} frame {frame.key[1]}: the features hold inf or NaN; try model.precision=fp32{other}"
             return self._fail(Failed(frame.key, FrameError(why)))
         buffer = self.buffers.get()
@@ -192,6 +194,8 @@ class Lane:
             pts_feat = self.model.with_memory(
                 lambda: self.model.point_features(sample_img_feat(feature_map, located.uv_idx, own), memory)
             )
+            if buffer is not None and memory is None:
+                pts_feat = buffer.hold(pts_feat, self.folder.dtype)
         return PointFeatures(
             pts_feat=pts_feat,
             uv_idx=located.uv_idx,

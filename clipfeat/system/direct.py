@@ -19,6 +19,7 @@ from typing import Any
 from weakref import finalize
 
 import numpy as np
+import torch
 from numpy.typing import DTypeLike, NDArray
 
 from clipfeat.system.atomic import temporary_file
@@ -36,6 +37,9 @@ _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MA
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 _DIRECT = getattr(os, "O_DIRECT", 0)
+
+_ROWS_AT_ONCE = 256
+"""Rows that change their type at once: few enough to stay in the cache between reading and writing them."""
 
 _GATHERED = 2**20
 """Bytes that are gathered before they are written. A file with less goes through the page cache."""
@@ -74,6 +78,25 @@ class PageBuffer:
             self._memory = _pages(max(size * 9 // 8, BLOCK))
             self._unpin = finalize(self, pin(self._memory)) if pinned else None
         return np.frombuffer(self._memory, kind)[: rows * columns].reshape(rows, columns)
+
+    def hold(self, values: NDArray[np.floating], dtype: DTypeLike) -> NDArray[np.floating]:
+        """Values (N, C) in this memory, in the type that they are to be written in; none is copied to where it is.
+
+        Args:
+            values: anywhere, or the array that ``floats`` gave last, which is lost if its type is another.
+            dtype: no wider than theirs.
+        """
+        kind, begins = np.dtype(dtype), np.frombuffer(self._memory, np.uint8).ctypes.data
+        if values.dtype == kind and values.ctypes.data == begins:
+            return values
+        rows, columns = values.shape
+        out = self.floats(rows, columns, kind)
+        there, source = torch.from_numpy(out), torch.from_numpy(values)
+        for begin in range(0, rows, _ROWS_AT_ONCE):
+            # Made elsewhere first: what a row of this memory becomes ends no later than the row, but may overlap it.
+            part = source[begin : begin + _ROWS_AT_ONCE].to(there.dtype)
+            there[begin : begin + _ROWS_AT_ONCE] = part
+        return out
 
 
 def _pages(size: int) -> mmap.mmap:

@@ -9,7 +9,7 @@ import pytest
 
 from clipfeat.errors import OutputError
 from clipfeat.system import direct
-from clipfeat.system.direct import PageBuffer, direct_file
+from clipfeat.system.direct import BLOCK, PageBuffer, direct_file
 
 TMPFS = Path("/dev/shm")  # noqa: S108 - the place is the point
 BYTES = np.random.default_rng(0).integers(0, 255, 5_000_123, dtype=np.uint8)
@@ -135,3 +135,17 @@ def test_a_file_system_that_refuses_at_the_writing_gets_it_through_the_cache(tmp
         file.write(BYTES.data)
     assert len(refused) == 1
     assert (tmp_path / "x").read_bytes() == BYTES.tobytes()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 4), (3, 5), (257, 4), (5000, 96)])
+def test_a_buffer_holds_values_in_the_type_that_is_written(rows, columns):
+    buffer, rng = PageBuffer(), np.random.default_rng(0)
+    elsewhere = rng.normal(0, 100, (rows, columns)).astype(np.float32)
+    held = buffer.hold(elsewhere, "float32")
+    assert buffer.hold(held, "float32") is held  # it lies there already
+    np.testing.assert_array_equal(held, elsewhere)
+    half = buffer.hold(held, "float16")  # over itself
+    assert half.dtype == np.float16
+    assert half.ctypes.data % BLOCK == 0 or rows == 0
+    np.testing.assert_array_equal(half, elsewhere.astype(np.float16))
+    np.testing.assert_array_equal(buffer.hold(elsewhere, "float16"), half)
