@@ -17,6 +17,7 @@ from clipfeat.extraction.lane import MAX_LANES, Done, Lane
 from clipfeat.extraction.prepare import Failed, FramePreparer
 from clipfeat.extraction.uv_index import open_uv_index
 from clipfeat.model.base import Model
+from clipfeat.output.folders import refuse_another_command_s
 from clipfeat.output.run_folder import RunFolder
 from clipfeat.output.summary import Stopwatch
 from clipfeat.sampling.colors import COLORED
@@ -64,7 +65,7 @@ def open_job(cfg: ExtractConfig, shard: Shard) -> Job:
     stopwatch = Stopwatch()
     locate = build_locator(cfg) if cfg.uv_index is None else open_uv_index(cfg, Path(cfg.uv_index))
     folder = RunFolder(Path(cfg.output_dir), cfg.output.name, cfg.output.dtype, shard)
-    folder.refuse_another_command_s()
+    refuse_another_command_s(folder.path)
     return Job(cfg, locate, folder, build_dataset(cfg.data), stopwatch)
 
 

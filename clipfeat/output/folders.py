@@ -108,14 +108,18 @@ def claimed(folder: Path, config: dict[str, Any], made: Callable[[], bool]) -> I
         yield
     except BaseException:
         with suppress(OSError, OutputError):  # the error on its way up matters more
-            if made():
-                pass
-            elif before is None:
-                path.unlink(missing_ok=True)
-            else:
-                with atomic_file(path) as file:
-                    file.write(before)
+            if not made():
+                _put_back(path, before)
         raise
+
+
+def _put_back(path: Path, content: bytes | None) -> None:
+    """Gives a file the content that it had, or removes what was not there."""
+    if content is None:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 def still_claimed(folder: Path, config: dict[str, Any]) -> None:
@@ -127,6 +131,21 @@ def still_claimed(folder: Path, config: dict[str, Any]) -> None:
     check_config(folder, config)
     if not (folder / "config.yaml").is_file():  # a run of the same configuration has taken it back
         write_config(folder, config)
+
+
+def refuse_another_command_s(folder: Path) -> None:
+    """Refuses an extraction the folder whose ``config.yaml`` is of something else, and would be lost.
+
+    Raises:
+        OutputError: If it is such.
+    """
+    if not (folder / "config.yaml").is_file() or (folder / "model.json").is_file():
+        return
+    if "sampling" not in read_config(folder):
+        raise OutputError(
+            f"output_dir={folder}: its config.yaml is of another command than clipfeat-extract; choose another "
+            f"output_dir"
+        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

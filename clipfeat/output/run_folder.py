@@ -25,7 +25,6 @@ from clipfeat.output.folders import (
     holds_another,
     make_writable,
     picture_path,
-    read_config,
     read_json,
     remove_files,
     scene_files,
@@ -82,20 +81,6 @@ class RunFolder:
         self._first = threading.Lock()
         self._claimed: dict[str, Any] | None = None
         make_writable(path, "output_dir")
-
-    def refuse_another_command_s(self) -> None:
-        """Refuses a folder whose ``config.yaml`` is of something else, and would be lost.
-
-        Raises:
-            OutputError: If it is such.
-        """
-        if not (self.path / "config.yaml").is_file() or (self.path / "model.json").is_file():
-            return
-        if "sampling" not in read_config(self.path):
-            raise OutputError(
-                f"output_dir={self.path}: its config.yaml is of another command than clipfeat-extract; choose another "
-                f"output_dir"
-            )
 
     def feature_path(self, scene_id: str, frame_id: int) -> Path:
         """Where a frame's features are written."""

@@ -3,7 +3,7 @@ from contextlib import suppress
 import pytest
 
 from clipfeat.errors import DataError, OutputError
-from clipfeat.output.folders import claimed, read_config, still_claimed, write_config
+from clipfeat.output.folders import claimed, read_config, refuse_another_command_s, still_claimed, write_config
 
 
 def refused(folder, made):
@@ -45,3 +45,18 @@ def test_of_two_runs_of_one_configuration_one_may_be_refused(tmp_path):
         write_config(tmp_path, {"points": "voxel"})
         with pytest.raises(OutputError, match="results of another configuration, which differs in points: voxel there"):
             still_claimed(tmp_path, config)
+
+
+def test_the_configuration_of_another_command_is_not_lost(tmp_path):
+    config = tmp_path / "config.yaml"
+    refuse_another_command_s(tmp_path)
+    config.write_text("points: voxel\n")
+    with pytest.raises(
+        OutputError, match=r"config.yaml is of another command than clipfeat-extract; choose another out"
+    ):
+        refuse_another_command_s(tmp_path)
+    config.write_text("sampling: {name: mesh}\n")  # of a run that was killed before it said what its model is
+    refuse_another_command_s(tmp_path)
+    config.write_text("points: voxel\n")  # of a fused scene, which an earlier version put there
+    (tmp_path / "model.json").write_text("{}")
+    refuse_another_command_s(tmp_path)

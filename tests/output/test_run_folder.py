@@ -156,22 +156,6 @@ def test_a_whole_file_of_another_size_gets_a_new_line(folder):
     assert [record["bytes"] for record in plain(folder.records())] == [folder.feature_path("a", 0).stat().st_size]
 
 
-def test_the_configuration_of_another_command_is_not_lost(tmp_path):
-    config = tmp_path / "config.yaml"
-    folder = RunFolder(tmp_path, "npz", "float32")
-    folder.refuse_another_command_s()
-    config.write_text("points: voxel\n")
-    with pytest.raises(
-        OutputError, match=r"config.yaml is of another command than clipfeat-extract; choose another out"
-    ):
-        folder.refuse_another_command_s()
-    config.write_text("sampling: {name: mesh}\n")  # of a run that was killed before it said what its model is
-    folder.refuse_another_command_s()
-    config.write_text("points: voxel\n")  # of a fused scene, which an earlier version put there
-    (tmp_path / "model.json").write_text("{}")
-    folder.refuse_another_command_s()
-
-
 def test_another_configuration_is_refused_and_the_difference_named(folder):
     folder.claim(CONFIG, MODEL, FRAMES, overwrite=False)
     folder.claim(CONFIG | {"batch_size": 2}, MODEL, FRAMES, overwrite=False)  # says how, not what
